@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Other Python or pip options: make PYTHON=python3.12 PIP_ARGS="--extra-index-url https://..." demo
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+DEMO := recipes/fashion-mnist.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev data demo test test-slow lint clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/madx: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	@touch $@ $(BIN)/madx
+
+install: $(BIN)/madx ## a virtual environment with madx and the ONNX Runtime CPU engine
+
+dev: $(VENV)/dev.done ## the same with everything that tests and checks need
+
+data: $(BIN)/madx ## fetch Fashion-MNIST (30 MB) and check its SHA-256
+	$(BIN)/madx data fetch fashion-mnist
+
+demo: install data ## prune, export and verify the shipped robust network; ends in a verdict and an HTML report
+	$(BIN)/madx run $(DEMO)
+
+test: dev ## the test suite, under ten minutes on two cores
+	$(BIN)/python -m pytest
+
+test-slow: dev data ## the slow tests: the whole chain on real data, kills and resumes, float64 references
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: dev ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove the virtual environment, runs and caches (not the data)
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
