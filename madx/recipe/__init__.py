@@ -1,0 +1,46 @@
+"""The recipe: everything a run depends on, as frozen pydantic models, one per stage.
+
+Whatever can be wrong in a recipe is found while it is read; no stage finds a typing error an hour later. Paths are
+relative to the recipe file. Images are float32 in [0, 1] and every eps is in that unit.
+"""
+
+from madx.recipe.models import (
+    AttackConfig,
+    DataConfig,
+    EngineConfig,
+    ExportConfig,
+    FinetuneConfig,
+    GateConfig,
+    LatencyConfig,
+    LoopConfig,
+    ModelConfig,
+    PruneConfig,
+    Recipe,
+    ThreatConfig,
+    TrainConfig,
+    VerifyConfig,
+)
+from madx.recipe.reading import canonical_json, load_recipe, parse_recipe, recipe_schema
+from madx.recipe.template import commented_recipe
+
+__all__ = [
+    "AttackConfig",
+    "DataConfig",
+    "EngineConfig",
+    "ExportConfig",
+    "FinetuneConfig",
+    "GateConfig",
+    "LatencyConfig",
+    "LoopConfig",
+    "ModelConfig",
+    "PruneConfig",
+    "Recipe",
+    "ThreatConfig",
+    "TrainConfig",
+    "VerifyConfig",
+    "canonical_json",
+    "commented_recipe",
+    "load_recipe",
+    "parse_recipe",
+    "recipe_schema",
+]

@@ -1,0 +1,372 @@
+"""The sections of a recipe. A field's description is also its comment in `madx init` and in the JSON Schema."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+RECIPE_VERSION = 1
+
+
+def _fraction(value: Any) -> Any:
+    """Accept "8/255" where a number is expected; everything else is left to pydantic."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(Fraction(value.replace(" ", "")))
+    except ZeroDivisionError:
+        raise ValueError(f"the fraction {value!r} divides by zero; write for example '8/255'") from None
+    except ValueError:
+        raise ValueError(f"{value!r} is neither a number nor a fraction such as '8/255'") from None
+
+
+def _factory(value: str) -> str:
+    """`package.module:callable`, as Python's own entry points write it."""
+    module, colon, name = value.partition(":")
+    if not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise ValueError(f"{value!r} is not of the form 'package.module:callable'")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_fraction), Field(allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+FactoryName = Annotated[str, AfterValidator(_factory)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Where images come from and how they are split."""
+
+    name: Literal["fashion-mnist", "digits", "cifar10", "cifar100", "svhn", "imagefolder", "npz", "factory"] = (
+        "fashion-mnist"
+    )
+    """Which reader."""
+    path: Path | None = None
+    """Folder (npz: file) of the data; without it $MADX_DATA/<name>, ./datasets/<name>, or the system's."""
+    factory: FactoryName | None = None
+    """For name: factory, a 'module:callable' that returns {'train': (images, labels), 'test': (images, labels)}."""
+    image_size: Count | None = None
+    """For imagefolder: images are resized (shorter side) and centre-cropped to this many pixels."""
+    selection: Count = 2000
+    """Images taken out of the training set for choosing checkpoints and calibrating; training never sees them."""
+    gate: Count | None = None
+    """How many images of the test set the gate measures on, in a seeded random order; without it, all."""
+
+    @model_validator(mode="after")
+    def _needs(self) -> Self:
+        if (self.name == "factory") != (self.factory is not None):
+            raise ValueError("data.factory belongs to data.name: factory, and each needs the other")
+        if self.name == "imagefolder" and self.image_size is None:
+            raise ValueError("data.name: imagefolder needs data.image_size")
+        if self.name != "imagefolder" and self.image_size is not None:
+            raise ValueError("data.image_size belongs to data.name: imagefolder")
+        if self.name in ("imagefolder", "npz") and self.path is None:
+            raise ValueError(f"data.name: {self.name} needs data.path")
+        return self
+
+
+class ModelConfig(Section):
+    """The network. Normalisation is inside it, so that it takes images in [0, 1]."""
+
+    name: Literal["resnet8", "resnet18", "vgg16_bn", "wrn28_10", "factory"] = "resnet8"
+    """Which architecture."""
+    factory: FactoryName | None = None
+    """For name: factory, a 'module:callable' that returns a torch.nn.Module taking images in [0, 1]."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the architecture or factory, for example {widths: [64, 128, 128]}."""
+    weights: Path | None = None
+    """A .safetensors or .pt (tensors only) file to start from; keys must match exactly."""
+
+    @model_validator(mode="after")
+    def _needs(self) -> Self:
+        if (self.name == "factory") != (self.factory is not None):
+            raise ValueError("model.factory belongs to model.name: factory, and each needs the other")
+        return self
+
+
+class ThreatConfig(Section):
+    """What an attacker may do to an image: the perturbation is inside the ball and the image stays in [0, 1]."""
+
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the perturbation."""
+    eps: Annotated[Number, Field(gt=0)] = 8 / 255
+    """Radius of the ball, in the unit of the [0, 1] images; fractions such as 8/255 are accepted."""
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(
+                f"threat.eps is {self.eps:g} in L-inf, but images live in [0, 1]; did you mean {self.eps:g}/255?"
+            )
+        return self
+
+
+class AttackConfig(Section):
+    """Projected gradient descent on the cross-entropy (Madry et al. 2018)."""
+
+    steps: Count = 10
+    """Gradient steps."""
+    relative_step: Annotated[Number, Field(gt=0)] = 2.3
+    """Step size times steps, in units of eps: the step size is relative_step * eps / steps."""
+    restarts: Count = 1
+    """Independent random starts; an image counts as robust only if every one fails."""
+
+
+class LoopConfig(Section):
+    """The adversarial training loop, used from scratch and for fine-tuning after pruning."""
+
+    method: Literal["pgd", "fgsm"] = "pgd"
+    """pgd: multi-step examples; fgsm: one step of 1.25 eps from a random start, guarded against collapse."""
+    loss: Literal["ce", "trades", "mart"] = "ce"
+    """ce: cross-entropy on the examples; trades: Zhang et al. 2019; mart: Wang et al. 2020, as in the MAD paper."""
+    beta: Annotated[Number, Field(ge=0)] = 0.5
+    """Weight of the consistency term of trades and mart."""
+    attack: AttackConfig = AttackConfig(steps=5, relative_step=2.5)
+    """Examples of method pgd."""
+    epochs: Annotated[Number, Field(gt=0)] = 15
+    """Passes over the training split; fractions are allowed."""
+    batch_size: Count = 128
+    """Images a step."""
+    lr: Annotated[Number, Field(gt=0)] = 0.1
+    """Peak learning rate of SGD."""
+    schedule: Literal["onecycle", "step", "constant"] = "onecycle"
+    """onecycle: linear up for warmup, then linear down to 0; step: times 0.1 at 50 % and 75 %."""
+    warmup: Share = 0.2
+    """Share of the steps in which onecycle rises."""
+    momentum: Share = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = True
+    """Nesterov's form of momentum."""
+    weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
+    """Decay of weights with two or more dimensions; biases and BatchNorm have none."""
+    augment: Literal["none", "crop", "flip-crop"] = "flip-crop"
+    """crop: zero-pad by an eighth and crop back at random; flip: mirror half of the images."""
+    average: Share = 0.998
+    """Decay per step of the weight average that is kept and evaluated; 0 keeps the last weights instead."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Autocast of the training passes; evaluation is always float32."""
+    evaluations: Count = 10
+    """How often the network is measured on the selection split; the one with the best robust accuracy is kept."""
+    selection_attack: AttackConfig = AttackConfig(steps=10)
+    """Attack of these evaluations."""
+    selection_images: Count = 1000
+    """How many images of the selection split they use."""
+
+    @model_validator(mode="after")
+    def _needs(self) -> Self:
+        if self.method == "fgsm" and self.loss != "ce":
+            raise ValueError("method: fgsm trains with loss: ce")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class TrainConfig(LoopConfig):
+    """Adversarial training of the dense network; leave the section out to use model.weights as they are."""
+
+
+class FinetuneConfig(LoopConfig):
+    """Adversarial fine-tuning of the pruned network with its masks held."""
+
+    epochs: Annotated[Number, Field(gt=0)] = 2
+    """Passes over the training split; fractions are allowed."""
+    lr: Annotated[Number, Field(gt=0)] = 0.05
+    """Peak learning rate of SGD."""
+    average: Share = 0.99
+    """Decay per step of the weight average that is kept and evaluated; 0 keeps the last weights instead."""
+    evaluations: Count = 3
+    """How often the network is measured on the selection split; the one with the best robust accuracy is kept."""
+
+
+class PruneConfig(Section):
+    """Saliency, structure, BatchNorm recalibration and fine-tuning."""
+
+    criterion: Literal["mad-paper", "magnitude", "random"] = "mad-paper"
+    """How entries are ranked. mad-paper: Lee, Kim, Ro, CVPR 2022; magnitude and random are the baselines."""
+    batches: Count = 40
+    """Batches of training images that the saliency is averaged over."""
+    batch_size: Count = 128
+    """Images a saliency batch."""
+    attack: AttackConfig = AttackConfig(steps=10)
+    """Examples the saliency is computed on."""
+    structure: Literal["unstructured", "channels", "2:4", "channels+2:4"] = "channels"
+    """What is removed: single weights, whole channels, two of every four input channels at each position, or both."""
+    sparsity: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    """Share removed: of the weights (unstructured), of the channels of every layer (channels); 2:4 is always 0.5."""
+    round_to: Count = 16
+    """Channel counts are kept at multiples of this, as vector units and tensor cores want them."""
+    recalibration_batches: Annotated[int, Field(ge=0)] = 8
+    """Adversarial batches that BatchNorm's statistics are recomputed on before fine-tuning; 0 leaves them."""
+    recalibration_rounds: Count = 2
+    """Times that this is repeated, each with examples made on the network of the round before."""
+    finetune: FinetuneConfig | None = FinetuneConfig()
+    """Fine-tuning; null leaves the pruned network as it is."""
+
+    @model_validator(mode="after")
+    def _needs(self) -> Self:
+        if self.structure == "2:4" and self.sparsity != 0.5:
+            raise ValueError(
+                f"prune.structure: 2:4 removes exactly half; prune.sparsity is {self.sparsity:g}, set it to 0.5"
+            )
+        return self
+
+
+class EngineConfig(Section):
+    """One engine to build from the dense and from the pruned ONNX file."""
+
+    kind: Literal["ort-cpu", "ort-cuda", "openvino-cpu", "tensorrt", "tensorrt-rtx"] = "ort-cpu"
+    """Which runtime."""
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """Precision of the ONNX file the engine is built from (engines are strongly typed)."""
+    threads: Count | None = None
+    """CPU engines: intra-op threads; without it, the machine's physical cores."""
+    max_batch: Count = 128
+    """Largest batch of the optimisation profile (TensorRT); the optimum is verify.latency's batch."""
+    verify: bool = True
+    """Whether the gates are measured on this engine; an engine with verify: false is built and recorded only."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name in the run directory and in the report, for example 'tensorrt-rtx-fp16'."""
+        return f"{self.kind}-{self.precision}"
+
+
+class ExportConfig(Section):
+    """ONNX files and engines."""
+
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
+    """ONNX operator set."""
+    parity_images: Count = 256
+    """Selection images on which the ONNX file is compared with the torch network, clean and adversarial."""
+    engines: tuple[EngineConfig, ...] = (EngineConfig(),)
+    """Engines to build. One that cannot be built here ends the run with exit code 3."""
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        names = [engine.name for engine in self.engines]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"export.engines lists {name} twice")
+        if not names:
+            raise ValueError("export.engines is empty; name at least one engine, for example {kind: ort-cpu}")
+        return self
+
+
+class LatencyConfig(Section):
+    """Interleaved timing of the reference and the candidate engine."""
+
+    batch: Count = 1
+    """Images a call."""
+    seconds: Annotated[Number, Field(gt=0)] = 20
+    """Time budget of one comparison; sampling stops earlier when the interval is tight enough."""
+    pairs: Annotated[int, Field(ge=30)] = 60
+    """Block pairs at least; a pair is one ABBA or BAAB schedule."""
+    block_calls: Annotated[int, Field(ge=5)] = 20
+    """Calls a block; a block counts with its median."""
+
+
+class GateConfig(Section):
+    """One condition of release: a metric, a bound and the confidence it must hold with."""
+
+    metric: Literal[
+        "speedup",
+        "robust_drop",
+        "clean_drop",
+        "robust_accuracy",
+        "clean_accuracy",
+        "parity_flips",
+        "size_ratio",
+    ]
+    """speedup: latency of the dense engine / of the pruned one; *_drop and *_accuracy: shares of the gate images;
+    parity_flips: share of images that the engine labels otherwise than its torch twin; size_ratio: pruned / dense
+        file."""
+    at_least: Number | None = None
+    """Lower bound, for speedup and the accuracies."""
+    at_most: Number | None = None
+    """Upper bound, for drops, flips and sizes; 0.03 is 3 points."""
+    confidence: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
+    """One-sided confidence of the decision."""
+
+    @model_validator(mode="after")
+    def _direction(self) -> Self:
+        lower = self.metric in ("speedup", "robust_accuracy", "clean_accuracy")
+        given, other = (self.at_least, self.at_most) if lower else (self.at_most, self.at_least)
+        if given is None or other is not None:
+            word = "at_least" if lower else "at_most"
+            raise ValueError(f"a gate on {self.metric} takes {word}, and only that")
+        return self
+
+    @property
+    def bound(self) -> float:
+        """The bound, whichever its direction."""
+        bound = self.at_least if self.at_least is not None else self.at_most
+        assert bound is not None  # the validator holds it
+        return bound
+
+
+class VerifyConfig(Section):
+    """Measurements on the deployed engines and the gates that judge them."""
+
+    attack: AttackConfig = AttackConfig(steps=20, relative_step=2.5)
+    """Attack on the torch twins; the examples are scored on the engines. The same budget for both."""
+    images: Count | None = None
+    """How many of the gate images are attacked; without it, all."""
+    chunk: Count = 250
+    """Images attacked at a time; a killed verification continues at the chunk it was in."""
+    latency: LatencyConfig = LatencyConfig()
+    """Timing of the engines."""
+    gates: tuple[GateConfig, ...] = (
+        GateConfig(metric="speedup", at_least=1.5),
+        GateConfig(metric="robust_drop", at_most=0.03),
+    )
+    """All must pass."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.gates:
+            raise ValueError("verify.gates is empty; a verdict needs at least one gate")
+        metrics = [gate.metric for gate in self.gates]
+        for metric in metrics:
+            if metrics.count(metric) > 1:
+                raise ValueError(f"verify.gates has two gates on {metric}; keep the stricter one")
+        return self
+
+
+class Recipe(Section):
+    """One run from data to verdict."""
+
+    version: Literal[1] = Field(default=1)
+    """Version of the recipe format."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "my-network"
+    """Name of the run; the run directory is runs/<name> unless --run-dir says otherwise."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Every random number of the run is derived from it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where torch works; auto takes a GPU if there is one."""
+    threads: Count | None = None
+    """CPU threads of torch; without it, torch's default. Part of what makes a run repeatable to the bit."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    threat: ThreatConfig = ThreatConfig()
+    train: TrainConfig | None = None
+    """Adversarial training of the dense network; leave the section out to use model.weights as they are."""
+    prune: PruneConfig = PruneConfig()
+    export: ExportConfig = ExportConfig()
+    verify: VerifyConfig = VerifyConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.train is None and self.model.weights is None:
+            raise ValueError("there is nothing to prune: give a train section, or model.weights of a robust network")
+        if not any(engine.verify for engine in self.export.engines):
+            raise ValueError("every engine of export.engines has verify: false, so no gate could be measured")
+        return self
