@@ -1,0 +1,12 @@
+"""Labelled images: readers for local data sets, and the one seeded split into training, selection and gate.
+
+Canonical layout: images float32 [n, C, H, W] in [0, 1], labels int64 [n]. Images stay as they are on
+disk (uint8, or files) and become float32 one batch at a time. The gate's images come from the test set and
+are touched by nothing else.
+"""
+
+from madx.data.places import data_root
+from madx.data.sources import ArraySource, Source, array_source
+from madx.data.splits import Split, Splits, load_splits
+
+__all__ = ["ArraySource", "Source", "Split", "Splits", "array_source", "data_root", "load_splits"]

@@ -1,0 +1,82 @@
+"""Where data sets lie on this machine, and what to say when one does not.
+
+The first existing folder of $MADX_DATA/<name>, ./datasets/<name> and the system's package is taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from madx.errors import DataError
+from madx.recipe import DataConfig
+
+SYSTEM_FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
+"""Folders that Debian packages install."""
+
+HOW_TO_GET = {
+    "fashion-mnist": "`madx data fetch fashion-mnist` gets it",
+    "cifar10": (
+        "download https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz (from "
+        "https://www.cs.toronto.edu/~kriz/cifar.html) and unpack it there"
+    ),
+    "cifar100": (
+        "download https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz (from "
+        "https://www.cs.toronto.edu/~kriz/cifar.html) and unpack it there"
+    ),
+    "svhn": (
+        "download train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers/ and put them there"
+    ),
+}
+"""One sentence per data set that lies in files with standard names."""
+
+
+def data_root() -> Path:
+    """The folder that data sets are fetched into: $MADX_DATA, or ./datasets if it is not set."""
+    root = os.environ.get("MADX_DATA")
+    return Path(root).expanduser() if root else Path("datasets")
+
+
+def candidates(name: str) -> list[Path]:
+    """The folders in which the set `name` is looked for, in order."""
+    places = [data_root() / name, Path("datasets") / name]
+    if name in SYSTEM_FOLDERS:
+        places.append(SYSTEM_FOLDERS[name])
+    return list(dict.fromkeys(places))  # without $MADX_DATA the first two are the same
+
+
+def find_folder(config: DataConfig) -> Path:
+    """The folder of a set with standard file names: data.path if given, else the first candidate that exists.
+
+    Raises:
+        DataError: if there is none; it lists the places tried and says where to get the set.
+    """
+    if config.path is not None:
+        if not config.path.is_dir():
+            raise DataError(f"data.path {config.path} is not a folder; {config.name} lies in a folder of files")
+        return config.path
+    places = candidates(config.name)
+    for place in places:
+        if place.is_dir():
+            return place
+    tried = ", ".join(str(place) for place in places)
+    raise DataError(
+        f"the data set {config.name} is not on this machine; looked in {tried}. "
+        f"Set data.path or MADX_DATA, or: {HOW_TO_GET[config.name]}"
+    )
+
+
+def require_files(folder: Path, names: Iterable[str], *, hint: str) -> None:
+    """Raise a DataError that lists the files of `names` that `folder` lacks, if any, followed by `hint`."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise DataError(f"{folder} lacks {', '.join(missing)}; {hint}")
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of the file, or a DataError naming it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None

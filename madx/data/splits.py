@@ -1,0 +1,179 @@
+"""The one division of a data set, by seed: training, selection and gate.
+
+Selection is taken out of the training set; the gate is the test set. A set without a test set of its own is
+first divided class by class, 60 % to training and selection, 40 % to the gate. All three are in a seeded
+random order, so the first n of a split are a random sample of it, and a smaller selection or gate is the
+beginning of a larger one.
+Canonical layout of batches: images float32 [n, C, H, W] in [0, 1], labels int64 [n].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madx import seeds
+from madx.data.readers import read
+from madx.data.sources import Source
+from madx.errors import DataError
+from madx.recipe import DataConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GATE_SHARE = 0.4
+"""Share of every class that becomes the gate where there is no test set."""
+
+PROBED = 64
+"""Images of the source that enter a fingerprint, evenly spaced, so that another decoding is another set."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """An ordered choice of a source's images."""
+
+    name: str
+    """train, selection or gate."""
+    source: Source
+    index: NDArray[np.int64]
+    """Positions in the source, [n]."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        return self.source.shape
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return self.source.classes
+
+    def take(self, n: int) -> Split:
+        """The first `n` images; all of them if there are fewer."""
+        return replace(self, index=self.index[:n])
+
+    def tensors(self, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images [n, C, H, W] and labels [n] of the slice start:stop, in order."""
+        return self._decode(self.index[start:stop])
+
+    def batches(
+        self, batch_size: int, *, shuffle: int | None = None, drop_last: bool = False, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels, `batch_size` at a time; the last batch may be smaller.
+
+        Args:
+            batch_size: Images a batch.
+            shuffle: Seed of a permutation, derived by the caller; None keeps the order.
+            drop_last: Leave out a last batch that is not full.
+            start: First batch to yield. Earlier ones are not decoded, so a killed pass resumes at once.
+
+        Raises:
+            DataError: if with drop_last there is not one batch; a loop over nothing would look like success.
+        """
+        if batch_size < 1 or start < 0:
+            raise DataError(f"batch_size is {batch_size} and start is {start}; expected at least 1 and 0")
+        if drop_last and len(self) < batch_size:
+            raise DataError(
+                f"the {self.name} split has {len(self)} images, which is not one batch of {batch_size}; "
+                "lower batch_size or use more images"
+            )
+        order = self.index if shuffle is None else np.random.default_rng(shuffle).permutation(self.index)
+        end = len(order) - len(order) % batch_size if drop_last else len(order)
+        return (
+            self._decode(order[first : min(first + batch_size, end)])
+            for first in range(start * batch_size, end, batch_size)
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the positions and the source's identity: shape, labels and a probe of its images."""
+        probe = np.unique(np.linspace(0, len(self.source.labels) - 1, PROBED).astype(np.int64))
+        digest = hashlib.sha256(repr((*self.shape, self.classes)).encode())
+        digest.update(_sha256(self.source.labels.astype("<i8")))
+        digest.update(_sha256(self.source.images(probe).astype("<f4")))
+        digest.update(_sha256(self.index.astype("<i8")))
+        return digest.hexdigest()
+
+    def _decode(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        import torch
+
+        return torch.from_numpy(self.source.images(index)), torch.from_numpy(self.source.labels[index])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three disjoint parts of the data."""
+
+    train: Split
+    """What weights and saliency are computed from."""
+    selection: Split
+    """For choosing checkpoints and calibrating; taken out of the training set."""
+    gate: Split
+    """For the measurements that gates judge, and nothing else."""
+
+
+def load_splits(config: DataConfig, seed: int) -> Splits:
+    """Read the data set and divide it; the same recipe and seed give the same splits, in the same order.
+
+    Raises:
+        DataError: if the set cannot be read, or is too small for data.selection or data.gate.
+    """
+    source, test = read(config)
+    if test is None:
+        pool, gate = _divide(source.labels, seed)
+        test = source
+    else:
+        pool, gate = np.arange(len(source.labels)), np.arange(len(test.labels))
+    pool = seeds.numpy_generator(seed, "split", "selection").permutation(pool)
+    gate = seeds.numpy_generator(seed, "split", "gate").permutation(gate)
+    _require_room(config, pool=len(pool), gate=len(gate))
+    return Splits(
+        train=Split("train", source, pool[config.selection :]),
+        selection=Split("selection", source, pool[: config.selection]),
+        gate=Split("gate", test, gate[: config.gate]),
+    )
+
+
+def _divide(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions outside and inside the gate, with `GATE_SHARE` of every class inside."""
+    generator = seeds.numpy_generator(seed, "split", "divide")
+    outside, inside = [], []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        if len(members) < 2:
+            raise DataError(
+                f"class {label} has a single image, but the set has no test set of its own and every class "
+                "is divided between training and gate; give each class at least 2 images"
+            )
+        count = round(GATE_SHARE * len(members))
+        inside.append(members[:count])
+        outside.append(members[count:])
+    return np.concatenate(outside), np.concatenate(inside)
+
+
+def _require_room(config: DataConfig, *, pool: int, gate: int) -> None:
+    """At least half of the images outside the gate must remain for training; the gate has what is asked."""
+    if config.selection > pool // 2:
+        raise DataError(
+            f"data.selection is {config.selection}, but {config.name} has {pool} images outside the gate and "
+            f"at least half of them must remain for training; set data.selection to at most {pool // 2}, "
+            f"for example {max(1, pool // 5)}"
+        )
+    if config.gate is not None and config.gate > gate:
+        raise DataError(
+            f"data.gate is {config.gate}, but {config.name} has only {gate} test images; "
+            f"set data.gate to at most {gate}, or leave it out to use all"
+        )
+
+
+def _sha256(array: NDArray[Any]) -> bytes:
+    return hashlib.sha256(array.tobytes()).digest()

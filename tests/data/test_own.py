@@ -1,0 +1,139 @@
+"""The user's own arrays: .npz files and factories, good ones and every way to get them wrong."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from madx.data.own import read_factory, read_npz
+from madx.data.readers import read
+from madx.errors import DataError
+from madx.recipe import DataConfig
+
+PIXELS = np.random.default_rng(5).integers(0, 256, (6, 9, 8, 3), dtype=np.uint8)
+LABELS = np.array([[0], [1], [2], [2], [1], [0]])
+KERAS = ("x_train", "y_train", "x_test", "y_test")
+MEDMNIST = ("train_images", "train_labels", "test_images", "test_labels")
+NUMBER = itertools.count()
+
+
+def save(path: Path, keys: tuple[str, ...] = KERAS, **changes: np.ndarray) -> DataConfig:
+    arrays = dict(zip(keys, (PIXELS, LABELS, PIXELS[:4], LABELS[:4]), strict=True)) | changes
+    np.savez_compressed(path, **arrays)
+    return DataConfig(name="npz", path=path)
+
+
+@pytest.mark.parametrize("keys", [KERAS, MEDMNIST])
+def test_npz_with_either_set_of_keys(tmp_path, keys):
+    training, test = read_npz(save(tmp_path / "a.npz", keys, val_images=PIXELS))
+    expected = PIXELS.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    np.testing.assert_array_equal(training.images(np.arange(6)), expected)
+    np.testing.assert_array_equal(test.images(np.arange(4)), expected[:4])
+    assert training.labels.tolist() == [0, 1, 2, 2, 1, 0]
+    assert (training.classes, test.classes) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"y_test": np.array([0, 1, 2, 3])}, r"\(test\): labels run from 0 to 3; they must start at 0 and end at 2"),
+        ({"y_train": np.array([-1, 1, 2, 2, 1, 0])}, r"\(train\): labels run from -1"),
+        ({"x_train": PIXELS / 100}, r"values from 0 to 2.5"),
+        ({"x_test": PIXELS[:4, :8]}, r"\[3, 9, 8\], but test images \[3, 8, 8\]"),
+        ({"y_train": np.zeros(6, np.int64), "y_test": np.zeros(4, np.int64)}, "every training image is of class 0"),
+        ({"x_train": np.array([{}], object)}, "without pickled objects"),
+        ({"train_images": PIXELS, "train_labels": LABELS, "test_images": PIXELS, "test_labels": LABELS}, "both"),
+    ],
+)
+def test_bad_npz_content_is_refused(tmp_path, changes, words):
+    config = save(tmp_path / "a.npz", **changes)
+    with pytest.raises(DataError, match=words):
+        read(config)
+
+
+def test_npz_with_other_keys_says_which_are_wanted(tmp_path):
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=LABELS)
+    with pytest.raises(DataError, match=r"has the keys images, labels; expected .* x_train, y_train"):
+        read_npz(DataConfig(name="npz", path=tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive at all", b"PK\x03\x04 cut off", b"\x80\x04N."])
+def test_npz_that_is_none(tmp_path, content):
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.npz cannot be read"):
+        read_npz(DataConfig(name="npz", path=path))
+
+
+@pytest.mark.parametrize("position", [200, 700])
+def test_npz_with_damaged_bytes(tmp_path, position):
+    path = tmp_path / "a.npz"
+    config = save(path)
+    content = bytearray(path.read_bytes())
+    content[position : position + 20] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.npz cannot be read"):
+        read_npz(config)
+
+
+def test_npz_that_is_npy_or_missing(tmp_path):
+    np.save(tmp_path / "a.npy", PIXELS)
+    with pytest.raises(DataError, match=r"a\.npy is a single array"):
+        read_npz(DataConfig(name="npz", path=tmp_path / "a.npy"))
+    with pytest.raises(DataError, match=r"b\.npz is not a file"):
+        read_npz(DataConfig(name="npz", path=tmp_path / "b.npz"))
+
+
+@pytest.fixture
+def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Write a module with a `data` function into the current directory; returns its recipe section."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(body: str) -> DataConfig:
+        module = f"user_data_{next(NUMBER)}"  # a fresh name, for Python remembers modules
+        Path(f"{module}.py").write_text(f"import numpy as np\nimport torch\n\ndef data():\n    {body}\n")
+        return DataConfig(name="factory", factory=f"{module}:data")
+
+    return write
+
+
+GOOD_PAIR = "(np.full((3, 1, 5, 5), 100, np.uint8), np.array([0, 1, 1]))"
+TENSOR_PAIR = "(torch.full((3, 1, 5, 5), 0.25, dtype=torch.bfloat16, requires_grad=True), torch.tensor([0, 1, 1]))"
+
+
+@pytest.mark.parametrize(("pair", "value"), [(GOOD_PAIR, np.float32(100) / np.float32(255)), (TENSOR_PAIR, 0.25)])
+def test_factory_of_arrays_or_tensors(factory, pair, value):
+    training, test = read_factory(factory(f"return {{'train': {pair}, 'test': {pair}}}"))
+    np.testing.assert_array_equal(test.images(np.arange(3)), np.full((3, 1, 5, 5), value, np.float32))
+    assert training.labels.tolist() == [0, 1, 1]
+    assert training.classes == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return 3", "returned a int"),
+        (f"return {GOOD_PAIR}", "returned a tuple"),
+        (f"return {{'train': {GOOD_PAIR}}}", r"keys \['train'\]"),
+        (f"return {{'train': {GOOD_PAIR}, 'test': {GOOD_PAIR}, 'val': 1}}", "'val'"),
+        (f"return {{'train': {GOOD_PAIR}, 'test': (1, 2, 3)}}", "test: expected the pair .* tuple of 3"),
+        (f"return {{'train': {GOOD_PAIR}, 'test': None}}", "test: expected the pair .* NoneType"),
+        (f"return {{'train': {GOOD_PAIR}, 'test': ([[1.0]], [1])}}", "test images: .* this is a list"),
+        ("raise RuntimeError('disk on fire')", "failed with RuntimeError: disk on fire"),
+        ("return missing_name", "failed with NameError"),
+    ],
+)
+def test_bad_factories_are_one_clear_error(factory, body, words):
+    with pytest.raises(DataError, match=words):
+        read_factory(factory(body))
+
+
+def test_factory_that_cannot_be_imported(factory):
+    factory("return 1")
+    with pytest.raises(DataError, match="no_such_module_here"):
+        read_factory(DataConfig(name="factory", factory="no_such_module_here:data"))
