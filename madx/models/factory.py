@@ -1,0 +1,75 @@
+"""The user's own network: the factory named in the recipe is called once, and its network tried before use.
+
+Images are float32 [B, C, H, W] in [0, 1]; logits must be floating point [B, K].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from madx.errors import ModelError
+from madx.plugins import USER_ERRORS, describe, load_callable
+
+_TRIAL_BATCH = 2
+"""Images of the trial: more than one, so that a network that loses the batch axis is found out."""
+
+
+def from_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Import and call a factory.
+
+    Args:
+        name: model.factory, 'module:callable'.
+        arguments: model.args without `normalise`, passed as keywords.
+
+    Raises:
+        ModelError: It cannot be imported, raises, or returns something else than a torch.nn.Module.
+    """
+    factory = load_callable(name, error=ModelError)
+    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
+    try:
+        network = factory(**arguments)
+    except USER_ERRORS as problem:
+        raise ModelError(
+            f"model.factory: {name}, called with {given} from model.args, failed with {describe(problem)}."
+        ) from problem
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"model.factory: {name} returned {type(network).__name__}, expected a torch.nn.Module"
+            " that takes images in [0, 1]."
+        )
+    return network
+
+
+def check_network(network: nn.Module, *, name: str, shape: tuple[int, int, int], classes: int) -> None:
+    """Run a network once on zeros and look at what it gives, so that nothing about it fails in a later stage.
+
+    Raises:
+        ModelError: It fails on images of `shape`, gives something else than float logits [2, classes], or
+            keeps state other than tensors, which a weights file cannot hold.
+    """
+    images = torch.zeros(_TRIAL_BATCH, *shape)
+    try:
+        with torch.no_grad():
+            logits = network(images)
+    except USER_ERRORS as problem:
+        raise ModelError(
+            f"model.factory: the network of {name} failed on a float32 batch {list(images.shape)},"
+            f" the shape of the data's images, with {describe(problem)}."
+        ) from problem
+    wanted = f"expected floating-point logits {[_TRIAL_BATCH, classes]} for a batch {list(images.shape)}"
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"model.factory: the network of {name} gives {type(logits).__name__}; {wanted}.")
+    if list(logits.shape) != [_TRIAL_BATCH, classes] or not logits.is_floating_point():
+        given = f"{str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
+        raise ModelError(f"model.factory: the network of {name} gives {given}; {wanted}.")
+    odd = [key for key, value in network.state_dict().items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ModelError(
+            f"model.factory: the network of {name} keeps {', '.join(map(repr, odd[:5]))} in its state_dict,"
+            " which is no tensor and so has no place in a weights file; make it a buffer or a plain"
+            " attribute."
+        )
