@@ -1,0 +1,309 @@
+"""The adversarial training loop: from scratch, from a plain checkpoint, or after pruning with masks held.
+
+Every step draws its images, augmentation and attack from streams named by the step, so a run that was killed and
+resumed ends with the same weights as one that was not (same machine, same thread count).
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from madx.artifacts import Checkpoint, NoCheckpoint
+from madx.attacks import input_gradient, last_iterate, strongest_examples
+from madx.data import Split
+from madx.errors import TrainingError
+from madx.progress import Progress, Silent
+from madx.recipe import AttackConfig, LoopConfig, ThreatConfig
+from madx.seeds import derive_seed, torch_generator
+from madx.train.augment import augment
+from madx.train.losses import LOSSES
+from madx.train.schedule import learning_rate
+
+_CHECKPOINT_SECONDS = 30.0
+"""How much work a kill may cost; saving never changes what is computed."""
+
+_FGSM = AttackConfig(steps=1, relative_step=1.25)
+"""Fast FGSM training: one step of 1.25 eps from a random start (Wong, Rice, Kolter 2020, arXiv 2001.03994)."""
+
+_AFTER_COLLAPSE = AttackConfig(steps=3, relative_step=2.5)
+"""What FGSM training goes on with once it has overfitted to its own single step."""
+
+_COLLAPSE = 0.5
+"""Robust accuracy under this share of the best so far, with clean accuracy intact, is catastrophic overfitting."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What to train on, how, against what; entries that `masks` (True = kept, by parameter) removes stay zero."""
+
+    train: Split
+    selection: Split
+    config: LoopConfig
+    threat: ThreatConfig
+    seed: int
+    masks: Mapping[str, Tensor] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of one pass."""
+        steps = len(self.train) // self.config.batch_size
+        if steps == 0:
+            raise TrainingError(
+                f"the training split has {len(self.train)} images, fewer than one batch of {self.config.batch_size}; "
+                "lower batch_size"
+            )
+        return steps
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole job."""
+        return max(1, round(self.config.epochs * self.steps_per_epoch))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies on the selection split after `step` optimiser steps; shares, not percent."""
+
+    step: int
+    clean: float
+    robust: float
+    loss: float
+    event: str = ""
+
+
+def train_(
+    module: nn.Module,
+    job: TrainingJob,
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """Train `module` in place; it ends in eval mode with the weights of the best evaluation on the selection split.
+
+    Args:
+        module: on the device it shall be trained on.
+        job: data, configuration, threat, seed and masks.
+        checkpoint: where the state is kept while training; an earlier state is taken up.
+        progress: shows steps and evaluations.
+
+    Returns:
+        Every evaluation, in order.
+
+    Raises:
+        TrainingError: the loss is no longer finite, or the job has no whole batch.
+    """
+    checkpoint, progress = checkpoint or NoCheckpoint(), progress or Silent()
+    run = _Run(module, job)
+    if state := checkpoint.load():
+        run.load_state(state)
+    marks = _evaluation_steps(job)
+    saved = time.monotonic()
+    for images, labels in progress.track(_batches(job, run.step), "training", total=job.steps, done=run.step):
+        run.advance(images, labels)
+        if run.step in marks:
+            progress.say(_describe(run.evaluate(), job.steps))
+        if run.step in marks or time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            checkpoint.save(run.state())
+            saved = time.monotonic()
+    run.finish_()
+    return run.log
+
+
+def evaluate(
+    module: nn.Module, split: Split, attack: AttackConfig, threat: ThreatConfig, *, seed: int
+) -> tuple[float, float]:
+    """Clean and robust accuracy of `module` on a split, float32, eval mode for the duration; two shares."""
+    device = next(module.parameters()).device
+    was_training = module.training
+    module.eval()
+    clean = robust = 0
+    gradient = input_gradient(module)
+    for number, (images, labels) in enumerate(split.batches(250)):
+        x, y = images.to(device), labels.to(device)
+        with torch.no_grad():
+            right = module(x).argmax(1) == y
+            clean += int(right.sum())
+            x, y = x[right], y[right]
+            if len(x) == 0:
+                continue
+        generator = torch_generator(seed, "evaluate", number)
+        worst = strongest_examples(module, gradient, x, y, threat=threat, attack=attack, generator=generator)
+        with torch.no_grad():
+            robust += int((module(worst).argmax(1) == y).sum())
+    module.train(was_training)
+    return clean / len(split), robust / len(split)
+
+
+class _Run:
+    """The state of one training run: what a checkpoint holds."""
+
+    def __init__(self, module: nn.Module, job: TrainingJob) -> None:
+        self.module, self.job = module, job
+        self.device = next(module.parameters()).device
+        if any(parameter.dim() == 4 for parameter in module.parameters()):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.train()
+        self.attack = _FGSM if job.config.method == "fgsm" else job.config.attack
+        self.average = copy.deepcopy(module).eval()
+        self.optimiser = _optimiser(module, job.config)
+        self.masks = {name: mask.to(self.device) for name, mask in (job.masks or {}).items()}
+        self.step = 0
+        self.loss = 0.0
+        self.log: list[Evaluation] = []
+        self.best: dict[str, Tensor] = {}
+
+    def advance(self, images: Tensor, labels: Tensor) -> None:
+        """One optimiser step on one batch of clean images."""
+        config, job = self.job.config, self.job
+        generator = torch_generator(job.seed, "step", self.step)
+        x = augment(images, config.augment, generator).to(self.device)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        y = labels.to(self.device)
+        adversarial = self._examples(x, y, generator)
+        self.module.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = self.module(adversarial)
+            clean = self.module(x) if config.loss != "ce" else logits
+        loss = LOSSES[config.loss](logits.float(), clean.float, y, config.beta)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._update(learning_rate(config, self.step, job.steps))
+        self.loss = float(loss.detach())
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the training loss is {self.loss} at step {self.step}; lower lr (given: {config.lr:g})"
+            )
+        self.step += 1
+        self._follow()
+
+    def _examples(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Adversarial images made in eval mode, so that the attack moves no BatchNorm statistics."""
+        config = self.job.config
+        self.module.eval()
+        targets = y
+        if config.loss == "trades":
+            with torch.no_grad():
+                targets = self.module(x).float().softmax(1)
+        gradient = input_gradient(self.module, precision=config.precision)
+        return last_iterate(gradient, x, targets, threat=self.job.threat, attack=self.attack, generator=generator)
+
+    def _update(self, lr: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        parameters = dict(self.module.named_parameters())
+        for name, mask in self.masks.items():
+            gradient = parameters[name].grad
+            if gradient is not None:
+                gradient.mul_(mask)
+        self.optimiser.step()
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                parameters[name].mul_(mask)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the weight average; its decay rises from 0.1, so that the first weights are soon forgotten."""
+        decay = min(self.job.config.average, self.step / (self.step + 9))
+        if self.job.config.average == 0:
+            decay = 0.0
+        for mean, value in zip(self.average.state_dict().values(), self.module.state_dict().values(), strict=True):
+            if mean.dtype.is_floating_point:
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def evaluate(self) -> Evaluation:
+        """Measure the average on the selection split, keep it if it is the best, roll back if FGSM has collapsed."""
+        job = self.job
+        split = job.selection.take(job.config.selection_images)
+        clean, robust = evaluate(self.average, split, job.config.selection_attack, job.threat, seed=job.seed)
+        best = max((entry.robust for entry in self.log), default=0.0)
+        event = ""
+        if robust > best or not self.best:
+            self.best = _copied(self.average.state_dict())
+        if job.config.method == "fgsm" and self.attack == _FGSM and robust < _COLLAPSE * best:
+            event = f"catastrophic overfitting: back to the best weights, on with {_AFTER_COLLAPSE.steps}-step PGD"
+            self.module.load_state_dict(self.best)
+            self.average.load_state_dict(self.best)
+            self.optimiser.state.clear()
+            self.attack = _AFTER_COLLAPSE
+        self.log.append(Evaluation(self.step, clean, robust, self.loss, event))
+        return self.log[-1]
+
+    def finish_(self) -> None:
+        """Leave the module with the best evaluated weights."""
+        self.module.load_state_dict(self.best)
+        self.module.eval()
+
+    def state(self) -> dict[str, Any]:
+        """Everything a later process needs to go on."""
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            "module": self.module.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "best": self.best,
+            "log": [asdict(entry) for entry in self.log],
+            "collapsed": self.attack == _AFTER_COLLAPSE,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.step, self.loss = state["step"], state["loss"]
+        self.module.load_state_dict(state["module"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.best = {name: value.to(self.device) for name, value in state["best"].items()}
+        self.log = [Evaluation(**entry) for entry in state["log"]]
+        if state["collapsed"]:
+            self.attack = _AFTER_COLLAPSE
+
+
+def _batches(job: TrainingJob, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The job's batches from step `done` on; each epoch is a permutation of its own."""
+    epoch, start = divmod(done, job.steps_per_epoch)
+    left = job.steps - done
+    while left > 0:
+        shuffle = derive_seed(job.seed, "epoch", epoch)
+        for batch in job.train.batches(job.config.batch_size, shuffle=shuffle, drop_last=True, start=start):
+            yield batch
+            left -= 1
+            if left == 0:
+                return
+        epoch, start = epoch + 1, 0
+
+
+def _evaluation_steps(job: TrainingJob) -> set[int]:
+    """Steps after which the network is measured: evenly spread, the last one always."""
+    count = min(job.config.evaluations, job.steps)
+    return {round(job.steps * (number + 1) / count) for number in range(count)}
+
+
+def _optimiser(module: nn.Module, config: LoopConfig) -> torch.optim.SGD:
+    """SGD; biases and BatchNorm are not decayed."""
+    decayed = [parameter for parameter in module.parameters() if parameter.dim() > 1]
+    plain = [parameter for parameter in module.parameters() if parameter.dim() <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _describe(entry: Evaluation, steps: int) -> str:
+    accuracy = f"clean {entry.clean:.1%}, robust {entry.robust:.1%} (selection)"
+    text = f"step {entry.step}/{steps}: {accuracy}, loss {entry.loss:.3f}"
+    return f"{text}; {entry.event}" if entry.event else text
