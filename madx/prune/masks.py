@@ -1,0 +1,122 @@
+"""From scores to masks: unstructured, and two of every four along the input channels.
+
+Masks are bool with the parameter's shape, True = kept, keyed by parameter name. A parameter without a mask is kept
+whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from madx.errors import ModelError
+from madx.prune.curvature import ScoredLayer, scored_layers
+
+GROUP = 4
+"""Consecutive input channels that 2:4 looks at together."""
+
+
+def unstructured_masks(module: nn.Module, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Remove the `sparsity` share with the lowest scores, as the MAD paper does.
+
+    All convolution weights and biases are one pool; of a linear layer each output row, its bias included, is a pool of
+    its own.
+
+    Raises:
+        ModelError: a scored layer has no scores, or scores of the wrong shape.
+    """
+    layers = scored_layers(module)
+    pooled: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        own = _scores_of(name, layer, scores)
+        if isinstance(layer, nn.Linear):
+            masks |= _row_masks(own, sparsity)
+        else:
+            pooled |= own
+    if pooled:
+        flat = torch.cat([score.flatten() for score in pooled.values()])
+        kept = _keep_highest(flat[None], sparsity)[0]
+        parts = torch.split(kept, [score.numel() for score in pooled.values()])
+        masks |= {name: part.view(score.shape) for (name, score), part in zip(pooled.items(), parts, strict=True)}
+    return masks
+
+
+def two_four_masks(module: nn.Module, scores: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Keep the two highest of every four consecutive input channels, at each output channel and kernel position.
+
+    This is the rule of TensorRT's sparse kernels. Biases are kept.
+
+    Returns:
+        Masks of the eligible layers' weights, and for each other layer the reason why it stays dense.
+    """
+    masks: dict[str, Tensor] = {}
+    dense: dict[str, str] = {}
+    for name, layer in scored_layers(module).items():
+        if reason := _why_dense(layer):
+            dense[name] = reason
+            continue
+        parameter = _parameter_name(name, "weight")
+        score = _scores_of(name, layer, scores)[parameter].movedim(1, -1)
+        groups = score.reshape(-1, GROUP)
+        kept = _keep_highest(groups, 0.5).view(score.shape)
+        masks[parameter] = kept.movedim(-1, 1).contiguous()
+    return masks, dense
+
+
+def apply_masks_(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set the removed entries of the module's parameters to zero."""
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(mask.to(parameters[name].device))
+
+
+def _why_dense(layer: ScoredLayer) -> str:
+    """Why sparse tensor cores cannot take this layer (the rule of NVIDIA's ASP), or nothing."""
+    outputs, inputs = layer.weight.shape[:2]
+    if not isinstance(layer, nn.Linear) and layer.groups > 1:
+        return f"grouped convolution ({layer.groups} groups): no sparse kernels exist"
+    if inputs % 16:
+        return f"{inputs} input channels are not a multiple of 16"
+    if outputs % 8:
+        return f"{outputs} output channels are not a multiple of 8"
+    return ""
+
+
+def _row_masks(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Masks of a linear layer, row by row with the bias as the last column."""
+    columns = torch.cat([score.flatten(1) if score.dim() > 1 else score[:, None] for score in scores.values()], dim=1)
+    kept = _keep_highest(columns, sparsity)
+    widths = [score.shape[1] if score.dim() > 1 else 1 for score in scores.values()]
+    parts = torch.split(kept, widths, dim=1)
+    return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}
+
+
+def _keep_highest(scores: Tensor, sparsity: float) -> Tensor:
+    """In each row remove round(sparsity * width) entries of lowest score; ties go in order of position."""
+    removed = round(sparsity * scores.shape[1])
+    order = scores.argsort(dim=1, stable=True)
+    kept = torch.ones_like(scores, dtype=torch.bool)
+    return kept.scatter_(1, order[:, :removed], value=False)
+
+
+def _scores_of(name: str, layer: ScoredLayer, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The scores of a layer's weight and bias, in that order."""
+    found: dict[str, Tensor] = {}
+    for kind, parameter in layer.named_parameters(recurse=False):
+        full = _parameter_name(name, kind)
+        if full not in scores:
+            raise ModelError(f"there is no saliency for {full}: the forward pass does not use this layer")
+        if scores[full].shape != parameter.shape:
+            raise ModelError(
+                f"the saliency of {full} has shape {list(scores[full].shape)}, the parameter {list(parameter.shape)}"
+            )
+        found[full] = scores[full]
+    return found
+
+
+def _parameter_name(layer: str, kind: str) -> str:
+    return f"{layer}.{kind}" if layer else kind
