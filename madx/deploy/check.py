@@ -1,0 +1,258 @@
+"""Reading an ONNX file back: what it says of itself is found here, never taken from whoever wrote it.
+
+Canonical layout: one input `input`, float32 [batch, C, H, W]; one output `logits`, float32 [batch, K]; `batch` is
+dynamic. Weights are inside the file and finite, operators of the standard domain, weights of one precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+
+from madx.errors import ExportError
+
+INPUT, OUTPUT = "input", "logits"
+WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+PRECISIONS = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+_LOCAL_PATH = re.compile(r"(?:^|[\s\"'=(,:])(?:[A-Za-z]:\\|~?/[\w.+-]+/)|\.py\b")
+
+
+@dataclass(frozen=True)
+class OnnxArtifact:
+    """An ONNX file that passed `check_onnx`, with what was found in it."""
+
+    payload: bytes
+    """The ONNX file."""
+    sha256: str
+    input_shape: tuple[int, int, int]
+    """(C, H, W) of one image."""
+    classes: int
+    opset: int
+    precision: str
+    """'fp32' or 'fp16': the type of the weights of convolutions and matrix products."""
+    facts: dict[str, Any]
+    """JSON-ready: parameters (all and non-zero), initialisers and their bytes, nodes by operator, producer."""
+
+
+def check_onnx(
+    payload: bytes,
+    *,
+    shape: tuple[int, int, int],
+    classes: int | None = None,
+    opset: int | None = None,
+    precision: str = "fp32",
+) -> OnnxArtifact:
+    """Parse `payload` and hold it against the canonical layout.
+
+    Args:
+        payload: The bytes of an ONNX file.
+        shape: (C, H, W) that the input must have.
+        classes: K that the output must have; without it, K must only be fixed.
+        opset: Operator set that the file must declare; without it, any.
+        precision: 'fp32' or 'fp16', the type that the weights must have.
+
+    Returns:
+        The file with the facts found in it.
+
+    Raises:
+        ExportError: The bytes are no valid ONNX model, or break the layout; the message says where.
+    """
+    if precision not in PRECISIONS:
+        raise ExportError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    model = read_model(payload)
+    _check_self_contained(model)
+    _check_valid(model)
+    _check_input(model.graph, shape)
+    found_classes = _check_output(model.graph, classes)
+    found_opset = _check_opset(model, opset)
+    _check_weights(model, precision)
+    _check_no_local_paths(model)
+    facts = _facts(model, len(payload))
+    sha256 = hashlib.sha256(payload).hexdigest()
+    return OnnxArtifact(payload, sha256, shape, found_classes, found_opset, precision, facts)
+
+
+def read_model(payload: bytes) -> ModelProto:
+    """Parse the bytes of an ONNX file; ExportError if they are none."""
+    try:
+        model = onnx.load_model_from_string(payload)
+    except DecodeError as error:
+        raise ExportError(f"{len(payload)} bytes are no ONNX file ({error}); export again") from error
+    if not model.graph.node:
+        raise ExportError(f"{len(payload)} bytes hold no ONNX graph; export again")
+    return model
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """`graph` and every graph inside its nodes' attributes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    yield from graphs(inner)
+
+
+def nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Every node of the model, nested ones included."""
+    for graph in graphs(model.graph):
+        yield from graph.node
+
+
+def tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    """Every constant of the model with its name: initialisers and the values of Constant nodes."""
+    for graph in graphs(model.graph):
+        yield from ((tensor.name, tensor) for tensor in graph.initializer)
+        for sparse in graph.sparse_initializer:
+            yield sparse.values.name, sparse.values
+        for node in graph.node:
+            yield from ((node.output[0], a.t) for a in node.attribute if a.type == onnx.AttributeProto.TENSOR)
+
+
+def constant_behind(name: str, makers: dict[str, NodeProto], constants: dict[str, TensorProto]) -> TensorProto | None:
+    """The constant that `name` carries, seen through Cast, Identity and DequantizeLinear; None for a computed one."""
+    while name not in constants:
+        node = makers.get(name)
+        if node is None or node.op_type not in ("Cast", "Identity", "DequantizeLinear"):
+            return None
+        name = node.input[0]
+    return constants[name]
+
+
+def values(tensor: TensorProto) -> NDArray[Any]:
+    """A constant as a numpy array."""
+    array: NDArray[Any] = numpy_helper.to_array(tensor)
+    return array
+
+
+def _check_self_contained(model: ModelProto) -> None:
+    """Everything is in the file, and in operators that every runtime knows."""
+    for name, tensor in tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ExportError(f"the weight {name!r} lies outside the ONNX file; export without external data")
+    for node in nodes(model):
+        if node.domain not in ("", "ai.onnx"):
+            raise ExportError(
+                f"the node {node.name!r} is {node.domain}::{node.op_type}, outside the standard ONNX domain; "
+                "engines do not know it, so rewrite that part of the network with standard operators"
+            )
+    if model.functions:
+        names = ", ".join(function.name for function in model.functions)
+        raise ExportError(f"the ONNX file defines its own functions ({names}); they must be inlined")
+
+
+def _check_valid(model: ModelProto) -> None:
+    """The checker of the ONNX project, with shape inference."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise ExportError(f"the ONNX checker refuses the file: {_one_line(error)}") from error
+
+
+def _check_input(graph: GraphProto, shape: tuple[int, int, int]) -> None:
+    initialisers = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in initialisers]
+    if [value.name for value in inputs] != [INPUT]:
+        given = [value.name for value in inputs]
+        raise ExportError(f"the ONNX file has the inputs {given}; expected one, named {INPUT!r}")
+    dims = _float_dims(inputs[0])
+    if dims[1:] != list(shape):
+        raise ExportError(f"the ONNX input is {dims}; expected [batch, {', '.join(map(str, shape))}]")
+    _check_dynamic(INPUT, dims)
+
+
+def _check_output(graph: GraphProto, classes: int | None) -> int:
+    """The number of classes K of the output [batch, K]."""
+    if [value.name for value in graph.output] != [OUTPUT]:
+        given = [value.name for value in graph.output]
+        raise ExportError(f"the ONNX file has the outputs {given}; expected one, named {OUTPUT!r}")
+    dims = _float_dims(graph.output[0])
+    if len(dims) != 2 or not isinstance(dims[1], int) or classes not in (None, dims[1]):
+        raise ExportError(f"the ONNX output is {dims}; expected [batch, {classes or 'K, a fixed number'}]")
+    _check_dynamic(OUTPUT, dims)
+    return int(dims[1])
+
+
+def _float_dims(value: ValueInfoProto) -> list[int | str]:
+    """The dimensions of a float32 input or output: numbers where fixed, names (or '?') where dynamic."""
+    tensor = value.type.tensor_type
+    if tensor.elem_type != TensorProto.FLOAT:
+        given = TensorProto.DataType.Name(tensor.elem_type)
+        raise ExportError(f"the ONNX {value.name!r} is {given}; expected float32, as in every precision")
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+
+
+def _check_dynamic(name: str, dims: list[int | str]) -> None:
+    if isinstance(dims[0], int):
+        raise ExportError(f"the batch of {name!r} is fixed to {dims[0]}; export with a dynamic batch")
+
+
+def _check_opset(model: ModelProto, opset: int | None) -> int:
+    found = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if not found or (opset is not None and found[0] != opset):
+        raise ExportError(f"the ONNX file has operator set {found or 'none'}; expected {opset or 'one'}")
+    return int(found[0])
+
+
+def _check_weights(model: ModelProto, precision: str) -> None:
+    """Every constant is finite, and every convolution and matrix product has weights of `precision`."""
+    for name, tensor in tensors(model):
+        if tensor.data_type in _FLOATS:
+            bad = np.count_nonzero(~np.isfinite(values(tensor).astype(np.float64)))
+            if bad:
+                raise ExportError(f"the weight {name!r} has {bad} values that are NaN or infinite")
+    constants, makers = dict(tensors(model)), {out: node for node in nodes(model) for out in node.output}
+    for node in nodes(model):
+        weight = constant_behind(node.input[1], makers, constants) if node.op_type in WEIGHTED_OPS else None
+        if weight is not None and weight.data_type in set(_FLOATS) - {PRECISIONS[precision]}:
+            given = TensorProto.DataType.Name(weight.data_type)
+            raise ExportError(f"the weight {weight.name!r} of {node.name!r} is {given}; expected {precision}")
+
+
+def _check_no_local_paths(model: ModelProto) -> None:
+    """Doc strings and metadata say nothing of the machine that exported."""
+    for text in texts(model):
+        match = _LOCAL_PATH.search(text)
+        if match:
+            line = _one_line(text)[:120]
+            raise ExportError(f"the ONNX file carries a local path in its metadata ({line!r}); strip it")
+
+
+def texts(model: ModelProto) -> Iterator[str]:
+    """Every doc string and metadata value of the model."""
+    parts: list[Any] = [model, *model.functions]
+    for graph in graphs(model.graph):
+        parts += [graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    for part in parts:
+        yield part.doc_string
+        yield from (entry.value for entry in part.metadata_props)
+
+
+def _facts(model: ModelProto, size: int) -> dict[str, Any]:
+    constants = [values(tensor) for _, tensor in tensors(model)]
+    floats = [array for array in constants if np.issubdtype(array.dtype, np.floating)]
+    return {
+        "bytes": size,
+        "initialisers": len(constants),
+        "initialiser_bytes": sum(array.nbytes for array in constants),
+        "parameters": sum(array.size for array in floats),
+        "nonzero_parameters": int(sum(np.count_nonzero(array) for array in floats)),
+        "nodes": dict(sorted(Counter(node.op_type for node in nodes(model)).items())),
+        "ir_version": int(model.ir_version),
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+    }
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

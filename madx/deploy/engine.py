@@ -1,0 +1,159 @@
+"""What an engine is to the rest of madx, and the registry of the runtimes that make one.
+
+A `Backend` turns a checked ONNX file into bytes (`build`) and these bytes into a callable (`load`). An `Engine`
+maps float32 images [B, C, H, W] in [0, 1] to float32 logits [B, K]. The bytes are the identity of an engine:
+whatever is measured is bound to their SHA-256. A runtime's module is imported when its kind is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madx.errors import EngineError
+
+if TYPE_CHECKING:
+    from madx.deploy.check import OnnxArtifact
+    from madx.recipe import EngineConfig
+
+Images = NDArray[np.float32]
+Logits = NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """A loaded engine: call it with images, get logits."""
+
+    name: str
+    """The engine's name in reports, for example 'ort-cpu-fp32'."""
+    timing: str
+    """What a number from `timer` measures, for example 'host call, preallocated I/O'."""
+    facts: dict[str, Any]
+    """How the engine runs here: versions, threads, device, precision as the runtime reports it."""
+
+    def __call__(self, images: Images) -> Logits:
+        """Logits [B, K] of images [B, C, H, W], any B >= 1; EngineError for anything else."""
+        ...
+
+    def timer(self, images: Images) -> Callable[[], float]:
+        """A callable with its own preallocated I/O that runs one inference on `images` and returns its seconds."""
+        ...
+
+    def close(self) -> None:
+        """Release the engine's memory; a later call raises EngineError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Availability:
+    """What a backend can do on this machine."""
+
+    can_build: bool
+    can_run: bool
+    reason: str
+    """One sentence: the version found, or what is missing."""
+    remedy: str = ""
+    """The one pip line that helps, or nothing."""
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """The bytes of an engine and the record of their making."""
+
+    payload: bytes
+    sha256: str
+    suffix: str
+    """File ending of the payload: '.onnx' or '.plan'."""
+    facts: dict[str, Any]
+    """JSON-ready: build seconds, size, tool versions, flags, and for TensorRT what the builder's log says."""
+
+    @classmethod
+    def of(cls, payload: bytes, suffix: str, facts: dict[str, Any]) -> BuiltEngine:
+        """Hash `payload` and add its size to `facts`."""
+        return cls(payload, hashlib.sha256(payload).hexdigest(), suffix, {**facts, "bytes": len(payload)})
+
+
+class Backend(Protocol):
+    """One runtime."""
+
+    kind: str
+
+    def availability(self) -> Availability:
+        """What can be built and run here. Never raises."""
+        ...
+
+    def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:
+        """Build an engine whose tactics are chosen for `batch` images; EngineError if it cannot be built here."""
+        ...
+
+    def load(self, payload: bytes, config: EngineConfig) -> Engine:
+        """Load a built engine; EngineError if it cannot run here."""
+        ...
+
+
+_BACKENDS: dict[str, str] = {}
+
+
+def register(kind: str, target: str) -> None:
+    """Make `kind` known as the class 'module:Class', which is called with the kind; a kind is registered once."""
+    if kind in _BACKENDS:
+        taken = _BACKENDS[kind]
+        raise EngineError(f"the engine kind {kind!r} is already registered as {taken}; choose another name")
+    _BACKENDS[kind] = target
+
+
+register("ort-cpu", "madx.deploy.ort:OrtBackend")
+register("ort-cuda", "madx.deploy.ort:OrtBackend")
+register("openvino-cpu", "madx.deploy.openvino:OpenVinoBackend")
+register("tensorrt", "madx.deploy.tensorrt:TensorRtBackend")
+register("tensorrt-rtx", "madx.deploy.tensorrt:TensorRtBackend")
+
+
+def kinds() -> tuple[str, ...]:
+    """The registered kinds, in the order of registration."""
+    return tuple(_BACKENDS)
+
+
+def backend(kind: str) -> Backend:
+    """The backend of `kind`; its module is imported here, the engine's own package only when it is used."""
+    if kind not in _BACKENDS:
+        raise EngineError(f"there is no engine kind {kind!r}; known kinds are {', '.join(_BACKENDS)}")
+    module, _, name = _BACKENDS[kind].partition(":")
+    made: Backend = getattr(importlib.import_module(module), name)(kind)
+    return made
+
+
+def availabilities() -> dict[str, Availability]:
+    """What every registered kind can do on this machine."""
+    return {kind: backend(kind).availability() for kind in kinds()}
+
+
+def checked_images(images: Images, shape: tuple[int, int, int], name: str) -> Images:
+    """`images` as a contiguous array if they are float32 [B, *shape] with B >= 1; else EngineError."""
+    if not isinstance(images, np.ndarray) or images.dtype != np.float32:
+        given = getattr(images, "dtype", type(images).__name__)
+        raise EngineError(f"{name} takes float32 numpy images, not {given}; use astype(numpy.float32)")
+    if images.ndim != 4 or images.shape[1:] != shape or len(images) == 0:
+        expected = ", ".join(str(side) for side in shape)
+        raise EngineError(f"{name} takes images [B, {expected}] with B >= 1, not {list(images.shape)}")
+    return np.ascontiguousarray(images)
+
+
+def in_chunks(images: Images, limit: int) -> Iterator[Images]:
+    """Views of at most `limit` images each, in order."""
+    for start in range(0, len(images), limit):
+        yield images[start : start + limit]
+
+
+def require_same_precision(onnx: OnnxArtifact, config: EngineConfig) -> None:
+    """Engines are strongly typed: the file decides the precision, so the recipe's word must agree with it."""
+    if onnx.precision != config.precision:
+        raise EngineError(
+            f"{config.name} was given an ONNX file of precision {onnx.precision}; export it with precision "
+            f"{config.precision!r}, because engines take the precision of their file"
+        )

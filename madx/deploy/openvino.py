@@ -1,0 +1,154 @@
+"""OpenVINO on the CPU. The engine's bytes are the ONNX file; OpenVINO compiles it when loading, with a dynamic batch.
+
+On CPUs with bfloat16 units OpenVINO computes in bfloat16 unless told otherwise, also for a float32 file. That changes
+logits by a thousand times more than float32 does, so the precision is set here, and read back after compiling.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from madx.deploy.engine import (
+    Availability,
+    BuiltEngine,
+    Engine,
+    Images,
+    Logits,
+    checked_images,
+    require_same_precision,
+)
+from madx.deploy.hardware import physical_cores
+from madx.errors import EngineError
+
+if TYPE_CHECKING:
+    from madx.deploy.check import OnnxArtifact
+    from madx.recipe import EngineConfig
+
+_REMEDY = 'pip install "madx[openvino]"'
+
+
+class OpenVinoBackend:
+    """OpenVINO's CPU plugin."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def availability(self) -> Availability:
+        """Whether OpenVINO can be imported and shows a CPU."""
+        try:
+            import openvino
+        except (ImportError, OSError) as error:
+            return Availability(False, False, f"openvino cannot be imported ({error})", _REMEDY)
+        version = f"openvino {openvino.__version__.split('-')[0]}"
+        if "CPU" not in openvino.Core().available_devices:
+            return Availability(False, False, f"{version} has no CPU plugin for this machine", _REMEDY)
+        return Availability(True, True, version)
+
+    def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
+        """Take the ONNX file as it is, after proving that OpenVINO compiles it; the batch stays dynamic."""
+        require_same_precision(onnx, config)
+        started = time.perf_counter()
+        engine = self.load(onnx.payload, config)
+        seconds = time.perf_counter() - started
+        facts = {**engine.facts, "build_seconds": seconds}
+        engine.close()
+        return BuiltEngine.of(onnx.payload, ".onnx", facts)
+
+    def load(self, payload: bytes, config: EngineConfig) -> Engine:
+        """Compile an ONNX file for the CPU; EngineError if OpenVINO is missing or refuses the file."""
+        available = self.availability()
+        if not available.can_run:
+            raise EngineError(f"{config.name} cannot run here: {available.reason}; install it with: {available.remedy}")
+        return OpenVinoEngine(payload, config)
+
+
+class OpenVinoEngine:
+    """A compiled OpenVINO model with one stream and a dynamic batch."""
+
+    timing = "host call, preallocated I/O"
+
+    def __init__(self, payload: bytes, config: EngineConfig) -> None:
+        import openvino
+
+        self.name = config.name
+        threads = config.threads or physical_cores()
+        core = openvino.Core()
+        precision = _precision(core, config)
+        properties = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(threads),
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        try:
+            self._model: Any = core.compile_model(core.read_model(payload), "CPU", properties)
+        except RuntimeError as error:
+            raise EngineError(f"{self.name}: OpenVINO refuses the file: {' '.join(str(error).split())}") from error
+        self._shape, self._classes = _signature(self._model)
+        self._request: Any = self._model.create_infer_request()
+        self.facts: dict[str, Any] = {
+            "openvino": openvino.__version__,
+            "device": core.get_property("CPU", "FULL_DEVICE_NAME"),
+            "threads": int(self._model.get_property("INFERENCE_NUM_THREADS")),
+            "streams": int(self._model.get_property("NUM_STREAMS")),
+            "arithmetic": self._model.get_property("INFERENCE_PRECISION_HINT").to_string(),
+        }
+        if self.facts["arithmetic"] != precision:
+            raise EngineError(
+                f"{self.name}: OpenVINO computes in {self.facts['arithmetic']} though {precision} was asked for"
+            )
+
+    def __call__(self, images: Images) -> Logits:
+        """Logits [B, K] of float32 images [B, C, H, W]."""
+        checked = checked_images(images, self._shape, self.name)
+        self._open()
+        try:
+            result = self._request.infer({0: checked}, share_inputs=False, share_outputs=False)
+        except RuntimeError as error:
+            raise EngineError(f"{self.name} failed on {list(images.shape)}: {' '.join(str(error).split())}") from error
+        logits: Logits = result[0]
+        return logits
+
+    def timer(self, images: Images) -> Callable[[], float]:
+        """Seconds of one synchronous request of its own, on input and output memory that is allocated once."""
+        import openvino
+
+        checked = checked_images(images, self._shape, self.name).copy()
+        result = np.empty((len(checked), self._classes), np.float32)
+        request = self._open().create_infer_request()
+        request.set_input_tensor(openvino.Tensor(checked, shared_memory=True))
+        request.set_output_tensor(openvino.Tensor(result, shared_memory=True))
+
+        def run() -> float:
+            _keep_alive = (checked, result)  # the request only borrows their memory
+            started = time.perf_counter()
+            request.infer()
+            return time.perf_counter() - started
+
+        return run
+
+    def close(self) -> None:
+        """Release the compiled model and its request."""
+        self._model = self._request = None
+
+    def _open(self) -> Any:
+        if self._model is None:
+            raise EngineError(f"{self.name} was closed; load it again before using it")
+        return self._model
+
+
+def _precision(core: Any, config: EngineConfig) -> str:
+    """f32 for a float32 file; f16 for a float16 file where the CPU computes in it, else f32."""
+    halves = "FP16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "f16" if config.precision == "fp16" and halves else "f32"
+
+
+def _signature(model: Any) -> tuple[tuple[int, int, int], int]:
+    """(C, H, W) of the input and the number of classes."""
+    shape = model.input(0).partial_shape
+    channels, height, width = (shape[axis].get_length() for axis in (1, 2, 3))
+    return (channels, height, width), model.output(0).partial_shape[1].get_length()

@@ -1,0 +1,176 @@
+"""ONNX Runtime on the CPU and on CUDA. The engine's bytes are the ONNX file; the runtime optimises it when loading.
+
+Spinning is off: verification interleaves two engines in one process, and the idle threads of one would burn the cores
+that the other is timed on. The choice is recorded in the engine's facts, as are the threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from madx.deploy.engine import (
+    Availability,
+    BuiltEngine,
+    Engine,
+    Images,
+    Logits,
+    checked_images,
+    require_same_precision,
+)
+from madx.deploy.hardware import nvidia_gpus, physical_cores
+from madx.errors import EngineError
+
+if TYPE_CHECKING:
+    from madx.deploy.check import OnnxArtifact
+    from madx.recipe import EngineConfig
+
+_PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
+_ERRORS_ONLY = 3
+_CPU_REMEDY = "pip install onnxruntime"
+_GPU_REMEDY = 'pip install "madx[ort-gpu]"'
+
+
+class OrtBackend:
+    """ONNX Runtime with the execution provider that `kind` names."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._provider = _PROVIDERS[kind]
+
+    def availability(self) -> Availability:
+        """Whether the package is there and offers the provider, and for CUDA whether there is a GPU."""
+        remedy = _GPU_REMEDY if self.kind == "ort-cuda" else _CPU_REMEDY
+        try:
+            import onnxruntime
+        except (ImportError, OSError) as error:
+            return Availability(False, False, f"onnxruntime cannot be imported ({error})", remedy)
+        version = f"onnxruntime {onnxruntime.__version__}"
+        if self._provider not in onnxruntime.get_available_providers():
+            return Availability(False, False, f"{version} has no {self._provider}", remedy)
+        if self.kind == "ort-cuda" and not nvidia_gpus():
+            return Availability(False, False, f"{version} has CUDA, but the driver shows no NVIDIA GPU")
+        return Availability(True, True, version)
+
+    def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
+        """Take the ONNX file as it is, after proving that the runtime loads it; the batch stays dynamic."""
+        require_same_precision(onnx, config)
+        started = time.perf_counter()
+        engine = self.load(onnx.payload, config)
+        seconds = time.perf_counter() - started
+        facts = {**engine.facts, "build_seconds": seconds}
+        engine.close()
+        return BuiltEngine.of(onnx.payload, ".onnx", facts)
+
+    def load(self, payload: bytes, config: EngineConfig) -> Engine:
+        """Load an ONNX file into a session; EngineError if the provider is missing or refuses the file."""
+        available = self.availability()
+        if not available.can_run:
+            help_ = f"; install it with: {available.remedy}" if available.remedy else ""
+            raise EngineError(f"{config.name} cannot run here: {available.reason}{help_}")
+        return OrtEngine(payload, config, self._provider)
+
+
+class OrtEngine:
+    """An ONNX Runtime session with a dynamic batch."""
+
+    def __init__(self, payload: bytes, config: EngineConfig, provider: str) -> None:
+        import onnxruntime
+
+        self.name = config.name
+        self._device = "cuda" if provider.startswith("CUDA") else "cpu"
+        self.timing = "host call, preallocated I/O"
+        if self._device == "cuda":
+            self.timing = "host call until the GPU is done, preallocated I/O on the GPU"
+        threads = config.threads or physical_cores()
+        self._session: Any = _session(payload, config.name, provider, threads)
+        self._shape, self._classes = _signature(self._session)
+        self.facts: dict[str, Any] = {
+            "onnxruntime": onnxruntime.__version__,
+            "provider": provider,
+            "intra_op_threads": threads,
+            "inter_op_threads": 1,
+            "spinning": False,
+            "graph_optimisation": "all",
+        }
+
+    def __call__(self, images: Images) -> Logits:
+        """Logits [B, K] of float32 images [B, C, H, W]."""
+        checked = checked_images(images, self._shape, self.name)
+        with _explained(f"{self.name} failed on {list(images.shape)}"):
+            logits: Logits = self._open().run(["logits"], {"input": checked})[0]
+        return logits
+
+    def timer(self, images: Images) -> Callable[[], float]:
+        """Seconds of one run with inputs and outputs bound to memory that is allocated once."""
+        from onnxruntime import OrtValue
+
+        session = self._open()
+        checked = checked_images(images, self._shape, self.name).copy()
+        result = np.empty((len(checked), self._classes), np.float32)
+        bound = [OrtValue.ortvalue_from_numpy(array, self._device, 0) for array in (checked, result)]
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("input", bound[0])
+        binding.bind_ortvalue_output("logits", bound[1])
+
+        def run() -> float:
+            _keep_alive = bound  # the binding only borrows the arrays' memory
+            started = time.perf_counter()
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            return time.perf_counter() - started
+
+        return run
+
+    def close(self) -> None:
+        """Release the session."""
+        self._session = None
+
+    def _open(self) -> Any:
+        if self._session is None:
+            raise EngineError(f"{self.name} was closed; load it again before using it")
+        return self._session
+
+
+class _explained:  # noqa: N801 - reads as a word in a with statement
+    """Turn any error that ONNX Runtime raises into an EngineError; its classes share no base but Exception."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        known = tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))
+        if isinstance(error, (*known, RuntimeError, ValueError)):
+            raise EngineError(f"{self._what}: {' '.join(str(error).split())}") from error
+
+
+def _session(payload: bytes, name: str, provider: str, threads: int) -> Any:
+    """A session that runs on `provider` and on nothing else in its place."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with _explained(f"{name}: ONNX Runtime refuses the file"):
+        session = onnxruntime.InferenceSession(payload, options, providers=[provider])
+    if session.get_providers()[0] != provider:  # ONNX Runtime falls back to the CPU with no more than a warning
+        raise EngineError(f"{name}: ONNX Runtime could not start {provider} and fell back to the CPU")
+    return session
+
+
+def _signature(session: Any) -> tuple[tuple[int, int, int], int]:
+    """(C, H, W) of the input and the number of classes."""
+    _, channels, height, width = session.get_inputs()[0].shape
+    return (channels, height, width), session.get_outputs()[0].shape[1]

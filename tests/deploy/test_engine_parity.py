@@ -1,0 +1,156 @@
+"""Every engine that can run here computes what torch computes. A new engine is tested by a new row of ENGINES.
+
+A machine says which engines it promises in MADX_PROMISED_ENGINES, separated by commas: a promised engine that is not
+available fails, any other skips with the reason.
+"""
+
+import os
+import time
+
+import numpy as np
+import pytest
+from deploy_cases import NETS, exported, images, logits_of, net
+
+from madx.deploy.engine import backend
+from madx.errors import EngineError
+from madx.recipe import EngineConfig
+
+ENGINES = {
+    # kind, precision: largest difference of a logit of order 1. float16 has 11 bits, so 5e-4 an operation.
+    ("ort-cpu", "fp32"): 1e-5,
+    ("ort-cpu", "fp16"): 5e-3,
+    ("openvino-cpu", "fp32"): 1e-5,
+    ("openvino-cpu", "fp16"): 5e-3,
+    ("ort-cuda", "fp32"): 1e-4,
+}
+BATCHES = (1, 7, 129)
+
+
+@pytest.fixture(params=ENGINES, ids="-".join)
+def row(request):
+    kind, precision = request.param
+    available = backend(kind).availability()
+    if not available.can_run:
+        promised = kind in os.environ.get("MADX_PROMISED_ENGINES", "").split(",")
+        (pytest.fail if promised else pytest.skip)(f"{kind}: {available.reason}")
+    return EngineConfig(kind=kind, precision=precision, threads=1), ENGINES[request.param]
+
+
+@pytest.fixture
+def engine(row):
+    config, _ = row
+    loaded = backend(config.kind).load(exported("residual", config.precision).payload, config)
+    yield loaded
+    loaded.close()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_logits_are_those_of_torch(row, name):
+    config, tolerance = row
+    built = backend(config.kind).build(exported(name, config.precision), config, batch=1)
+    loaded = backend(config.kind).load(built.payload, config)
+    module = net(name)
+    for batch in BATCHES:
+        logits = loaded(images(batch))
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, logits_of(module, images(batch)), rtol=0, atol=tolerance)
+    loaded.close()
+
+
+def test_an_image_gets_the_same_logits_in_any_company(engine, row):
+    alone = np.concatenate([engine(image[None]) for image in images(7)])
+    np.testing.assert_allclose(engine(images(7)), alone, rtol=0, atol=row[1])
+
+
+def test_results_are_not_overwritten_by_the_next_call(engine):
+    first = engine(images(3))
+    kept = first.copy()
+    engine(images(3, seed=1))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_strided_images_are_read_right(engine, row):
+    whole = images(6)
+    np.testing.assert_allclose(engine(whole[::2]), engine(np.ascontiguousarray(whole[::2])), rtol=0, atol=row[1])
+
+
+def test_the_timer_computes_the_logits_of_its_own_images(engine, row, monkeypatch):
+    """The output buffer that a timer allocates is caught, poisoned and looked into after a timed run."""
+    if row[0].kind == "ort-cuda":
+        pytest.skip("its buffer lies on the GPU")
+    buffers = []
+    empty = np.empty
+    monkeypatch.setattr(np, "empty", lambda *given: buffers.append(empty(*given)) or buffers[-1])
+    batch = images(5)
+    timed = engine.timer(batch)
+    monkeypatch.undo()
+    (buffer,) = (buffer for buffer in buffers if buffer.shape == (5, 10))
+    expected = engine(batch)
+    batch[:] = 0  # the timer has its own copy
+    buffer[:] = np.nan
+    started = time.perf_counter()
+    seconds = timed()
+    assert 0 < seconds <= time.perf_counter() - started
+    np.testing.assert_allclose(buffer, expected, rtol=0, atol=row[1])
+
+
+def test_two_timers_and_calls_do_not_disturb_each_other(engine):
+    small, large = engine.timer(images(1)), engine.timer(images(64))
+    before = engine(images(9))
+    assert all(run() > 0 for run in (small, large, small, large))
+    np.testing.assert_array_equal(engine(images(9)), before)
+
+
+BAD_IMAGES = {
+    "float64": (images(2).astype(np.float64), "not float64"),
+    "no batch": (images(1)[0], r"\[B, 3, 8, 8\] with B >= 1, not \[3, 8, 8\]"),
+    "empty": (images(1)[:0], r"not \[0, 3, 8, 8\]"),
+    "other size": (np.zeros((2, 3, 9, 8), np.float32), r"not \[2, 3, 9, 8\]"),
+    "channels last": (np.zeros((2, 8, 8, 3), np.float32), r"not \[2, 8, 8, 3\]"),
+    "a list": ([[1.0]], "not list"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_wrong_images_are_refused(engine, case):
+    bad, message = BAD_IMAGES[case]
+    for use in (engine, engine.timer):
+        with pytest.raises(EngineError, match=message):
+            use(bad)
+
+
+def test_a_closed_engine_says_so(engine):
+    engine.close()
+    for use in (engine, engine.timer):
+        with pytest.raises(EngineError, match="was closed"):
+            use(images(1))
+
+
+@pytest.mark.parametrize("payload", [b"", b"junk", b"junk" * 100], ids=["empty", "junk", "long junk"])
+def test_bytes_that_are_no_model_are_refused(row, payload):
+    config, _ = row
+    with pytest.raises(EngineError, match=f"{config.name}: .* refuses the file"):
+        backend(config.kind).load(payload, config)
+
+
+def test_the_build_is_bound_to_the_checked_file(row):
+    config, _ = row
+    artifact = exported("residual", config.precision)
+    built = backend(config.kind).build(artifact, config, batch=4)
+    assert (built.payload, built.sha256, built.suffix) == (artifact.payload, artifact.sha256, ".onnx")
+    assert built.facts["bytes"] == len(built.payload)
+    assert built.facts["build_seconds"] > 0
+    other = exported("residual", "fp16" if config.precision == "fp32" else "fp32")
+    with pytest.raises(EngineError, match="ONNX file of precision"):
+        backend(config.kind).build(other, config, batch=4)
+
+
+def test_names_and_facts_say_how_it_runs(engine, row):
+    config, _ = row
+    assert engine.name == config.name
+    assert "preallocated" in engine.timing
+    if config.kind == "ort-cpu":
+        assert {"intra_op_threads": 1, "inter_op_threads": 1, "spinning": False}.items() <= engine.facts.items()
+    if config.kind == "openvino-cpu":
+        assert (engine.facts["threads"], engine.facts["streams"]) == (1, 1)
+        assert engine.facts["arithmetic"] == "f32" or config.precision == "fp16"
