@@ -1,0 +1,106 @@
+"""The release gate: measurements in, verdict out, no file and no engine in between.
+
+A gate PASSES when its one-sided limit at the gate's confidence is on the right side of the bound, FAILS when the
+opposite limit is beyond the bound, and is INCONCLUSIVE otherwise. A threshold is never loosened. All gates must pass,
+each at its own confidence; an intersection-union test needs no correction for their number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
+
+from madx.errors import MadxError
+from madx.recipe.models import GateConfig
+from madx.verify.findings import Finding, finding
+from madx.verify.measurements import Measurements
+from madx.verify.suspicions import suspicions
+from madx.verify.verdict import GateResult, Outcome, Verdict
+
+_NONE_MISSING: Mapping[str, str] = MappingProxyType({})
+
+
+def judge(
+    measurements: Sequence[Measurements], gates: Sequence[GateConfig], *, missing: Mapping[str, str] = _NONE_MISSING
+) -> Verdict:
+    """Hold every measured engine against every gate.
+
+    Args:
+        measurements: one per engine that was measured.
+        gates: of the recipe.
+        missing: engines that the recipe promises and that were not measured, with the reason; each of their gates is
+            INCONCLUSIVE.
+
+    Raises:
+        MadxError: if an engine is given twice.
+    """
+    counts = Counter([*(measured.engine for measured in measurements), *missing])
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise MadxError(f"these engines were given to the gates more than once: {repeated}; expected each once")
+    judged = [_judge_gate(measured, gate) for measured in measurements for gate in gates]
+    absent = [_not_measured(engine, reason, gate) for engine, reason in missing.items() for gate in gates]
+    warnings = [
+        *(f"{measured.engine}: {sentence}" for measured in measurements for sentence in suspicions(measured)),
+        *(f"{engine} was promised and not measured: {reason}" for engine, reason in missing.items()),
+    ]
+    return Verdict(gates=(*judged, *absent), warnings=tuple(warnings))
+
+
+def decide(lower: float, upper: float, *, bound: float, direction: Literal["at_least", "at_most"]) -> Outcome:
+    """The rule of every gate, from the limits alone."""
+    if direction == "at_least":
+        passed, failed = lower >= bound, upper < bound
+    else:
+        passed, failed = upper <= bound, lower > bound
+    if passed:
+        return Outcome.PASS
+    return Outcome.FAIL if failed else Outcome.INCONCLUSIVE
+
+
+def _judge_gate(measured: Measurements, gate: GateConfig) -> GateResult:
+    found = finding(measured, gate)
+    outcome = decide(found.lower, found.upper, bound=gate.bound, direction=_direction(gate))
+    remarks = list(found.evidence)
+    if outcome is Outcome.INCONCLUSIVE:
+        remarks += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
+    if found.void:
+        outcome, remarks = Outcome.INCONCLUSIVE, [*found.evidence, *found.void]
+    elif found.doubts and outcome is Outcome.PASS:
+        outcome, remarks = Outcome.INCONCLUSIVE, [*remarks, *found.doubts]
+    return _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(remarks))
+
+
+def _result(
+    engine: str, gate: GateConfig, found: Finding, *, outcome: Outcome, evidence: tuple[str, ...]
+) -> GateResult:
+    return GateResult(
+        engine=engine,
+        metric=gate.metric,
+        bound=gate.bound,
+        direction=_direction(gate),
+        estimate=_finite(found.estimate),
+        lower=_finite(found.lower),
+        upper=_finite(found.upper),
+        confidence=gate.confidence,
+        outcome=outcome,
+        evidence=evidence,
+    )
+
+
+def _not_measured(engine: str, reason: str, gate: GateConfig) -> GateResult:
+    nothing = Finding(estimate=math.nan, lower=-math.inf, upper=math.inf, evidence=())
+    return _result(
+        engine, gate, nothing, outcome=Outcome.INCONCLUSIVE, evidence=(f"The engine was not measured: {reason}",)
+    )
+
+
+def _direction(gate: GateConfig) -> Literal["at_least", "at_most"]:
+    return "at_least" if gate.at_least is not None else "at_most"
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity, and a limit that does not exist is no number."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,326 @@
+"""What was measured on one engine: raw samples, per image and per timing block, and nothing computed from them.
+
+The reference is the dense engine, the candidate the pruned one. Layouts: per image [N]; per attack and image [A, N];
+per block pair [P, 2], in seconds per call, the columns being a pair's two blocks of that engine. Every value writes
+itself as a flat dictionary of arrays that `np.load(..., allow_pickle=False)` reads back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madx.errors import ArtifactError, MadxError
+
+Arrays = dict[str, NDArray[Any]]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """Which images stand, clean and under every attack, on both engines."""
+
+    index: NDArray[np.int64]
+    """[N] positions in the source."""
+    labels: NDArray[np.int64]
+    """[N]"""
+    clean_reference: Bools
+    """[N] correct on the clean image."""
+    clean_candidate: Bools
+    """[N] correct on the clean image."""
+    attacks: tuple[str, ...]
+    """Names of the A attacks, in the order they were run."""
+    attacked: Bools
+    """[A, N] an image that had fallen on both engines was not attacked again."""
+    standing_reference: Bools
+    """[A, N] correct on this attack's example; False where not attacked."""
+    standing_candidate: Bools
+    """[A, N] correct on this attack's example; False where not attacked."""
+    overrun: NDArray[np.float64]
+    """[A] how far the worst example lay outside the threat before it was projected back, in units of eps."""
+
+    def __post_init__(self) -> None:
+        n, a = len(self.index), len(self.attacks)
+        rows = (self.index, self.labels, self.clean_reference, self.clean_candidate)
+        tables = (self.attacked, self.standing_reference, self.standing_candidate)
+        _check_shapes("accuracy", [*((row, (n,)) for row in rows), *((table, (a, n)) for table in tables)])
+        _check_shapes("accuracy", [(self.overrun, (a,))])
+        if n == 0:
+            raise MadxError("an accuracy was measured on no image; expected at least one")
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return len(self.index)
+
+    @property
+    def robust_reference(self) -> Bools:
+        """[N] correct on the clean image and on every attack's example: the reference."""
+        return self.clean_reference & (self.standing_reference | ~self.attacked).all(axis=0)
+
+    @property
+    def robust_candidate(self) -> Bools:
+        """[N] correct on the clean image and on every attack's example: the candidate."""
+        return self.clean_candidate & (self.standing_candidate | ~self.attacked).all(axis=0)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """One value from those of the chunks, in their order.
+
+        Raises:
+            MadxError: if there is none, the attacks differ, or an image is in two of them.
+        """
+        if not parts:
+            raise MadxError("there is no chunk to join; expected at least one")
+        if len({part.attacks for part in parts}) > 1:
+            raise MadxError(f"chunks were attacked differently: {sorted({part.attacks for part in parts})}")
+        index = np.concatenate([part.index for part in parts])
+        if len(np.unique(index)) < len(index):
+            raise MadxError("an image is in two chunks, or twice in one; every image counts once")
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts], axis=-1)
+            for name in ("labels", *_BOOLEAN_FIELDS)
+        }
+        overrun = np.max([part.overrun for part in parts], axis=0)
+        return cls(index=index, attacks=parts[0].attacks, overrun=overrun, **joined)
+
+    def to_arrays(self) -> Arrays:
+        """Every field under its name; the attacks' names as text."""
+        plain = {name: getattr(self, name) for name in ("index", "labels", "overrun", *_BOOLEAN_FIELDS)}
+        return {**plain, "attacks": np.array(self.attacks, dtype=np.str_)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `to_arrays`.
+
+        Raises:
+            ArtifactError: if an array is missing or has the wrong shape.
+        """
+        plain = {name: _array(arrays, name) for name in ("index", "labels", "overrun", *_BOOLEAN_FIELDS)}
+        return cls(attacks=tuple(str(name) for name in _array(arrays, "attacks")), **plain)
+
+
+_BOOLEAN_FIELDS = ("clean_reference", "clean_candidate", "attacked", "standing_reference", "standing_candidate")
+
+
+@dataclass(frozen=True, eq=False)
+class Latency:
+    """Interleaved timings of both engines, and of the reference against itself on the same schedule."""
+
+    batch: int
+    """Images a call."""
+    timing: str
+    """What was timed, by name, for example "host call, preallocated I/O"."""
+    calls: int
+    """Calls a block; the block's value is their median."""
+    order: tuple[str, ...]
+    """Of each pair: "ABBA" or "BAAB", A being the reference."""
+    reference: NDArray[np.float64]
+    """[P, 2] block medians."""
+    candidate: NDArray[np.float64]
+    """[P, 2] block medians."""
+    control_a: NDArray[np.float64]
+    """[P, 2] block medians of the reference in the place of A: the A/A control, run beside each pair."""
+    control_b: NDArray[np.float64]
+    """[P, 2] block medians of the reference in the place of B."""
+    facts: Mapping[str, Any]
+    """The machine and its load, JSON-able."""
+
+    def __post_init__(self) -> None:
+        blocks = (self.reference, self.candidate, self.control_a, self.control_b)
+        _check_shapes("latency", [(block, (len(self.order), 2)) for block in blocks])
+        if not all(np.isfinite(block).all() and (block > 0).all() for block in blocks):
+            raise ArtifactError("a latency block is not a positive number of seconds; measure again")
+
+    @property
+    def log_ratios(self) -> NDArray[np.float64]:
+        """[P] ln(reference / candidate) of each pair; the schedule cancels a linear drift."""
+        return _log_ratios(self.reference, self.candidate)
+
+    @property
+    def control_log_ratios(self) -> NDArray[np.float64]:
+        """[P] the same for the reference against itself."""
+        return _log_ratios(self.control_a, self.control_b)
+
+    def to_arrays(self) -> Arrays:
+        """The blocks as they are; the rest as text."""
+        rest = {"batch": self.batch, "timing": self.timing, "calls": self.calls, "facts": dict(self.facts)}
+        blocks = {name: getattr(self, name) for name in _BLOCK_FIELDS}
+        return {**blocks, "order": np.array(self.order, dtype=np.str_), "rest": np.array(json.dumps(rest))}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `to_arrays`.
+
+        Raises:
+            ArtifactError: if an array is missing or has the wrong shape.
+        """
+        blocks: dict[str, Any] = {name: _array(arrays, name) for name in _BLOCK_FIELDS}
+        order = tuple(str(word) for word in _array(arrays, "order"))
+        rest: dict[str, Any] = _parsed(str(_array(arrays, "rest")))
+        return cls(order=order, **blocks, **rest)
+
+
+_BLOCK_FIELDS = ("reference", "candidate", "control_a", "control_b")
+
+
+@dataclass(frozen=True, eq=False)
+class EngineParity:
+    """One engine beside its torch twin on the same images."""
+
+    flips_clean: Bools
+    """[N] labelled otherwise than by the twin, clean."""
+    flips_adversarial: Bools
+    """[N] labelled otherwise than by the twin, on adversarial examples."""
+    difference: NDArray[np.float64]
+    """[N] largest |logit difference| of each image, clean or adversarial."""
+    violations: tuple[str, ...]
+    """What `check_contract` found on the engine."""
+
+    def __post_init__(self) -> None:
+        shape = (len(self.flips_clean),)
+        _check_shapes("parity", [(self.flips_adversarial, shape), (self.difference, shape)])
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return len(self.flips_clean)
+
+    @property
+    def flips(self) -> Bools:
+        """[N] labelled otherwise, clean or adversarial."""
+        return self.flips_clean | self.flips_adversarial
+
+    def to_arrays(self) -> Arrays:
+        """Every field under its name."""
+        plain = {name: getattr(self, name) for name in _PARITY_FIELDS}
+        return {**plain, "violations": np.array(self.violations, dtype=np.str_)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `to_arrays`.
+
+        Raises:
+            ArtifactError: if an array is missing or has the wrong shape.
+        """
+        plain = {name: _array(arrays, name) for name in _PARITY_FIELDS}
+        return cls(violations=tuple(str(text) for text in _array(arrays, "violations")), **plain)
+
+
+_PARITY_FIELDS = ("flips_clean", "flips_adversarial", "difference")
+
+
+@dataclass(frozen=True, eq=False)
+class Parity:
+    """Both engines, each beside its own twin, on as many images."""
+
+    reference: EngineParity
+    candidate: EngineParity
+
+    def __post_init__(self) -> None:
+        _check_shapes("parity", [(self.candidate.flips_clean, self.reference.flips_clean.shape)])
+
+    def to_arrays(self) -> Arrays:
+        """The arrays of both, named reference.* and candidate.*."""
+        return {
+            **_prefixed("reference", self.reference.to_arrays()),
+            **_prefixed("candidate", self.candidate.to_arrays()),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `to_arrays`."""
+        return cls(
+            reference=EngineParity.from_arrays(_part(arrays, "reference")),
+            candidate=EngineParity.from_arrays(_part(arrays, "candidate")),
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of the two engine files."""
+
+    reference: int
+    candidate: int
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """All of one engine."""
+
+    engine: str
+    """Its name in the recipe, for example "ort-cpu-fp32"."""
+    accuracy: Accuracy
+    latency: Latency
+    parity: Parity
+    sizes: Sizes
+
+    def to_arrays(self) -> Arrays:
+        """Everything in one flat dictionary, for one .npz file."""
+        return {
+            "engine": np.array(self.engine),
+            "sizes": np.array([self.sizes.reference, self.sizes.candidate], dtype=np.int64),
+            **_prefixed("accuracy", self.accuracy.to_arrays()),
+            **_prefixed("latency", self.latency.to_arrays()),
+            **_prefixed("parity", self.parity.to_arrays()),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `to_arrays`.
+
+        Raises:
+            ArtifactError: if an array is missing or has the wrong shape.
+        """
+        reference, candidate = _array(arrays, "sizes").tolist()
+        return cls(
+            engine=str(_array(arrays, "engine")),
+            accuracy=Accuracy.from_arrays(_part(arrays, "accuracy")),
+            latency=Latency.from_arrays(_part(arrays, "latency")),
+            parity=Parity.from_arrays(_part(arrays, "parity")),
+            sizes=Sizes(reference=reference, candidate=candidate),
+        )
+
+
+def _log_ratios(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    ratios: NDArray[np.float64] = np.log(a).mean(axis=1) - np.log(b).mean(axis=1)
+    return ratios
+
+
+def _check_shapes(what: str, expected: Sequence[tuple[NDArray[Any], tuple[int, ...]]]) -> None:
+    for array, shape in expected:
+        if array.shape != shape:
+            raise ArtifactError(
+                f"the {what} arrays do not fit together: {list(array.shape)} where {list(shape)} was due"
+            )
+
+
+def _array(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    try:
+        return arrays[name]
+    except KeyError:
+        raise ArtifactError(f"the measurements have no array {name!r}; they hold {sorted(arrays)}") from None
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """The part of a latency that is text; whatever else it holds is a file that madx did not write."""
+    try:
+        rest = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"the latency's facts are not JSON: {error}") from None
+    if not isinstance(rest, dict) or set(rest) != {"batch", "timing", "calls", "facts"}:
+        raise ArtifactError(f"the latency's facts should be batch, timing, calls and facts; they are {text[:80]!r}")
+    return rest
+
+
+def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
+    return {f"{prefix}.{name}": array for name, array in arrays.items()}
+
+
+def _part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
+    return {name[len(prefix) + 1 :]: arrays[name] for name in arrays if name.startswith(prefix + ".")}

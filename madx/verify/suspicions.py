@@ -1,0 +1,64 @@
+"""Signs that a number is too good or was come by wrongly: warnings on the verdict, one sentence each.
+
+A warning changes no outcome by itself; what must not pass is said by the findings. Later signs (gradient masking, a
+loss that still rises, an unbounded attack that fails) belong here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from madx.stats import clopper_pearson, tango_interval
+from madx.verify.findings import discordant
+from madx.verify.measurements import Accuracy, Measurements, Parity
+
+RISE_CONFIDENCE = 0.95
+NO_ROBUSTNESS = 0.05
+"""A reference whose robust accuracy is not clearly above this has nothing to keep."""
+
+
+def suspicions(measured: Measurements) -> tuple[str, ...]:
+    """What a reader must know before believing the gates of this engine."""
+    return (
+        *_rise(measured.accuracy),
+        *_no_robustness(measured.accuracy),
+        *_overruns(measured.accuracy),
+        *_violations(measured.parity),
+    )
+
+
+def _rise(accuracy: Accuracy) -> Iterator[str]:
+    """Pruning does not make a network more robust; an attack that fails on it makes it look so."""
+    lost, gained = discordant(accuracy.robust_reference, accuracy.robust_candidate)
+    _, upper = tango_interval(accuracy.images, lost, gained, confidence=RISE_CONFIDENCE)
+    if upper < 0:
+        yield (
+            f"robust accuracy ROSE by {100 * (gained - lost) / accuracy.images:.2f} points ({gained} images gained, "
+            f"{lost} lost), more than chance explains. Suspect the attack before you believe it: attack the pruned "
+            "network with more steps and restarts, and without gradients."
+        )
+
+
+def _no_robustness(accuracy: Accuracy) -> Iterator[str]:
+    robust = int(accuracy.robust_reference.sum())
+    lower, _ = clopper_pearson(robust, accuracy.images, confidence=RISE_CONFIDENCE)
+    if lower <= NO_ROBUSTNESS:
+        yield (
+            f"the reference engine is robust on {robust} of {accuracy.images} images only: there is hardly any "
+            "robustness to keep. Was it trained adversarially, at this eps?"
+        )
+
+
+def _overruns(accuracy: Accuracy) -> Iterator[str]:
+    for name, overrun in zip(accuracy.attacks, accuracy.overrun, strict=True):
+        if overrun > 0:
+            yield (
+                f"the attack {name!r} left its threat by {overrun:.2g} eps; its examples were projected back and "
+                "scored again, but an attack that does so is faulty."
+            )
+
+
+def _violations(parity: Parity) -> Iterator[str]:
+    for name, side in (("reference", parity.reference), ("candidate", parity.candidate)):
+        for sentence in side.violations:
+            yield f"the {name} engine breaks its contract: {sentence}."

@@ -1,0 +1,121 @@
+"""Engines that keep the contract, and one known-bad engine for every sentence that the check can say."""
+
+import numpy as np
+import pytest
+
+from madx.errors import DataError, EngineError
+from madx.verify import check_contract
+from madx.verify.contract import logits_of
+
+RNG = np.random.default_rng(3)
+IMAGES = RNG.random((8, 1, 4, 4), dtype=np.float32)
+WEIGHTS = RNG.normal(size=(16, 5)).astype(np.float32)
+
+
+def linear(images):
+    return images.reshape(len(images), -1) @ WEIGHTS
+
+
+def softmax(images):
+    exponentials = np.exp(linear(images))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def train_mode(images):
+    logits = linear(images)
+    return logits - logits.mean(axis=0) * (len(images) > 1)
+
+
+def only_odd_is_wrong(images):
+    return linear(images) + (len(images) == 7)
+
+
+def constant(images):
+    return np.tile(np.float32([0.3, 2.0, -1.0]), (len(images), 1))
+
+
+def scribbler(images):
+    logits = linear(images)
+    images[:] = 0
+    return logits
+
+
+def forgetful():
+    noise = np.random.default_rng(0)
+    return lambda images: linear(images) + noise.normal(size=(len(images), 5))
+
+
+def reusing_its_buffer():
+    buffer = np.zeros((64, 5), dtype=np.float32)
+
+    def engine(images):
+        buffer[: len(images)] = linear(images)
+        return buffer[: len(images)]
+
+    return engine
+
+
+def test_a_good_engine_keeps_it():
+    assert check_contract(linear, IMAGES) == []
+
+
+def test_an_engine_may_reuse_its_output_buffer():
+    assert check_contract(reusing_its_buffer(), IMAGES) == []
+
+
+def test_rounding_between_batch_sizes_is_within_tolerance():
+    def rounded(images):
+        return linear(images) * (1 + 1e-5 * len(images))
+
+    assert check_contract(rounded, IMAGES) == []
+    assert len(check_contract(rounded, IMAGES, tolerance=1e-6)) == 2
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        (softmax, "softmax probabilities"),
+        (train_mode, "batch 1 differ from those at batch 8"),
+        (only_odd_is_wrong, "batch 7 differ from those at batch 8"),
+        (constant, "do not depend on the image"),
+        (scribbler, "writes into the images"),
+        (forgetful(), "two calls with the same images differ"),
+    ],
+)
+def test_every_breach_is_named(engine, said):
+    assert any(said in sentence for sentence in check_contract(engine, IMAGES.copy()))
+
+
+def test_equal_images_do_not_make_an_engine_look_constant():
+    assert check_contract(linear, np.repeat(IMAGES[:1], 5, axis=0)) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        (lambda images: linear(images)[:-1], r"shape \[7, 5\] for 8 images"),
+        (lambda images: linear(images).ravel(), r"shape \[40\]"),
+        (lambda images: linear(images)[:, :1], r"K of at least 2"),
+        (lambda images: linear(images) * np.where(np.arange(len(images)) == 0, np.nan, 1)[:, None], "1 of 8 images"),
+        (lambda images: linear(images) + np.inf, "NaN or infinite logits for 8 of 8"),
+    ],
+)
+def test_what_is_no_logits_is_an_error(engine, said):
+    with pytest.raises(EngineError, match=said):
+        logits_of(engine, IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (IMAGES * 255, "found .* normalisation belongs inside"),
+        (IMAGES - 0.5, "found -0"),
+        (np.full_like(IMAGES, np.nan), "nan"),
+        (IMAGES.astype(np.float64), "float64"),
+        (IMAGES[0], r"\[1, 4, 4\]"),
+        (IMAGES[:2], "at least 3"),
+    ],
+)
+def test_what_is_no_images_is_an_error(images, said):
+    with pytest.raises(DataError, match=said):
+        check_contract(linear, images)

@@ -1,0 +1,289 @@
+"""The gate on measurements made up for the purpose: what must pass, what must fail, and what must not be decided."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from madx.errors import ArtifactError, ExitCode, MadxError
+from madx.recipe import GateConfig
+from madx.stats import clopper_pearson, hodges_lehmann, tango_interval
+from madx.verify import (
+    Accuracy,
+    EngineParity,
+    GateResult,
+    Latency,
+    Measurements,
+    Outcome,
+    Parity,
+    Sizes,
+    Verdict,
+    judge,
+)
+from madx.verify.gates import decide
+
+PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
+
+
+def bits(n, true):
+    return np.arange(n) < true
+
+
+def accuracy(n=2000, kept=1000, lost=0, gained=0, overrun=0.0):
+    """`kept` images robust on both engines, `lost` on the reference only, `gained` on the candidate only."""
+    rows = np.arange(n)
+    reference = rows < kept + lost
+    candidate = (rows < kept) | ((rows >= kept + lost) & (rows < kept + lost + gained))
+    return Accuracy(
+        index=rows,
+        labels=np.zeros(n, dtype=np.int64),
+        clean_reference=reference,
+        clean_candidate=candidate,
+        attacks=("pgd",),
+        attacked=(reference | candidate)[None],
+        standing_reference=reference[None],
+        standing_candidate=candidate[None],
+        overrun=np.array([overrun]),
+    )
+
+
+def latency(speedup=2.0, *, noise=0.01, pairs=60, control=1.0, control_noise=None, seed=0):
+    rng = np.random.default_rng(seed)
+    quiet = noise if control_noise is None else control_noise
+
+    def blocks(seconds, spread):
+        return seconds * np.exp(rng.normal(0, spread, size=(pairs, 2)))
+
+    return Latency(
+        batch=1,
+        timing="simulated",
+        calls=20,
+        order=("ABBA",) * pairs,
+        reference=blocks(1e-3, noise),
+        candidate=blocks(1e-3 / speedup, noise),
+        control_a=blocks(1e-3, quiet),
+        control_b=blocks(1e-3 / control, quiet),
+        facts={},
+    )
+
+
+def parity(flips=0, n=500, violations=()):
+    none = np.zeros(n, dtype=bool)
+    return EngineParity(bits(n, flips), none, np.zeros(n), violations)
+
+
+def measured(engine="ort-cpu-fp32", **fields):
+    parts = {
+        "accuracy": accuracy(),
+        "latency": latency(),
+        "parity": Parity(reference=parity(), candidate=parity()),
+        "sizes": Sizes(reference=1000, candidate=400),
+    }
+    return Measurements(engine=engine, **(parts | fields))
+
+
+def gate(metric, bound, confidence=0.95):
+    lower = metric in ("speedup", "robust_accuracy", "clean_accuracy")
+    return GateConfig(metric=metric, confidence=confidence, **{"at_least" if lower else "at_most": bound})
+
+
+def result(gate_config, **fields):
+    (only,) = judge([measured(**fields)], [gate_config]).gates
+    return only
+
+
+CASES = [
+    # metric, bound, what was measured, outcome, a word of the evidence
+    ("speedup", 1.5, {"latency": latency(2.0)}, PASS, "Hodges-Lehmann over 60"),
+    ("speedup", 1.5, {"latency": latency(1.3)}, FAIL, "simulated"),
+    ("speedup", 1.5, {"latency": latency(0.8)}, FAIL, "0.80"),  # slower than the reference
+    ("speedup", 1.5, {"latency": latency(1.0)}, FAIL, "1.0"),  # no gain at all: the control must still let it fail
+    ("speedup", 1.5, {"latency": latency(1.5, noise=0.05, control_noise=0.01)}, INCONCLUSIVE, "decides nothing"),
+    ("speedup", 1.5, {"latency": latency(2.0, control_noise=0.5)}, INCONCLUSIVE, "control is too wide"),
+    ("speedup", 1.5, {"latency": latency(2.0, control=1.05)}, INCONCLUSIVE, "does not contain 1"),
+    ("speedup", 1.5, {"latency": latency(1.0, control=1.3)}, INCONCLUSIVE, "does not contain 1"),
+    ("speedup", 1.02, {"latency": latency(1.04, noise=0.005, control_noise=0.03)}, INCONCLUSIVE, "too wide"),
+    ("speedup", 1.5, {"latency": latency(2.0, pairs=3)}, INCONCLUSIVE, "too wide"),
+    ("robust_drop", 0.03, {"accuracy": accuracy(lost=30, gained=20)}, PASS, "30 lost, 20 gained"),
+    ("robust_drop", 0.03, {"accuracy": accuracy(lost=120, gained=20)}, FAIL, "5.00 points"),
+    ("robust_drop", 0.03, {"accuracy": accuracy(lost=70, gained=20)}, INCONCLUSIVE, "more than were measured"),
+    ("robust_drop", 0.03, {"accuracy": accuracy(n=60, kept=30)}, INCONCLUSIVE, "more than were measured"),
+    ("robust_drop", 0.03, {"accuracy": accuracy()}, PASS, "0 lost, 0 gained"),  # zero cells
+    ("robust_drop", 0.03, {"accuracy": accuracy(lost=60)}, INCONCLUSIVE, "no number of images"),
+    ("robust_drop", 0.03, {"accuracy": accuracy(kept=40, lost=5)}, INCONCLUSIVE, "could not fail"),
+    ("clean_drop", 0.02, {"accuracy": accuracy(lost=10)}, PASS, "1010 correct"),
+    ("clean_drop", 0.02, {"accuracy": accuracy(lost=200)}, FAIL, "200 lost"),
+    ("robust_accuracy", 0.45, {"accuracy": accuracy()}, PASS, "1000 of 2000 images (50.00%) robust"),
+    ("robust_accuracy", 0.55, {"accuracy": accuracy()}, FAIL, "50.00%"),
+    ("robust_accuracy", 0.5, {"accuracy": accuracy()}, INCONCLUSIVE, "More images"),
+    ("clean_accuracy", 0.45, {"accuracy": accuracy()}, PASS, "(50.00%) correct"),
+    ("parity_flips", 0.02, {}, PASS, "0 of 500"),
+    ("parity_flips", 0.02, {"parity": Parity(parity(), parity(40))}, FAIL, "worse (candidate) engine"),
+    ("parity_flips", 0.02, {"parity": Parity(parity(40), parity())}, FAIL, "worse (reference) engine"),
+    ("parity_flips", 0.02, {"parity": Parity(parity(0, n=20), parity(0, n=20))}, INCONCLUSIVE, "0 of 20"),
+    ("size_ratio", 0.5, {}, PASS, "0.400"),
+    ("size_ratio", 0.4, {}, PASS, "0.400"),
+    ("size_ratio", 0.39, {}, FAIL, "400 bytes against 1,000"),
+]
+
+
+@pytest.mark.parametrize(("metric", "bound", "fields", "outcome", "word"), CASES)
+def test_outcome_and_evidence(metric, bound, fields, outcome, word):
+    judged = result(gate(metric, bound), **fields)
+    assert judged.outcome is outcome, judged
+    assert any(word in sentence for sentence in judged.evidence), judged.evidence
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_the_numbers_are_those_of_the_statistics(confidence):
+    fields = {"accuracy": accuracy(lost=30, gained=20), "latency": latency(1.7)}
+
+    def numbers(metric, bound=0.5):
+        judged = result(gate(metric, bound, confidence), **fields)
+        assert judged.confidence == confidence
+        return judged.lower, judged.estimate, judged.upper
+
+    lower, upper = tango_interval(2000, 30, 20, confidence=confidence)
+    assert numbers("robust_drop", 0.03) == numbers("clean_drop", 0.03) == (lower, 10 / 2000, upper)
+    lower, upper = clopper_pearson(1020, 2000, confidence=confidence)
+    assert numbers("robust_accuracy") == numbers("clean_accuracy") == (lower, 0.51, upper)
+    estimate, lower, upper = np.exp(hodges_lehmann(fields["latency"].log_ratios, confidence))
+    assert numbers("speedup") == pytest.approx((lower, estimate, upper))
+
+
+def test_the_advice_on_images_is_honest():
+    """Measured again at the advised size with the same rates, the gate decides in about 80 % of draws."""
+    judged = result(gate("robust_drop", 0.03), accuracy=accuracy(n=1000, kept=500, lost=30, gained=10))
+    (advice,) = [sentence for sentence in judged.evidence if "more than were measured" in sentence]
+    n = int(advice.split("about ")[1].split(" images")[0])
+    draws = np.random.default_rng(1).multinomial(n, [0.03, 0.01, 0.96], size=400)
+    decided = np.mean([tango_interval(n, int(b), int(c), confidence=0.95)[1] <= 0.03 for b, c, _ in draws])
+    assert decided == pytest.approx(0.8, abs=0.08)
+
+
+@given(st.floats(-1, 2), st.floats(-1, 2), st.floats(-1, 2), st.sampled_from(["at_least", "at_most"]))
+def test_deciding_is_three_valued_and_mirrors(one, other, bound, direction):
+    lower, upper = sorted((one, other))
+    outcome = decide(lower, upper, bound=bound, direction=direction)
+    mirrored = decide(-upper, -lower, bound=-bound, direction="at_most" if direction == "at_least" else "at_least")
+    assert outcome is mirrored
+    if lower < bound < upper:
+        assert outcome is INCONCLUSIVE
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+@pytest.mark.parametrize("metric", ["robust_drop", "robust_accuracy", "clean_drop", "clean_accuracy"])
+def test_a_broken_contract_keeps_accuracy_gates_from_passing(side, metric):
+    sides = {"reference": parity(), "candidate": parity()} | {side: parity(violations=("it looks like softmax",))}
+    bound = 0.03 if metric.endswith("drop") else 0.4
+    verdict = judge([measured(parity=Parity(**sides))], [gate(metric, bound), gate("speedup", 1.5)])
+    assert [judged.outcome for judged in verdict.gates] == [INCONCLUSIVE, PASS]
+    assert f"The {side} engine breaks its contract: it looks like softmax." in verdict.gates[0].evidence
+    assert any("softmax" in warning for warning in verdict.warnings)
+
+
+def test_a_broken_contract_saves_no_one_from_failing():
+    broken = Parity(reference=parity(), candidate=parity(violations=("it looks like softmax",)))
+    judged = result(gate("robust_drop", 0.03), parity=broken, accuracy=accuracy(lost=200))
+    assert judged.outcome is FAIL
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"accuracy": accuracy(lost=5, gained=60)}, "ROSE by 2.75 points"),
+        ({"accuracy": accuracy(overrun=0.5)}, "left its threat by 0.5 eps"),
+        ({"accuracy": accuracy(kept=30)}, "hardly any robustness"),
+        ({"parity": Parity(parity(violations=("it drifts",)), parity())}, "it drifts"),
+    ],
+)
+def test_suspicions_become_warnings(fields, said):
+    (warning,) = judge([measured(**fields)], [gate("size_ratio", 0.5)]).warnings
+    assert said in warning
+    assert warning.startswith("ort-cpu-fp32")
+
+
+def test_a_clean_measurement_warns_of_nothing():
+    assert judge([measured(accuracy=accuracy(lost=20, gained=25))], [gate("robust_drop", 0.03)]).warnings == ()
+
+
+def test_a_rise_warns_but_does_not_fail():
+    assert result(gate("robust_drop", 0.03), accuracy=accuracy(gained=60)).outcome is PASS
+
+
+def test_a_missing_engine_is_inconclusive_and_says_why():
+    gates = [gate("speedup", 1.5), gate("robust_drop", 0.03)]
+    verdict = judge([measured()], gates, missing={"tensorrt-fp16": "no NVIDIA GPU"})
+    assert (verdict.outcome, verdict.exit_code) == (INCONCLUSIVE, ExitCode.INCONCLUSIVE)
+    absent = [judged for judged in verdict.gates if judged.engine == "tensorrt-fp16"]
+    assert [(judged.outcome, judged.estimate, judged.lower, judged.upper) for judged in absent] == [
+        (INCONCLUSIVE, None, None, None)
+    ] * 2
+    assert "no NVIDIA GPU" in absent[0].evidence[0]
+    assert verdict.warnings == ("tensorrt-fp16 was promised and not measured: no NVIDIA GPU",)
+
+
+@pytest.mark.parametrize(
+    ("speedups", "outcome", "code"),
+    [
+        ((2.0, 2.0), PASS, ExitCode.PASSED),
+        ((2.0, 1.0), FAIL, ExitCode.FAILED),
+        ((1.0, None), FAIL, ExitCode.FAILED),  # a failure outweighs what is missing
+        ((2.0, None), INCONCLUSIVE, ExitCode.INCONCLUSIVE),
+        ((), INCONCLUSIVE, ExitCode.INCONCLUSIVE),  # nothing judged is nothing passed
+    ],
+)
+def test_the_verdict_is_its_worst_gate(speedups, outcome, code):
+    present = [measured(engine=f"e{i}", latency=latency(s)) for i, s in enumerate(speedups) if s is not None]
+    missing = {f"e{i}": "gone" for i, s in enumerate(speedups) if s is None}
+    verdict = judge(present, [gate("speedup", 1.5)], missing=missing)
+    assert (verdict.outcome, verdict.exit_code) == (outcome, code)
+
+
+def test_an_engine_counts_once():
+    with pytest.raises(MadxError, match=r"more than once: \['ort-cpu-fp32'\]"):
+        judge([measured()], [gate("speedup", 1.5)], missing={"ort-cpu-fp32": "gone"})
+
+
+def a_verdict():
+    return judge(
+        [measured(), measured(engine="other", latency=latency(1.2, pairs=3))],
+        [gate("speedup", 1.5), gate("robust_drop", 0.03)],
+        missing={"tensorrt-fp16": "no GPU"},
+    )
+
+
+def test_a_verdict_survives_json():
+    verdict = a_verdict()
+    text = json.dumps(verdict.to_json(), allow_nan=False)
+    assert json.loads(text)["schema"] == 1
+    assert Verdict.from_json(json.loads(text)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda content: content.update(schema=2), "schema 2"),
+        (lambda content: content.pop("gates"), "gates"),
+        (lambda content: content["gates"][0].pop("bound"), "bound"),
+        (lambda content: content["gates"][0].update(outcome="MAYBE"), "MAYBE"),
+        (lambda content: content["gates"][0].update(extra=1), "extra"),
+        (lambda content: content.update(outcome="PASS"), "edited"),
+    ],
+)
+def test_a_verdict_that_was_not_written_by_us_is_refused(spoil, said):
+    content = json.loads(json.dumps(a_verdict().to_json()))
+    spoil(content)
+    with pytest.raises(ArtifactError, match=said):
+        Verdict.from_json(content)
+
+
+def test_a_limit_that_does_not_exist_is_null():
+    judged = result(gate("speedup", 1.5), latency=latency(2.0, pairs=3))
+    assert (judged.lower, judged.upper) == (None, None)
+    assert judged.estimate is not None
+    assert math.isfinite(judged.estimate)
+    assert isinstance(judged, GateResult)

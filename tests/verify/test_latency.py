@@ -1,0 +1,183 @@
+"""The timing protocol on a simulated machine: its clock is a number, its noise has a seed, nothing is really timed."""
+
+import gc
+import math
+
+import numpy as np
+import pytest
+
+from madx.errors import EngineError
+from madx.recipe import LatencyConfig
+from madx.stats import hodges_lehmann
+from madx.verify import latency as room
+from madx.verify import measure_latency
+
+
+class Machine:
+    """Calls take time, with noise that lasts, a drift and outliers; the clock stands still between calls."""
+
+    def __init__(self, seed=0, *, noise=0.02, drift=0.0, outliers=0.0):
+        self.now, self.calls, self.names = 0.0, 0, []
+        self.rng = np.random.default_rng(seed)
+        self.noise, self.drift, self.outliers = noise, drift, outliers
+        self.weather = 0.0
+
+    def timer(self, seconds, name=""):
+        def run():
+            self.calls += 1
+            self.names.append(name)
+            self.weather = 0.99 * self.weather + self.rng.normal(0, self.noise / 10)  # autocorrelated
+            slow = 1 + self.drift * self.now + abs(self.rng.normal(0, self.noise)) + self.weather
+            if self.rng.random() < self.outliers:
+                slow *= 20
+            took = seconds * max(slow, 0.1)
+            self.now += took
+            return took
+
+        return run
+
+    def measure(self, reference=1e-3, candidate=5e-4, seed=1, **config):
+        return measure_latency(
+            self.timer(reference, "A"),
+            self.timer(candidate, "B"),
+            config=LatencyConfig(**{"pairs": 30, "block_calls": 5, "seconds": 5} | config),
+            seed=seed,
+            timing="simulated",
+            clock=lambda: self.now,
+        )
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"noise": 0.0},
+        {"noise": 0.05},
+        {"noise": 0.02, "drift": 0.2},
+        {"noise": 0.02, "outliers": 0.05},
+        {"noise": 0.05, "drift": 0.5, "outliers": 0.1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("speedup", [0.8, 1.0, 1.7])
+def test_the_true_speedup_is_found(machine, speedup):
+    value = Machine(**machine).measure(candidate=1e-3 / speedup)
+    estimate, lower, upper = (math.exp(x) for x in hodges_lehmann(value.log_ratios, 0.999))
+    assert lower <= speedup * (1 + 1e-9)
+    assert upper >= speedup * (1 - 1e-9)
+    assert estimate == pytest.approx(speedup, rel=0.03)
+    _, lower, upper = hodges_lehmann(value.control_log_ratios, 0.999)
+    assert lower <= 1e-9
+    assert upper >= -1e-9
+
+
+def test_a_linear_drift_cancels_where_plain_alternation_would_not():
+    machine = Machine(noise=0.0, drift=5.0)
+    value = machine.measure(candidate=1e-3, pairs=60)
+    first_half = np.log(value.control_a[:, 0] / value.control_b[:, 0])  # A then B, as in plain alternation
+    assert np.abs(value.log_ratios).max() < 0.1 * np.abs(first_half).max()
+
+
+def test_blocks_follow_the_schedule_that_is_recorded():
+    machine = Machine()
+    value = machine.measure(pairs=30, seconds=1e-3)
+    blocks = ["".join(machine.names[i : i + 5]) for i in range(0, len(machine.names), 5)]
+    assert all(block in ("AAAAA", "BBBBB") for block in blocks)
+    letters = "".join(block[0] for block in blocks)
+    letters = letters[len(letters) - 8 * 30 :]  # what comes before is the warm-up
+    for pair, order in enumerate(value.order):
+        eight = letters[8 * pair : 8 * pair + 8]
+        assert eight in (order + "AAAA", "AAAA" + order)
+    assert set(value.order) == {"ABBA", "BAAB"}
+
+
+def test_warm_up_is_not_recorded():
+    class Cold(Machine):
+        def timer(self, seconds, name=""):
+            warm, cold = super().timer(seconds, name), super().timer(100 * seconds, name)
+            left = [8]
+
+            def run():
+                left[0] -= 1
+                return cold() if left[0] >= 0 else warm()
+
+            return run
+
+    value = Cold(noise=0.0).measure()
+    assert value.reference.max() < 2e-3
+
+
+def test_the_seed_decides_the_order_and_nothing_else_does():
+    orders = [Machine(noise=noise).measure(seed=seed).order[:30] for seed, noise in ((1, 0.0), (1, 0.05), (2, 0.0))]
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize(
+    ("machine", "config", "expected"),
+    [
+        ({"noise": 0.0}, {"seconds": 100}, lambda pairs: pairs == 30),  # tight at once
+        ({"noise": 0.3}, {"seconds": 1e-3}, lambda pairs: pairs == 30),  # the budget is gone, the minimum stays
+        ({"noise": 0.3}, {"seconds": 4}, lambda pairs: 60 < pairs < 200),  # the budget ends it
+        ({"noise": 0.3}, {"seconds": 1e3}, lambda pairs: 30 < pairs < 2000),  # tightness ends it
+    ],
+    ids=["tight", "minimum", "budget", "narrowed"],
+)
+def test_when_sampling_ends(machine, config, expected):
+    candidate = 1e-3 / 1.2
+    value = Machine(**machine).measure(candidate=candidate, **config)
+    assert expected(len(value.order)), len(value.order)
+
+
+def test_sampling_ends_at_the_most_pairs(monkeypatch):
+    monkeypatch.setattr(room, "MAX_PAIRS", 50)
+    assert len(Machine(noise=3.0).measure(seconds=1e3, candidate=1e-3).order) == 50
+
+
+def test_stopping_on_the_width_does_not_spoil_the_coverage():
+    """Sequential stopping may cost a little coverage, not more than the noise of 60 measurements shows."""
+    limits = []
+    for seed in range(60):
+        value = Machine(seed, noise=0.2).measure(candidate=1e-3 / 1.3, seconds=1e3, seed=seed)
+        limits.append(hodges_lehmann(value.log_ratios, 0.95)[1:])
+    lower, upper = np.array(limits).T
+    truth = math.log(1.3)
+    for covered in ((lower <= truth).mean(), (upper >= truth).mean()):
+        assert covered >= 0.88  # 0.95 less 2.5 standard errors of 60 measurements
+
+
+def test_garbage_collection_is_off_while_timing_and_on_again_after():
+    states = []
+
+    def timer():
+        states.append(gc.isenabled())
+        if len(states) == 700:
+            raise EngineError("the engine broke in the middle")
+        return 1e-3
+
+    with pytest.raises(EngineError, match="broke"):
+        measure_latency(
+            timer, timer, config=LatencyConfig(), seed=0, timing="", clock=lambda: 0.0 if len(states) < 200 else 99
+        )
+    assert set(states) == {False}
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
+def test_a_timer_that_returns_no_time_is_refused(seconds):
+    with pytest.raises(EngineError, match="positive number"):
+        measure_latency(lambda: seconds, lambda: 1.0, config=LatencyConfig(), seed=0, timing="", clock=lambda: 0.0)
+
+
+def test_facts_of_the_machine_and_of_the_caller_are_kept():
+    machine = Machine()
+    value = measure_latency(
+        machine.timer(1e-3),
+        machine.timer(1e-3),
+        config=LatencyConfig(pairs=30, block_calls=5, seconds=0.1, batch=4),
+        seed=0,
+        timing="host call",
+        facts={"threads": 2},
+        clock=lambda: machine.now,
+    )
+    assert (value.batch, value.timing, value.calls, value.facts["threads"]) == (4, "host call", 5, 2)
+    assert value.facts["cpu_count"] >= value.facts["cpus_usable"] >= 1
+    assert {"cpu_model", "platform", "load_before", "load_after"} <= set(value.facts)

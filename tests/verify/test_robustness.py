@@ -1,0 +1,221 @@
+"""Accuracy under attack against a linear network, whose robust accuracy has a closed form; and resuming."""
+
+import numpy as np
+import pytest
+import torch
+
+from madx.attacks import input_gradient, strongest_examples
+from madx.errors import ArtifactError, DataError, EngineError, MadxError
+from madx.recipe import AttackConfig, ThreatConfig
+from madx.verify import Accuracy, Chunk, measure_accuracy, measure_chunk
+
+EPS = 0.06
+THREAT = ThreatConfig(norm="linf", eps=EPS)
+RNG = np.random.default_rng(11)
+DENSE = RNG.normal(size=9).astype(np.float32)
+PRUNED = (DENSE + 0.4 * RNG.normal(size=9)).astype(np.float32)
+# Pixels stay 0.1 away from 0 and 1, so that the box plays no part in the closed form.
+IMAGES = RNG.uniform(0.1, 0.9, size=(60, 1, 3, 3)).astype(np.float32)
+LABELS = ((IMAGES.reshape(60, -1) - 0.5) @ (DENSE + PRUNED) > 0).astype(np.int64)
+
+
+def engine(weights):
+    """Two classes; the second wins where w (x - 1/2) > 0."""
+
+    def logits(images):
+        score = (images.reshape(len(images), -1) - np.float32(0.5)) @ weights
+        return np.stack([-score, score], axis=1)
+
+    return logits
+
+
+def white_box(weights, reach=1.0):
+    """The strongest possible example on the linear network: every pixel moves eps against the label."""
+
+    def adversary(images, labels, _number):
+        sign = torch.from_numpy(np.sign(weights)).view(1, 1, 3, 3)
+        return images - reach * EPS * sign * (2 * labels - 1).view(-1, 1, 1, 1)
+
+    return adversary
+
+
+def margins(weights):
+    """Signed distance of each image from a wrong label, in logits."""
+    return ((IMAGES.reshape(60, -1) - 0.5) @ weights) * (2 * LABELS - 1)
+
+
+def closed_form(weights, attacked_with):
+    """Robust = the margin outlives eps times the overlap of the weights with the attack's signs."""
+    return np.all([margins(weights) - EPS * weights @ np.sign(other) > 0 for other in attacked_with], axis=0)
+
+
+BOTH = (("dense", white_box(DENSE)), ("pruned", white_box(PRUNED)))
+
+
+def chunk(number=0, images=IMAGES, labels=LABELS, start=0):
+    return Chunk(number=number, index=np.arange(start, start + len(images)), images=images, labels=labels)
+
+
+def measure(adversaries=BOTH, **chunk_fields):
+    return measure_chunk(
+        engine(DENSE), engine(PRUNED), chunk=chunk(**chunk_fields), adversaries=adversaries, threat=THREAT
+    )
+
+
+def test_closed_form_of_a_linear_network():
+    value = measure()
+    np.testing.assert_array_equal(value.clean_reference, margins(DENSE) > 0)
+    np.testing.assert_array_equal(value.clean_candidate, margins(PRUNED) > 0)
+    np.testing.assert_array_equal(value.robust_reference, closed_form(DENSE, [DENSE, PRUNED]))
+    np.testing.assert_array_equal(value.robust_candidate, closed_form(PRUNED, [DENSE, PRUNED]))
+    # The case must be able to tell right from wrong: some images stand, some fall, and the engines differ.
+    assert 5 < value.robust_candidate.sum() < value.clean_candidate.sum()
+    assert (value.robust_reference != value.robust_candidate).any()
+
+
+def test_every_example_is_scored_on_both_engines():
+    value = measure(adversaries=(("dense", white_box(DENSE)),))
+    np.testing.assert_array_equal(value.robust_candidate, closed_form(PRUNED, [DENSE]))  # transfer
+
+
+def test_only_what_stands_is_attacked():
+    seen = []
+
+    def spy(images, labels, number):
+        seen.append((len(images), number))
+        return white_box(PRUNED)(images, labels, number)
+
+    value = measure(adversaries=(("dense", white_box(DENSE)), ("spy", spy)), number=4)
+    after_first = (value.clean_reference & value.standing_reference[0]) | (
+        value.clean_candidate & value.standing_candidate[0]
+    )
+    assert seen == [(int(after_first.sum()), 4)]
+    np.testing.assert_array_equal(value.attacked[1], after_first)
+
+
+def test_an_overrun_is_recorded_and_gains_nothing():
+    honest, greedy = measure(), measure(adversaries=(("dense", white_box(DENSE, 1.5)), ("pruned", white_box(PRUNED))))
+    np.testing.assert_array_equal(honest.overrun, [0, 0])
+    assert greedy.overrun == pytest.approx([0.5, 0], abs=1e-4)
+    np.testing.assert_array_equal(honest.robust_candidate, greedy.robust_candidate)
+
+
+def test_an_adversary_may_spoil_its_own_copy():
+    def spoiler(images, _labels, _number):
+        images.fill_(0.5)
+        return images
+
+    before = IMAGES.copy()
+    measure(adversaries=(("spoiler", spoiler),))
+    np.testing.assert_array_equal(IMAGES, before)
+
+
+def test_pgd_on_the_twin_reaches_the_closed_form():
+    class Twin(torch.nn.Module):
+        def forward(self, x):
+            score = (x.flatten(1) - 0.5) @ torch.from_numpy(DENSE)
+            return torch.stack([-score, score], dim=1)
+
+    def pgd(images, labels, number):
+        return strongest_examples(
+            Twin(),
+            input_gradient(Twin()),
+            images,
+            labels,
+            threat=THREAT,
+            attack=AttackConfig(steps=5, relative_step=2.5),
+            generator=torch.Generator().manual_seed(number),
+        )
+
+    value = measure(adversaries=(("pgd", pgd),))
+    np.testing.assert_array_equal(value.robust_reference, closed_form(DENSE, [DENSE]))
+
+
+def chunks():
+    return [
+        chunk(number, IMAGES[start : start + 25], LABELS[start : start + 25], start)
+        for number, start in enumerate((0, 25, 50))
+    ]
+
+
+def whole(stored, on_chunk):
+    return measure_accuracy(
+        engine(DENSE),
+        engine(PRUNED),
+        chunks=chunks(),
+        adversaries=BOTH,
+        threat=THREAT,
+        stored=stored,
+        on_chunk=on_chunk,
+    )
+
+
+def test_a_killed_run_continues_with_the_chunk_it_was_in():
+    done = {}
+    first = whole({}, done.__setitem__)
+    again = {}
+    second = whole({number: done[number] for number in (0, 1)}, again.__setitem__)
+    assert sorted(done) == [0, 1, 2]
+    assert sorted(again) == [2]
+    at_once = measure()
+    for value in (first, second):
+        for name, array in at_once.to_arrays().items():
+            np.testing.assert_array_equal(value.to_arrays()[name], array)
+
+
+def test_a_stored_chunk_of_other_images_is_refused():
+    with pytest.raises(ArtifactError, match="stored chunk 1 holds other images"):
+        whole({1: measure()}, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (lambda: [], "no chunk"),
+        (lambda: [measure(), measure()], "two chunks"),
+        (lambda: [measure(), measure(adversaries=BOTH[:1])], "attacked differently"),
+    ],
+)
+def test_chunks_that_do_not_join_are_refused(parts, said):
+    with pytest.raises(MadxError, match=said):
+        Accuracy.concatenate(parts())
+
+
+def silent(images):
+    return engine(DENSE)(images) * np.nan
+
+
+@pytest.mark.parametrize(
+    ("adversaries", "said"),
+    [
+        ((), "at least one"),
+        ((BOTH[0], BOTH[0]), "each name once"),
+        ((("short", lambda images, _l, _n: images[:1]),), r"shape \[1, 1, 3, 3\]"),
+        ((("nan", lambda images, _l, _n: images * torch.nan),), "NaN"),
+    ],
+)
+def test_faulty_adversaries_are_refused(adversaries, said):
+    with pytest.raises(MadxError, match=said):
+        measure(adversaries=adversaries)
+
+
+def test_faulty_engines_and_images_are_refused():
+    with pytest.raises(EngineError, match="NaN or infinite"):
+        measure_chunk(silent, engine(PRUNED), chunk=chunk(), adversaries=BOTH, threat=THREAT)
+    with pytest.raises(DataError, match="normalisation"):
+        measure(images=(IMAGES - 0.5) / 0.25)
+
+
+def test_when_nothing_stands_no_attack_runs():
+    def never(*_):
+        raise AssertionError("attacked an image that had fallen")
+
+    wrong = 1 - (margins(DENSE) > 0).astype(np.int64)
+    value = measure_chunk(
+        engine(DENSE),
+        engine(DENSE),
+        chunk=chunk(labels=np.where(wrong, LABELS, 1 - LABELS)),
+        adversaries=(("never", never),),
+        threat=THREAT,
+    )
+    assert value.robust_reference.sum() == 0
