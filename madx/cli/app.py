@@ -1,0 +1,225 @@
+"""The commands. Each one parses, calls the room that does the work, and shows what came back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+import madx
+from madx.cli import show
+from madx.errors import MadxError
+
+if TYPE_CHECKING:
+    from madx.pipeline import Context, StageReport
+
+app = typer.Typer(
+    name="madx",
+    help="Prune robust image classifiers, deploy them, and prove on the engine what was won and what was kept.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipe_app = typer.Typer(help="Recipes: their format.", no_args_is_help=True)
+data_app = typer.Typer(help="Data sets: fetching them.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+app.add_typer(data_app, name="data")
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="The run directory; without it, runs/<name of the recipe>.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. prune.sparsity=0.6.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
+
+
+def main() -> None:
+    """Run the command line; the process ends with an exit code of `ExitCode`."""
+    try:
+        app()
+    except MadxError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]madx:[/red] {_escaped(error)}", highlight=False)
+        sys.exit(int(error.exit_code))
+    except KeyboardInterrupt:
+        print("madx: stopped; run the same command again to continue where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(f"madx {madx.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write the recipe.")] = Path("recipe.yaml"),
+) -> None:
+    """Write a recipe with every key, its default and a comment."""
+    from madx.artifacts import write_atomically
+    from madx.errors import ArtifactError
+    from madx.recipe import commented_recipe
+
+    if path.exists():
+        raise ArtifactError(f"{path} already exists and was not touched; give another path")
+    write_atomically(path, commented_recipe())
+    print(f"wrote {path}; change what you need, then: madx run {path}")
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the recipe's JSON Schema, for editors."""
+    from madx.recipe import recipe_schema as schema
+
+    show.print_json(schema())
+
+
+@recipe_app.command("check")
+def recipe_check(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Validate a recipe without doing anything."""
+    from madx.recipe import load_recipe
+
+    load_recipe(recipe, overrides or ())
+    print(f"{recipe}: a valid recipe")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="The data set; fashion-mnist is the one that can be fetched.")],
+    folder: Annotated[Path, typer.Option("--to", help="Folder that gets a sub-folder of the data set's name.")] = Path(
+        "datasets"
+    ),
+) -> None:
+    """Fetch a data set and check its SHA-256."""
+    from madx.data.fetch import fetch
+
+    place = fetch(name, folder, show.progress_for(quiet=False))
+    print(f"{name}: complete in {place}")
+
+
+@app.command()
+def train(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Train the dense network adversarially (or take over the recipe's weights)."""
+    _run_stage("train", recipe, run_dir, overrides, as_json)
+
+
+@app.command()
+def prune(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Compute the saliency, prune, recalibrate and fine-tune."""
+    _run_stage("prune", recipe, run_dir, overrides, as_json)
+
+
+@app.command()
+def export(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Write and check the ONNX files and build the engines."""
+    _run_stage("export", recipe, run_dir, overrides, as_json)
+
+
+@app.command()
+def verify(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Measure the engines, judge the gates, write the reports; the exit code is the verdict."""
+    _run_to_verdict(["verify"], recipe, run_dir, overrides, as_json)
+
+
+@app.command()
+def run(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Do everything from data to verdict, and only what is not done yet; the exit code is the verdict."""
+    _run_to_verdict(["train", "prune", "export", "verify"], recipe, run_dir, overrides, as_json)
+
+
+@app.command()
+def report(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None) -> None:
+    """Render the reports of a finished run again; nothing is measured."""
+    context = _context(recipe, run_dir, overrides, as_json=False)
+    from madx.pipeline.reporting import write_reports
+
+    with context.run.locked():
+        for name in write_reports(context):
+            print(context.run.path(name))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Show what this machine can build and run, and what to install for the rest."""
+    from madx.cli import doctor as room
+
+    findings = room.examine()
+    if as_json:
+        show.print_json(findings)
+    else:
+        room.print_findings(findings)
+
+
+@app.command()
+def inspect(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)], as_json: AsJson = False
+) -> None:
+    """Show what is in a run directory, and whether its files still are what the stages wrote."""
+    from madx.cli import inspect as room
+
+    findings = room.examine(run_dir)
+    if as_json:
+        show.print_json(findings)
+    else:
+        room.print_findings(findings)
+
+
+def _run_to_verdict(
+    names: list[str], recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool
+) -> None:
+    """Stages up to the verdict, which decides the exit code."""
+    from madx.pipeline import run_stages, stage_named
+    from madx.pipeline.reporting import read_content
+
+    context = _context(recipe, run_dir, overrides, as_json)
+    with context.run.locked():
+        reports = run_stages(context, [stage_named(name) for name in names])
+        content = read_content(context)
+    show.verdict(content, context.run.root, reports, as_json=as_json)
+    raise typer.Exit(int(content.verdict.exit_code))
+
+
+def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> None:
+    """One stage of a run, by itself."""
+    from madx.pipeline import run_stages, stage_named
+
+    context = _context(recipe, run_dir, overrides, as_json)
+    with context.run.locked():
+        reports = run_stages(context, [stage_named(name)])
+    _show_reports(context, reports, as_json)
+
+
+def _context(recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> Context:
+    from madx.artifacts import RunDirectory
+    from madx.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())  # before torch: a typing error shall not cost seconds
+    from madx.pipeline import Context
+
+    root = run_dir or Path("runs") / loaded.name
+    return Context(loaded, RunDirectory(root), show.progress_for(quiet=as_json))
+
+
+def _show_reports(context: Context, reports: list[StageReport], as_json: bool) -> None:
+    done = [report for report in reports if report.done]
+    if as_json:
+        stages = [{"name": report.name, "done": report.done, "seconds": report.seconds} for report in reports]
+        show.print_json({"run_dir": str(context.run.root), "stages": stages})
+        return
+    for report in done:
+        print(f"{report.name}: done in {report.seconds:.0f} s")
+    if not done:
+        print(f"nothing to do: {context.run.root} is up to date with the recipe")
+
+
+def _escaped(error: MadxError) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

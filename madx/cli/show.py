@@ -1,0 +1,119 @@
+"""What the terminal shows: progress bars for people, plain lines for logs, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from madx.pipeline import StageReport
+    from madx.report import ReportContent
+    from madx.verify import GateResult
+
+T = TypeVar("T")
+
+_PLAIN_SECONDS = 15.0
+"""A plain log gets a line of progress this often."""
+
+
+class TerminalProgress:
+    """Bars with an estimate of the time left, on stderr, so that stdout stays the command's answer."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def track(self, items: Iterable[T], description: str, *, total: int, done: int = 0) -> Iterator[T]:
+        """Yield `items` under a bar."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True) as bars:
+            task = bars.add_task(description, total=total, completed=done)
+            for item in items:
+                yield item
+                bars.advance(task)
+
+    def say(self, message: str) -> None:
+        """Print one line."""
+        self.console.print(message, highlight=False, markup=False)
+
+
+class PlainProgress:
+    """Lines without colour or cursor movement, for logs and CI."""
+
+    def track(self, items: Iterable[T], description: str, *, total: int, done: int = 0) -> Iterator[T]:
+        """Yield `items`, with a line every few seconds that tells the share done and the time left."""
+        started = last = time.monotonic()
+        for count, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if now - last > _PLAIN_SECONDS and done + count < total:
+                left = (now - started) / count * (total - done - count)
+                self.say(f"{description}: {done + count}/{total}, about {left:.0f} s left")
+                last = now
+
+    def say(self, message: str) -> None:
+        """Print one line."""
+        print(message, file=sys.stderr, flush=True)
+
+
+def progress_for(*, quiet: bool) -> TerminalProgress | PlainProgress:
+    """Bars where a person looks, lines elsewhere; with `quiet` (for --json), lines on stderr as well."""
+    console = Console(stderr=True)
+    return TerminalProgress(console) if console.is_terminal and not quiet else PlainProgress()
+
+
+def print_json(content: Any) -> None:
+    """A command's answer for machines, on stdout."""
+    print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def verdict(content: ReportContent, run_dir: Path, reports: list[StageReport], *, as_json: bool) -> None:
+    """Print the verdict: a table for people, verdict.json for machines."""
+    if as_json:
+        whole = content.verdict.to_json() | {"provenance": content.provenance, "run_dir": str(run_dir)}
+        print_json(whole)
+        return
+    if not any(report.done for report in reports):
+        print(f"nothing to do: {run_dir} is up to date with the recipe; this is its verdict")
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for heading in ("gate", "engine", "required", "measured", "limits", "outcome"):
+        table.add_column(heading, justify="left" if heading in ("gate", "engine", "outcome") else "right")
+    for gate in content.verdict.gates:
+        table.add_row(gate.metric, gate.engine, *_gate_cells(gate), _coloured(gate.outcome.value))
+    console.print(table)
+    for warning in content.verdict.warnings:
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
+    console.print(f"verdict: [bold]{_coloured(content.verdict.outcome.value)}[/bold]")
+    console.print(f"report:  {escape(str(run_dir / 'report.html'))}")
+
+
+def _gate_cells(gate: GateResult) -> tuple[str, str, str]:
+    """Bound, estimate and one-sided limits in the unit of the metric."""
+    sign = "≥" if gate.direction == "at_least" else "≤"
+    limits = f"{metric_text(gate.metric, gate.lower)} to {metric_text(gate.metric, gate.upper)}"
+    return f"{sign} {metric_text(gate.metric, gate.bound)}", metric_text(gate.metric, gate.estimate), limits
+
+
+def metric_text(metric: str, value: float | None) -> str:
+    """A value in the unit a reader expects: times, points or percent."""
+    if value is None:
+        return "not measured"
+    if metric in ("speedup", "size_ratio"):
+        return f"{value:.2f}x"
+    return f"{100 * value:.2f} points" if metric.endswith("_drop") else f"{value:.2%}"
+
+
+def _coloured(outcome: str) -> str:
+    colour = {"PASS": "green", "FAIL": "red"}.get(outcome, "yellow")
+    return f"[{colour}]{outcome}[/{colour}]"
