@@ -1,0 +1,32 @@
+"""What a report is made from: the files of one run, already read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from madx.verify import Measurements, Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class ReportContent:
+    """One run. Mappings are JSON as the run directory holds it."""
+
+    recipe: Mapping[str, Any]
+    """The whole recipe, defaults included."""
+    verdict: Verdict
+    provenance: Mapping[str, Any]
+    """Of verdict.json: threat, attack, gate images and their hash, engine hashes, machine, tool versions."""
+    measurements: tuple[Measurements, ...]
+    """One for each engine that was measured."""
+    coverage: Mapping[str, Any]
+    """coverage.json: kept share, and for each layer its shapes, weights, what was kept and the reason if all was."""
+    finetuning: Mapping[str, Any]
+    """Accuracies on the selection split: one-shot, recalibrated, and the evaluations of fine-tuning."""
+    builds: Mapping[str, Mapping[str, Any]]
+    """engines/<name>/build.json by engine name."""
+    saliency: Mapping[str, float]
+    """Mean saliency by parameter name."""
+    stages: Mapping[str, Mapping[str, Any]]
+    """The manifest's record of each finished stage."""

@@ -1,0 +1,50 @@
+"""The report for CI: JUnit XML with one test case per engine and gate.
+
+A FAIL is a failure. An INCONCLUSIVE is an error, so that no CI shows it as passed; so is a verdict without any gate.
+"""
+
+from __future__ import annotations
+
+from junitparser import Error, Failure, JUnitXml, SystemOut, TestCase, TestSuite
+
+from madx.report import words
+from madx.report.content import ReportContent
+from madx.verify import GateResult, Outcome
+
+
+def render_junit(content: ReportContent) -> str:
+    """Class names are "madx.<engine>"; the verdict's warnings are the suite's output."""
+    verdict = content.verdict
+    suite = TestSuite(words.clean(f"madx {content.recipe.get('name', '')}".strip()))
+    for gate in verdict.gates:
+        suite.add_testcase(_case(gate))
+    if not verdict.gates:
+        suite.add_testcase(_nothing_measured())
+    if verdict.warnings:
+        output = SystemOut()
+        output.text = words.clean("\n".join(verdict.warnings))
+        suite.append(output)  # type: ignore[no-untyped-call]
+    report = JUnitXml()
+    report.add_testsuite(suite)
+    report.update_statistics()  # type: ignore[no-untyped-call]
+    text: str = report.tostring().decode("utf-8")  # type: ignore[no-untyped-call]
+    return text if text.startswith("<?xml") else f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
+
+
+def _case(gate: GateResult) -> TestCase:
+    case = TestCase(f"{gate.metric} {words.required(gate)}", words.clean(f"madx.{gate.engine}"))
+    message, evidence = words.clean(words.clause(gate)), words.clean("\n".join(gate.evidence))
+    if gate.outcome is Outcome.PASS:
+        case.system_out = f"{message}\n{evidence}"
+        return case
+    result = Failure(message, "fail") if gate.outcome is Outcome.FAIL else Error(message, "inconclusive")
+    result.text = evidence
+    case.result = [result]
+    return case
+
+
+def _nothing_measured() -> TestCase:
+    """A CI that finds no test would call the run green."""
+    case = TestCase("verdict", "madx")
+    case.result = [Error("no gate was measured, so nothing is shown", "inconclusive")]
+    return case

@@ -1,0 +1,247 @@
+"""What the reports show, as rows: counts and medians of the raw samples, ready to be printed by any of them.
+
+Nothing is judged here, and no interval is computed other than with the functions that the gates use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madx.report import words
+from madx.report.content import ReportContent
+from madx.stats import hodges_lehmann
+from madx.verify import Accuracy, GateResult, Latency, Measurements
+from madx.verify.findings import discordant
+from madx.verify.latency import CONTROL_CONFIDENCE
+
+UNKNOWN = "not recorded"
+_SPEEDUP_CONFIDENCE = 0.95
+"""For engines without a gate on the speed-up."""
+
+
+@dataclass(frozen=True)
+class EngineView:
+    """One engine of the recipe, and all that is known of it."""
+
+    name: str
+    build: Mapping[str, Any]
+    measured: Measurements | None
+    gates: tuple[GateResult, ...]
+
+    @property
+    def status(self) -> str:
+        """Whether it was built and measured, and the reason if not."""
+        reason = f": {self.build['reason']}" if self.build.get("reason") else ""
+        if not self.build:
+            return "no record of its build"
+        if not self.build.get("built"):
+            return f"not built{reason}"
+        if not self.build.get("can_run", True):
+            return f"built; cannot run here{reason}"
+        return "built and measured" if self.measured else "built; not measured"
+
+
+@dataclass(frozen=True)
+class CountRow:
+    """Images that are still right, of all that were measured."""
+
+    label: str
+    reference: int
+    candidate: int
+    total: int
+    lost: int
+    """Right with the reference only."""
+    gained: int
+    """Right with the candidate only."""
+
+    @property
+    def drop(self) -> float:
+        """In shares of the images."""
+        return (self.lost - self.gained) / self.total
+
+    @property
+    def change(self) -> str:
+        """The drop as a change: "−1.1 points"."""
+        return words.change(-self.drop)
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """Block medians of one side, in seconds."""
+
+    label: str
+    median: float
+    low: float
+    """5th percentile."""
+    high: float
+    """95th percentile."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of times with its one-sided limits; infinite where the pairs are too few."""
+
+    estimate: float
+    lower: float
+    upper: float
+    confidence: float
+
+    @property
+    def text(self) -> str:
+        """The estimate, and the limits if there are any."""
+        if not (math.isfinite(self.lower) and math.isfinite(self.upper)):
+            return f"{words.ratio(self.estimate)} (too few pairs for limits)"
+        low, high = math.floor(1000 * self.lower) / 1000, math.ceil(1000 * self.upper) / 1000
+        between = f"{low:.3f}{words.TIMES} to {high:.3f}{words.TIMES}"
+        return f"{self.estimate:.3f}{words.TIMES} ({between}, each limit at {words.level(self.confidence)})"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Accuracies on the selection split after one step of pruning."""
+
+    label: str
+    clean: float | None
+    robust: float | None
+    note: str
+
+
+@dataclass(frozen=True)
+class BuiltFile:
+    """One file of an engine."""
+
+    file: str
+    size: str
+    sha256: str
+    sparse: str
+    """How many layers have the 2:4 pattern."""
+    facts: Mapping[str, Any]
+
+
+def engine_views(content: ReportContent) -> tuple[EngineView, ...]:
+    """Every engine that was built, measured or judged, in the recipe's order."""
+    measured = {value.engine: value for value in content.measurements}
+    judged = [gate.engine for gate in content.verdict.gates]
+    names = dict.fromkeys([*content.builds, *measured, *judged])
+    return tuple(
+        EngineView(
+            name=name,
+            build=content.builds.get(name, {}),
+            measured=measured.get(name),
+            gates=tuple(gate for gate in content.verdict.gates if gate.engine == name),
+        )
+        for name in names
+    )
+
+
+def clauses(view: EngineView) -> tuple[tuple[GateResult, str], ...]:
+    """The engine's gates in words, with the accuracies themselves where a gate names only their drop."""
+    return tuple((gate, _with_accuracies(gate, view.measured)) for gate in view.gates)
+
+
+def count_rows(accuracy: Accuracy) -> tuple[CountRow, ...]:
+    """Images right on the clean image, then after each attack and all before it; the last row is robust accuracy."""
+    reference, candidate = accuracy.clean_reference, accuracy.clean_candidate
+    rows = [_count_row("clean images", reference, candidate)]
+    for number, name in enumerate(accuracy.attacks):
+        spared = ~accuracy.attacked[number]
+        reference = reference & (accuracy.standing_reference[number] | spared)
+        candidate = candidate & (accuracy.standing_candidate[number] | spared)
+        rows.append(_count_row(f"after {name}" if number == 0 else f"and after {name}", reference, candidate))
+    return tuple(rows)
+
+
+def time_rows(latency: Latency) -> tuple[TimeRow, ...]:
+    """Both engines; the control is the reference once more and has no row of its own."""
+    return _time_row("dense", latency.reference), _time_row("pruned", latency.candidate)
+
+
+def speedup(latency: Latency, gates: Sequence[GateResult]) -> Ratio:
+    """Over the block pairs, at the confidence of the gate on it if there is one."""
+    confidences = [gate.confidence for gate in gates if gate.metric == "speedup"]
+    return _ratio(latency.log_ratios, [*confidences, _SPEEDUP_CONFIDENCE][0])
+
+
+def control(latency: Latency) -> Ratio:
+    """The reference against itself: it should contain 1."""
+    return _ratio(latency.control_log_ratios, CONTROL_CONFIDENCE)
+
+
+def steps(finetuning: Mapping[str, Any]) -> tuple[Step, ...]:
+    """What each step of pruning did to the accuracies, in order."""
+    names = {"one_shot": "one-shot", "recalibrated": "recalibrated"}
+    rows = [_step(label, finetuning[key]) for key, label in names.items() if key in finetuning]
+    evaluations = finetuning.get("evaluations") or ()
+    return (*rows, *(_step(f"step {entry.get('step', '?')}", entry) for entry in evaluations))
+
+
+def attack_sentence(content: ReportContent) -> str:
+    """The attack and its threat, as the verdict records them."""
+    verify, provenance = content.recipe.get("verify", {}), content.provenance
+    attack = provenance.get("attack") or verify.get("attack") or {}
+    threat = provenance.get("threat") or content.recipe.get("threat") or {}
+    if not {"steps", "relative_step", "restarts"} <= set(attack) or "eps" not in threat:
+        return f"The attack's settings are {UNKNOWN}."
+    step = attack["relative_step"] * threat["eps"] / attack["steps"]
+    norm = {"linf": "L∞", "l2": "L2"}.get(threat.get("norm", ""), threat.get("norm", UNKNOWN))
+    starts = "1 random start" if attack["restarts"] == 1 else f"{attack['restarts']} random starts"
+    return f"PGD, {attack['steps']} steps of {step:.4g}, {starts}, {norm} radius {words.radius(threat['eps'])}."
+
+
+def built_files(build: Mapping[str, Any]) -> dict[str, BuiltFile]:
+    """The engine's files by role; none if it was not built."""
+    return {role: _built_file(build[role]) for role in ("dense", "pruned") if role in build}
+
+
+def ordered_saliency(content: ReportContent) -> dict[str, float]:
+    """Mean saliency by parameter, in the network's order as the coverage has it; others after them."""
+    order = {layer["name"]: number for number, layer in enumerate(content.coverage.get("layers", ()))}
+    names = sorted(content.saliency, key=lambda name: order.get(name.rpartition(".")[0], len(order)))
+    return {name: content.saliency[name] for name in names}
+
+
+def _with_accuracies(gate: GateResult, measured: Measurements | None) -> str:
+    if measured is None or gate.metric not in ("robust_drop", "clean_drop"):
+        return words.clause(gate)
+    rows = count_rows(measured.accuracy)
+    row = rows[0] if gate.metric == "clean_drop" else rows[-1]
+    before, after = words.percent(row.reference / row.total), words.percent(row.candidate / row.total)
+    return words.clause(gate, subject=f"{gate.metric.partition('_')[0]} accuracy {before} → {after}")
+
+
+def _count_row(label: str, reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> CountRow:
+    lost, gained = discordant(reference, candidate)
+    return CountRow(label, int(reference.sum()), int(candidate.sum()), len(reference), lost, gained)
+
+
+def _time_row(label: str, blocks: NDArray[np.float64]) -> TimeRow:
+    low, median, high = (float(value) for value in np.percentile(blocks, [5, 50, 95]))
+    return TimeRow(label, median, low, high)
+
+
+def _ratio(log_ratios: NDArray[np.float64], confidence: float) -> Ratio:
+    values = hodges_lehmann(log_ratios, confidence)
+    estimate, lower, upper = (math.exp(value) for value in values)
+    return Ratio(estimate, lower, upper, confidence)
+
+
+def _built_file(record: Mapping[str, Any]) -> BuiltFile:
+    facts, table = record.get("facts", {}), record.get("sparsity_2_4", {})
+    eligible = sum(bool(row.get("eligible")) for row in table.values())
+    return BuiltFile(
+        file=record.get("file", UNKNOWN),
+        size=words.size(facts["bytes"]) if "bytes" in facts else UNKNOWN,
+        sha256=record.get("sha256", UNKNOWN),
+        sparse=f"{eligible} of {len(table)}" if table else UNKNOWN,
+        facts=facts,
+    )
+
+
+def _step(label: str, entry: Mapping[str, Any]) -> Step:
+    return Step(label, entry.get("clean"), entry.get("robust"), str(entry.get("event") or ""))

@@ -1,0 +1,179 @@
+"""Report contents made in code: every outcome, with and without the parts that a run may lack."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from madx.recipe.models import GateConfig
+from madx.report import ReportContent
+from madx.verify import Accuracy, EngineParity, Latency, Measurements, Parity, Sizes, Verdict, judge
+
+HOSTILE = "<script>alert('x')</script> | `tick` \x1b[31m & \"quoted\" \udcff"
+"""What a path, a name or an engine's error may hold."""
+
+GATES = (
+    GateConfig(metric="speedup", at_least=1.5),
+    GateConfig(metric="robust_drop", at_most=0.03),
+    GateConfig(metric="clean_drop", at_most=0.02),
+    GateConfig(metric="robust_accuracy", at_least=0.4),
+    GateConfig(metric="parity_flips", at_most=0.02),
+    GateConfig(metric="size_ratio", at_most=0.5),
+)
+
+
+def measurements(engine="ort-cpu-fp32", *, images=1000, lost=12, gained=4, speedup=2.6, noise=0.01, pairs=40):
+    """Both engines on the same images: 76 % robust on the reference, `lost` and `gained` of them on the candidate."""
+    return Measurements(
+        engine=engine,
+        accuracy=accuracy(images, lost, gained),
+        latency=latency(speedup, noise, pairs),
+        parity=Parity(reference=_parity(images), candidate=_parity(images)),
+        sizes=Sizes(reference=4_000_000, candidate=1_000_000),
+    )
+
+
+def accuracy(images=1000, lost=12, gained=4):
+    number = np.arange(images)
+    clean = number < 0.9 * images
+    robust = number < 0.76 * images
+    candidate = (robust & (number >= lost)) | (clean & ~robust & (number < 0.76 * images + gained))
+    return Accuracy(
+        index=number,
+        labels=number % 10,
+        clean_reference=clean,
+        clean_candidate=clean & (number < 0.9 * images - lost // 2),
+        attacks=("PGD on the dense twin", "PGD on the pruned twin"),
+        attacked=np.stack([clean, clean]),
+        standing_reference=np.stack([clean & (number < 0.8 * images), robust]),
+        standing_candidate=np.stack([clean, candidate]),
+        overrun=np.zeros(2),
+    )
+
+
+def _parity(images):
+    flips = np.zeros(images, dtype=bool)
+    return EngineParity(
+        flips_clean=flips, flips_adversarial=flips.copy(), difference=np.full(images, 1e-5), violations=()
+    )
+
+
+def latency(speedup=2.6, noise=0.01, pairs=40):
+    generator = np.random.default_rng(7)
+    base = 0.0024 * np.exp(noise * generator.standard_normal((4, pairs, 2)))
+    return Latency(
+        batch=1,
+        timing="host call, preallocated I/O",
+        calls=20,
+        order=tuple("ABBA" if number % 2 else "BAAB" for number in range(pairs)),
+        reference=base[0],
+        candidate=base[1] / speedup,
+        control_a=base[2],
+        control_b=base[3],
+        facts={"cpus": 4, "load_before": 0.12, "reference": {"intra_op_threads": 4, "spinning": False}},
+    )
+
+
+def content(measured=None, gates=GATES, missing=None, **changes):
+    """A whole run; `changes` replace fields."""
+    measured = (measurements(),) if measured is None else measured
+    names = [value.engine for value in measured] + list(missing or {})
+    whole = ReportContent(
+        recipe={"name": "fashion-resnet18", "prune": {"criterion": "mad-paper", "structure": "channels"}, "seed": 3},
+        verdict=judge(measured, gates, missing=missing or {}),
+        provenance={
+            "seed": 3,
+            "threat": {"norm": "linf", "eps": 8 / 255},
+            "attack": {"steps": 20, "relative_step": 2.5, "restarts": 1},
+            "gate_images": {"images": 1000, "split": 10000, "sha256": "ab" * 32},
+            "engines": {name: {"dense": "12" * 32, "pruned": "34" * 32} for name in names},
+            "machine": {"processor": "A processor", "cpus": 4, "gpus": [], "system": "Linux x86_64"},
+            "tools": {"madx": "0.1.0", "python": "3.11.7"},
+        },
+        measurements=tuple(measured),
+        coverage=COVERAGE,
+        finetuning={
+            "one_shot": {"clean": 0.085, "robust": 0.085, "images": 200},
+            "recalibrated": {"clean": 0.61, "robust": 0.32, "images": 200},
+            "evaluations": [
+                {"step": step, "clean": 0.8 + step / 1000, "robust": 0.6 + step / 900, "loss": 0.7, "event": ""}
+                for step in (30, 60, 90)
+            ],
+        },
+        builds={name: build(name) if name not in (missing or {}) else unbuilt(name) for name in names},
+        saliency={"conv1.weight": 5.6e-07, "layer1.conv1.weight": 2.9e-08, "linear.bias": 4.1e-06},
+        stages={
+            "train": {"seconds": 4000.2, "finished": "2026-01-02T03:04:05Z", "outputs": {"dense/model": {}}},
+            "prune": {"seconds": 75.04, "finished": "2026-01-02T03:14:05Z", "outputs": {"pruned/model": {}}},
+        },
+    )
+    return replace(whole, **changes)
+
+
+def build(name):
+    rows = {"node_a": {"eligible": True}, "node_b": {"eligible": False}}
+    files = {
+        role: {
+            "file": f"engines/{name}/{role}.onnx",
+            "sha256": digest * 32,
+            "facts": {"bytes": size, "provider": "CPU"},
+            "sparsity_2_4": rows,
+        }
+        for role, digest, size in (("dense", "12", 4_000_000), ("pruned", "34", 1_000_000))
+    }
+    return {"built": True, "can_run": True, "reason": "", **files}
+
+
+def unbuilt(name):
+    return {"built": False, "can_run": False, "reason": f"{name} needs a GPU; install 'madx[tensorrt]'"}
+
+
+COVERAGE = {
+    "kept_share": 0.2525,
+    "layers": [
+        {
+            "name": name,
+            "kind": "Conv2d",
+            "shape_before": [32, 16, 3, 3],
+            "shape_after": [16, 16, 3, 3],
+            "weights": 4608,
+            "kept": 2304,
+            "reason": reason,
+        }
+        for name, reason in (("conv1", ""), ("layer1.conv1", "its 16 inputs are the image's"), ("linear", ""))
+    ],
+}
+
+PASSING = content()
+FAILING = content((measurements(lost=150, speedup=1.2),))
+UNDECIDED = content((measurements(lost=30),))
+TWO_ENGINES = content((measurements(), measurements("openvino-cpu-fp32", lost=20)))
+MISSING = content((), missing={"tensorrt-fp16": "it could not be built: " + unbuilt("tensorrt-fp16")["reason"]})
+BARE = ReportContent(
+    recipe={},
+    verdict=Verdict(gates=()),
+    provenance={},
+    measurements=(),
+    coverage={},
+    finetuning={},
+    builds={},
+    saliency={},
+    stages={},
+)
+HOSTILE_RUN = content(
+    (),
+    missing={HOSTILE: HOSTILE},
+    recipe={"name": HOSTILE},
+    coverage={"kept_share": 0.5, "layers": [{**COVERAGE["layers"][0], "name": HOSTILE, "reason": HOSTILE}]},
+    saliency={f"{HOSTILE}.weight": -1e-7, "$x_1$ 层.weight": 2e-7, "nan.weight": math.nan},
+    stages={HOSTILE: {}},
+)
+CONTENTS = {
+    "passing": PASSING,
+    "failing": FAILING,
+    "undecided": UNDECIDED,
+    "two engines": TWO_ENGINES,
+    "missing": MISSING,
+    "bare": BARE,
+    "hostile": HOSTILE_RUN,
+}

@@ -1,0 +1,77 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import report_cases as cases
+
+from madx.report import views
+from madx.verify import Accuracy
+
+
+def accuracy(seed, images=60):
+    """Random outcomes; an image that had fallen on both engines is not attacked again."""
+    generator = np.random.default_rng(seed)
+    clean, attacked, standing = generator.random((2, images)) < 0.8, [], []
+    reference, candidate = clean
+    for _ in range(3):
+        attacked.append(reference | candidate)
+        standing.append((generator.random((2, images)) < 0.7) & attacked[-1])
+        reference, candidate = reference & standing[-1][0], candidate & standing[-1][1]
+    tables = np.stack(standing, axis=1)
+    return Accuracy(
+        index=np.arange(images),
+        labels=np.zeros(images, dtype=np.int64),
+        clean_reference=clean[0],
+        clean_candidate=clean[1],
+        attacks=("one", "two", "three"),
+        attacked=np.stack(attacked),
+        standing_reference=tables[0],
+        standing_candidate=tables[1],
+        overrun=np.zeros(3),
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_counts_end_at_the_robust_accuracy_of_the_gates(seed):
+    value = accuracy(seed)
+    rows = views.count_rows(value)
+    assert [row.label for row in rows] == ["clean images", "after one", "and after two", "and after three"]
+    assert rows[0].reference == value.clean_reference.sum()
+    assert rows[-1].reference == value.robust_reference.sum()
+    assert rows[-1].candidate == value.robust_candidate.sum()
+    for row in rows:
+        assert row.lost - row.gained == row.reference - row.candidate
+        assert row.drop == pytest.approx((row.reference - row.candidate) / 60)
+    assert all(later.reference <= row.reference for row, later in pairwise(rows))
+
+
+def test_medians_are_of_all_blocks():
+    latency = cases.latency(noise=0.3)
+    dense, pruned = views.time_rows(latency)
+    assert dense.median == np.median(latency.reference)
+    assert pruned.median == np.median(latency.candidate)
+    assert dense.low < dense.median < dense.high
+
+
+def test_a_ratio_without_limits_says_so():
+    assert "too few pairs for limits" in views.Ratio(1.5, 0.0, math.inf, 0.95).text
+    assert views.control(cases.latency(pairs=30)).lower < 1 < views.control(cases.latency(pairs=30)).upper
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        ({}, "no record of its build"),
+        ({"built": False, "reason": "no GPU"}, "not built: no GPU"),
+        ({"built": True, "can_run": False, "reason": "no driver"}, "built; cannot run here: no driver"),
+        ({"built": True, "can_run": True, "reason": ""}, "built; not measured"),
+    ],
+)
+def test_status_of_an_engine_that_was_not_measured(build, expected):
+    assert views.EngineView("e", build, None, ()).status == expected
+
+
+def test_saliency_follows_the_network():
+    content = cases.content(saliency={"other": 1.0, "linear.bias": 1.0, "conv1.weight": 1.0})
+    assert list(views.ordered_saliency(content)) == ["conv1.weight", "linear.bias", "other"]
