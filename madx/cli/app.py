@@ -42,7 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON o
 def main() -> None:
     """Run the command line; the process ends with an exit code of `ExitCode`."""
     try:
-        app()
+        app(prog_name="madx")  # also when started as python -m madx
     except MadxError as error:
         Console(stderr=True, soft_wrap=True).print(f"[red]madx:[/red] {_escaped(error)}", highlight=False)
         sys.exit(int(error.exit_code))
@@ -125,23 +125,24 @@ def export(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = No
 @app.command()
 def verify(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Measure the engines, judge the gates, write the reports; the exit code is the verdict."""
-    _run_to_verdict(["verify"], recipe, run_dir, overrides, as_json)
+    _run_to_verdict(["verify", "report"], recipe, run_dir, overrides, as_json)
 
 
 @app.command()
 def run(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Do everything from data to verdict, and only what is not done yet; the exit code is the verdict."""
-    _run_to_verdict(["train", "prune", "export", "verify"], recipe, run_dir, overrides, as_json)
+    _run_to_verdict(["train", "prune", "export", "verify", "report"], recipe, run_dir, overrides, as_json)
 
 
 @app.command()
 def report(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None) -> None:
     """Render the reports of a finished run again; nothing is measured."""
-    context = _context(recipe, run_dir, overrides, as_json=False)
-    from madx.pipeline.reporting import write_reports
+    from madx.pipeline import run_stages, stage_named
 
+    context = _context(recipe, run_dir, overrides, as_json=False)
     with context.run.locked():
-        for name in write_reports(context):
+        run_stages(context, [stage_named("report")], again=True)
+        for name in context.run.hashes("report"):
             print(context.run.path(name))
 
 

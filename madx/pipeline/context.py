@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -16,7 +16,7 @@ from madx.errors import ModelError, RecipeError
 from madx.models import build_model, load_weights, read_state
 from madx.progress import Progress
 from madx.prune import resize_to_
-from madx.recipe import Recipe
+from madx.recipe import DataConfig, Recipe
 
 DENSE = "dense/model.safetensors"
 PRUNED = "pruned/model.safetensors"
@@ -31,15 +31,10 @@ class Context:
     progress: Progress
     key: str = ""
 
-    @cached_property
+    @property
     def splits(self) -> Splits:
         """The data, read once per process."""
-        splits = load_splits(self.recipe.data, self.recipe.seed)
-        self.progress.say(
-            f"data {self.recipe.data.name}: {len(splits.train)} training, {len(splits.selection)} selection, "
-            f"{len(splits.gate)} gate images"
-        )
-        return splits
+        return _read(self.recipe.data, self.recipe.seed, self.progress)
 
     @cached_property
     def device(self) -> torch.device:
@@ -88,3 +83,12 @@ class Context:
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file of the run."""
         return load_safetensors(self.run.path(name).read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _read(config: DataConfig, seed: int, progress: Progress) -> Splits:
+    """Read and split the data, and say how much there is."""
+    splits = load_splits(config, seed)
+    sizes = f"{len(splits.train)} training, {len(splits.selection)} selection, {len(splits.gate)} gate images"
+    progress.say(f"data {config.name}: {sizes}")
+    return splits

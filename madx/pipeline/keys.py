@@ -11,14 +11,13 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import madx
 from madx.artifacts import sha256_file
 from madx.deploy.engine import backend
 from madx.errors import DataError
 from madx.machine import describe_machine
 from madx.pipeline.context import Context
 from madx.recipe import DataConfig, Recipe
-
-_REPORTS = ("report.html", "report.md", "junit.xml")
 
 
 def train(context: Context) -> dict[str, Any]:
@@ -59,9 +58,9 @@ def verify(context: Context) -> dict[str, Any]:
     }
 
 
-def is_input(output: str) -> bool:
-    """Whether a later stage may read this file of an earlier one."""
-    return output not in _REPORTS
+def report(context: Context) -> dict[str, Any]:
+    """How reports look belongs to madx's version, what they show to the files they are made from."""
+    return {"madx": madx.__version__, "recipe": context.recipe.model_dump(mode="json", exclude={"data", "model"})}
 
 
 def _common(recipe: Recipe) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From the files of a run to its reports: HTML for people, Markdown for pull requests, JUnit for CI."""
+"""The report stage: from the files of a run to HTML for people, Markdown for pull requests, JUnit for CI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FINETUNING = "pruned/finetuning.json"
 SALIENCY = "saliency.safetensors"
 
 
-def write_reports(context: Context) -> list[str]:
+def report(context: Context) -> list[str]:
     """Render every report from what the run directory holds; nothing is computed or measured again."""
     content = read_content(context)
     reports = {
@@ -52,7 +52,7 @@ def read_content(context: Context) -> ReportContent:
         finetuning=read_json(context.run.path(FINETUNING)),
         builds={name: read_json(context.run.path(f"engines/{name}/build.json")) for name in engines},
         saliency=_layer_means(context),
-        stages=context.run.manifest()["stages"],
+        stages={name: record for name, record in context.run.manifest()["stages"].items() if name != "report"},
     )
 
 
@@ -63,5 +63,8 @@ def read_arrays(payload: bytes) -> dict[str, NDArray[Any]]:
 
 
 def _layer_means(context: Context) -> dict[str, float]:
-    """Mean saliency of each parameter: how sensitive the layer is to adversarial examples."""
-    return {name: float(score.mean()) for name, score in context.read_tensors(SALIENCY).items()}
+    """Mean saliency of each parameter, in the network's order: how sensitive it is to adversarial examples."""
+    scores = context.read_tensors(SALIENCY)
+    layers = [layer["name"] for layer in read_json(context.run.path(COVERAGE))["layers"]]
+    names = [f"{layer}.{kind}" if layer else kind for layer in layers for kind in ("weight", "bias")]
+    return {name: float(scores[name].mean()) for name in names if name in scores}

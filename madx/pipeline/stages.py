@@ -53,6 +53,7 @@ STAGES = (
     Stage("prune", ("train",), keys.prune, "madx.pipeline.pruning:prune"),
     Stage("export", ("train", "prune"), keys.export, "madx.pipeline.exporting:export"),
     Stage("verify", ("train", "prune", "export"), keys.verify, "madx.pipeline.verifying:verify"),
+    Stage("report", ("train", "prune", "export", "verify"), keys.report, "madx.pipeline.reporting:report"),
 )
 
 
@@ -61,14 +62,16 @@ def stage_named(name: str) -> Stage:
     return next(stage for stage in STAGES if stage.name == name)
 
 
-def run_stages(context: Context, wanted: Sequence[Stage] = STAGES) -> list[StageReport]:
+def run_stages(context: Context, wanted: Sequence[Stage] = STAGES, *, again: bool = False) -> list[StageReport]:
     """Bring the wanted stages up to date, in order; a stage before them that is not up to date is an error.
+
+    With `again` they are run even if they are up to date.
 
     Raises:
         ArtifactError: an earlier stage is missing or its files were changed.
     """
     _check_earlier(context, wanted)
-    return [_bring_up_to_date(context, stage) for stage in STAGES if stage in wanted]
+    return [_bring_up_to_date(context, stage, again=again) for stage in STAGES if stage in wanted]
 
 
 def stale(context: Context, stage: Stage) -> str:
@@ -97,12 +100,12 @@ def _check_earlier(context: Context, wanted: Sequence[Stage]) -> None:
         )
 
 
-def _bring_up_to_date(context: Context, stage: Stage) -> StageReport:
-    reason = stale(context, stage)
+def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) -> StageReport:
+    reason = stale(context, stage) or ("asked for again" if again else "")
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
         return StageReport(stage.name, False, 0.0, "")
-    context.progress.say(f"{stage.name}: {reason}")
+    context.progress.say(f"{stage.name}: running ({reason})")
     started = time.monotonic()
     key = _key(context, stage)
     running = replace(context, key=key)
@@ -131,5 +134,5 @@ def _inputs(context: Context, stage: Stage) -> dict[str, str]:
     """SHA-256 of every file that the stages before this one wrote for it to read."""
     hashes: dict[str, str] = {}
     for name in stage.after:
-        hashes |= {output: digest for output, digest in context.run.hashes(name).items() if keys.is_input(output)}
+        hashes |= context.run.hashes(name)
     return hashes

@@ -1,4 +1,4 @@
-"""The verify stage: measurements on the deployed engines, the gates' verdict on them, and the reports."""
+"""The verify stage: measurements on the deployed engines, and the gates' verdict on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from madx.errors import ArtifactError, EngineError
 from madx.machine import describe_machine
 from madx.pipeline.context import Context
 from madx.pipeline.exporting import build_record
-from madx.pipeline.reporting import VERDICT, read_arrays, write_reports
+from madx.pipeline.reporting import VERDICT, read_arrays
 from madx.pipeline.twins import examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import EngineConfig
@@ -31,7 +31,7 @@ _TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
 
 
 def verify(context: Context) -> list[str]:
-    """Write the measurements of every engine, the verdict and its reports."""
+    """Write the measurements of every engine, and the verdict."""
     measured, missing, outputs = [], {}, []
     for engine in context.recipe.export.engines:
         if not engine.verify:
@@ -46,7 +46,7 @@ def verify(context: Context) -> list[str]:
         outputs.append(_write_arrays(context, measurements_file(engine), values.to_arrays()))
     verdict = judge(measured, context.recipe.verify.gates, missing=missing)
     write_json(context.run.path(VERDICT), verdict.to_json() | {"provenance": _provenance(context)})
-    return [*outputs, VERDICT, *write_reports(context)]
+    return [*outputs, VERDICT]
 
 
 def measurements_file(engine: EngineConfig) -> str:
@@ -150,6 +150,10 @@ def _latency(context: Context, reference: Engine, candidate: Engine) -> Latency:
     images = context.splits.gate.tensors(0, config.batch)[0].numpy()
     if len(images) < config.batch:
         raise ArtifactError(f"verify.latency.batch is {config.batch}, the gate split has {len(images)} images")
+    if reference.timing != candidate.timing:
+        raise EngineError(
+            f"the engines cannot be compared: one is timed as {reference.timing!r}, the other as {candidate.timing!r}"
+        )
     context.progress.say(f"timing both engines at batch {config.batch}, up to {config.seconds:g} s")
     return measure_latency(
         reference.timer(images),

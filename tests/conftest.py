@@ -1,0 +1,71 @@
+"""What several rooms' tests share: a tiny recipe on an offline data set, and the command line called in-process."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from madx.cli import main
+
+TINY = """
+name: tiny
+threads: 1
+data: {name: digits, selection: 100}
+model: {name: resnet8, args: {widths: [16, 16, 16], stem_stride: 1}}
+threat: {eps: 0.1}
+train: {epochs: 3, batch_size: 64, evaluations: 2, selection_images: 100, average: 0.9, augment: none,
+        attack: {steps: 2}, selection_attack: {steps: 2}}
+prune:
+  criterion: mad-paper
+  batches: 2
+  batch_size: 64
+  round_to: 8
+  attack: {steps: 2}
+  recalibration_batches: 2
+  recalibration_rounds: 1
+  finetune: {epochs: 2, batch_size: 64, evaluations: 2, selection_images: 100, average: 0.9, augment: none,
+             attack: {steps: 2}, selection_attack: {steps: 2}}
+export: {parity_images: 32}
+verify:
+  attack: {steps: 3}
+  images: 120
+  chunk: 50
+  latency: {seconds: 1, pairs: 30, block_calls: 5}
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one call of the command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Answer]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Call `madx ARGUMENTS` in this process; a traceback instead of an exit code fails the test."""
+
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["madx", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Answer(int(ended.value.code or 0), printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Path:
+    """The tiny recipe as a file."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path

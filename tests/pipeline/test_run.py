@@ -1,0 +1,183 @@
+"""The whole chain on a tiny network: what it writes, when it does nothing, and what makes it work again."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, Cli
+from safetensors.torch import load_file
+
+from madx.artifacts import RunDirectory, sha256_file
+from madx.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+
+STAGES = ["train", "prune", "export", "verify", "report"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny recipe and its finished run; tests copy it before they change anything."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["madx", "run", str(folder / "tiny.yaml"), "--run-dir", str(folder / "run")])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code in (0, 1, 3), "the run ended with an error instead of a verdict"
+    return folder
+
+
+@pytest.fixture
+def workspace(finished: Path, tmp_path: Path) -> Path:
+    """A private copy of the finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def run(cli: Cli, folder: Path, command: str = "run", *options: str):
+    return cli(command, folder / "tiny.yaml", "--run-dir", folder / "run", *options)
+
+
+def done_stages(folder: Path, before: dict[str, str]) -> list[str]:
+    """Stages whose record is another than `before`."""
+    now = finish_times(folder)
+    return [name for name in STAGES if now.get(name) != before.get(name)]
+
+
+def finish_times(folder: Path) -> dict[str, str]:
+    manifest = json.loads((folder / "run/manifest.json").read_text())
+    return {name: json.dumps(record, sort_keys=True) for name, record in manifest["stages"].items()}
+
+
+def test_the_manifest_vouches_for_every_file(finished: Path) -> None:
+    run_dir = finished / "run"
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    assert list(manifest["stages"]) == STAGES
+    vouched = {
+        name: entry["sha256"] for record in manifest["stages"].values() for name, entry in record["outputs"].items()
+    }
+    present = {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*") if path.is_file()}
+    assert present - {"manifest.json", ".lock"} == set(vouched), "files that no stage vouches for, or missing ones"
+    for name, digest in vouched.items():
+        assert sha256_file(run_dir / name) == digest, name
+
+
+def test_the_verdict_speaks_of_the_engines_on_disk(finished: Path) -> None:
+    verdict = json.loads((finished / "run/verdict.json").read_text())
+    engines = verdict["provenance"]["engines"]["ort-cpu-fp32"]
+    for role in ("dense", "pruned"):
+        assert engines[role] == sha256_file(finished / f"run/engines/ort-cpu-fp32/{role}.onnx")
+    assert {gate["metric"] for gate in verdict["gates"]} == {"speedup", "robust_drop"}
+    assert verdict["provenance"]["gate_images"]["images"] == 120
+
+
+def test_raw_samples_are_kept_per_image_and_per_block(finished: Path) -> None:
+    with np.load(finished / "run/measurements/ort-cpu-fp32.npz") as content:
+        assert content["accuracy.index"].shape == (120,)
+        assert len(set(content["accuracy.index"].tolist())) == 120
+        assert content["accuracy.standing_reference"].shape == (2, 120)
+        assert len(content["latency.reference"]) >= 30
+
+
+def test_masks_are_in_dense_shapes_and_agree_with_the_coverage(finished: Path) -> None:
+    dense = load_file(finished / "run/dense/model.safetensors")
+    masks = load_file(finished / "run/masks.safetensors")
+    pruned = load_file(finished / "run/pruned/model.safetensors")
+    coverage = {layer["name"]: layer for layer in json.loads((finished / "run/coverage.json").read_text())["layers"]}
+    for name, mask in masks.items():
+        assert mask.shape == dense[name].shape
+        assert int(mask.sum()) == pruned[name].numel()
+    assert coverage["layer1.conv1"]["shape_after"] == [8, 8, 3, 3]
+    assert coverage["linear"]["reason"]
+    assert sum(layer["kept"] for layer in coverage.values()) == sum(int(mask.sum()) for mask in masks.values())
+
+
+def test_a_second_run_does_nothing_and_says_so(workspace: Path, cli: Cli) -> None:
+    before = finish_times(workspace)
+    first = json.loads((workspace / "run/verdict.json").read_text())
+    answer = run(cli, workspace)
+    assert "nothing to do" in answer.out
+    assert done_stages(workspace, before) == []
+    assert answer.code == {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[first["outcome"]]
+
+
+@pytest.mark.parametrize(
+    ("override", "redone"),
+    [
+        ("prune.sparsity=0.4", ["prune", "report"]),  # 40 % of 16 channels in multiples of 8 is what 50 % is: the same masks
+        ("verify.gates=[{metric: clean_drop, at_most: 0.5}]", ["verify", "report"]),
+        ("verify.images=60", ["verify", "report"]),
+        ("name=renamed", ["report"]),
+    ],
+)
+def test_only_what_a_change_touches_is_done_again(workspace: Path, cli: Cli, override: str, redone: list[str]) -> None:
+    before = finish_times(workspace)
+    answer = run(cli, workspace, "run", "--set", override)
+    assert answer.code in (0, 1, 3), answer.err
+    assert done_stages(workspace, before) == redone
+
+
+def test_a_swapped_engine_is_noticed_and_nothing_is_judged(workspace: Path, cli: Cli) -> None:
+    engine = workspace / "run/engines/ort-cpu-fp32/pruned.onnx"
+    shutil.copy(workspace / "run/engines/ort-cpu-fp32/dense.onnx", engine)
+    answer = run(cli, workspace, "verify")
+    assert answer.code == 2
+    assert "engines/ort-cpu-fp32/pruned.onnx changed since the stage wrote it" in " ".join(answer.err.split())
+
+
+def test_a_lost_file_is_made_again(workspace: Path, cli: Cli) -> None:
+    (workspace / "run/coverage.json").unlink()
+    before = finish_times(workspace)
+    masks = sha256_file(workspace / "run/masks.safetensors")
+    assert run(cli, workspace).code in (0, 1, 3)
+    assert "prune" in done_stages(workspace, before)
+    assert sha256_file(workspace / "run/masks.safetensors") == masks, "the same recipe gave other masks"
+
+
+def test_a_stage_asks_for_the_stages_before_it(tiny_recipe: Path, tmp_path: Path, cli: Cli) -> None:
+    answer = cli("prune", tiny_recipe, "--run-dir", tmp_path / "new")
+    assert answer.code == 2
+    assert "madx train" in answer.err
+    assert not (tmp_path / "new").exists(), "a run that did nothing left a folder behind"
+
+
+def test_an_engine_that_cannot_be_had_is_missing_and_the_others_are_measured(workspace: Path, cli: Cli) -> None:
+    engines = "export.engines=[{kind: ort-cpu}, {kind: ort-cuda}]"
+    answer = run(cli, workspace, "run", "--set", engines, "--set", "verify.gates=[{metric: clean_drop, at_most: 0.9}]")
+    verdict = json.loads((workspace / "run/verdict.json").read_text())
+    outcomes = {gate["engine"]: gate["outcome"] for gate in verdict["gates"]}
+    assert outcomes == {"ort-cpu-fp32": "PASS", "ort-cuda-fp32": "INCONCLUSIVE"}
+    assert answer.code == 3
+    record = json.loads((workspace / "run/engines/ort-cuda-fp32/build.json").read_text())
+    assert record["built"] is False or record["can_run"] is False
+
+
+def test_reports_are_rendered_again_without_measuring(workspace: Path, cli: Cli) -> None:
+    page = workspace / "run/report.html"
+    text = page.read_text()
+    page.unlink()
+    before = finish_times(workspace)
+    assert cli("report", workspace / "tiny.yaml", "--run-dir", workspace / "run").code == 0
+    assert page.read_text() == text
+    assert done_stages(workspace, before) in ([], ["report"])
+
+
+def test_json_answers_are_json(workspace: Path, cli: Cli) -> None:
+    verdict = json.loads(run(cli, workspace, "run", "--json").out)
+    assert verdict["schema"] == 1
+    assert verdict["outcome"] in ("PASS", "FAIL", "INCONCLUSIVE")
+    assert json.loads(cli("inspect", workspace / "run", "--json").out)["stages"].keys() == set(STAGES)
+    assert json.loads(run(cli, workspace, "prune", "--json").out)["stages"] == [
+        {"name": "prune", "done": False, "seconds": 0.0}
+    ]
+
+
+def test_inspect_shows_changed_files(workspace: Path, cli: Cli) -> None:
+    (workspace / "run/masks.safetensors").write_bytes(b"other")
+    answer = cli("inspect", workspace / "run")
+    assert answer.code == 0
+    assert "CHANGED" in answer.out
+    assert RunDirectory(workspace / "run").changed_outputs("prune") == ["masks.safetensors"]
