@@ -19,7 +19,6 @@ from rich.table import Table
 if TYPE_CHECKING:
     from madx.pipeline import StageReport
     from madx.report import ReportContent
-    from madx.verify import GateResult
 
 T = TypeVar("T")
 
@@ -85,33 +84,20 @@ def verdict(content: ReportContent, run_dir: Path, reports: list[StageReport], *
         return
     if not any(report.done for report in reports):
         print(f"nothing to do: {run_dir} is up to date with the recipe; this is its verdict")
+    from madx.report import words
+
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     for heading in ("gate", "engine", "required", "measured", "limits", "outcome"):
         table.add_column(heading, justify="left" if heading in ("gate", "engine", "outcome") else "right")
     for gate in content.verdict.gates:
-        table.add_row(gate.metric, gate.engine, *_gate_cells(gate), _coloured(gate.outcome.value))
+        numbers = (words.required(gate), words.estimate(gate), words.limits(gate))
+        table.add_row(words.title(gate.metric), gate.engine, *numbers, _coloured(gate.outcome.value))
     console.print(table)
     for warning in content.verdict.warnings:
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
+        console.print(f"[yellow]warning:[/yellow] {escape(words.clean(warning))}")
     console.print(f"verdict: [bold]{_coloured(content.verdict.outcome.value)}[/bold]")
     console.print(f"report:  {escape(str(run_dir / 'report.html'))}")
-
-
-def _gate_cells(gate: GateResult) -> tuple[str, str, str]:
-    """Bound, estimate and one-sided limits in the unit of the metric."""
-    sign = "≥" if gate.direction == "at_least" else "≤"
-    limits = f"{metric_text(gate.metric, gate.lower)} to {metric_text(gate.metric, gate.upper)}"
-    return f"{sign} {metric_text(gate.metric, gate.bound)}", metric_text(gate.metric, gate.estimate), limits
-
-
-def metric_text(metric: str, value: float | None) -> str:
-    """A value in the unit a reader expects: times, points or percent."""
-    if value is None:
-        return "not measured"
-    if metric in ("speedup", "size_ratio"):
-        return f"{value:.2f}x"
-    return f"{100 * value:.2f} points" if metric.endswith("_drop") else f"{value:.2%}"
 
 
 def _coloured(outcome: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from madx.recipe.models import GateConfig
 from madx.stats import clopper_pearson, hodges_lehmann, planned_images, tango_interval
-from madx.verify.latency import CONTROL_CONFIDENCE, CONTROL_SHARE
+from madx.verify.latency import CONTROL_BIAS, CONTROL_CONFIDENCE, CONTROL_SHARE
 from madx.verify.measurements import Bools, Latency, Measurements
 
 PLANNED_POWER = 0.8
@@ -79,7 +79,7 @@ def _control_faults(latency: Latency, gain: float) -> tuple[str, ...]:
     _, lower, upper = hodges_lehmann(latency.control_log_ratios, CONTROL_CONFIDENCE)
     shown = f"{_exp(lower):.4f} to {_exp(upper):.4f}"
     faults = []
-    if not lower <= 0 <= upper:
+    if max(lower, -upper) > CONTROL_BIAS * gain:
         faults.append(
             f"The A/A control does not contain 1: the reference against itself is {shown} times as fast, so the "
             "machine or the schedule favours one side."

@@ -33,6 +33,9 @@ Timer = Callable[[], float]
 
 CONTROL_SHARE = 0.25
 """The control's interval must be narrower than this share of the gain, on the log scale."""
+CONTROL_BIAS = 0.01
+"""The control's interval may miss 1 by this share of the gain: with thousands of blocks a difference far too small to
+move a verdict is significant too."""
 CONTROL_CONFIDENCE = 0.995
 """One-sided: a sound control excludes 1 in one measurement of a hundred."""
 TIGHT_SHARE = 0.05
