@@ -9,12 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 
 if TYPE_CHECKING:
     from madx.pipeline import StageReport
@@ -77,7 +75,7 @@ def print_json(content: Any) -> None:
 
 
 def verdict(content: ReportContent, run_dir: Path, reports: list[StageReport], *, as_json: bool) -> None:
-    """Print the verdict: a table for people, verdict.json for machines."""
+    """Print the verdict: a line for each gate for people, verdict.json for machines."""
     if as_json:
         whole = content.verdict.to_json() | {"provenance": content.provenance, "run_dir": str(run_dir)}
         print_json(whole)
@@ -87,13 +85,13 @@ def verdict(content: ReportContent, run_dir: Path, reports: list[StageReport], *
     from madx.report import words
 
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    table = Table(box=SIMPLE_HEAD, show_edge=False)
-    for heading in ("gate", "engine", "required", "measured", "limits", "outcome"):
-        table.add_column(heading, justify="left" if heading in ("gate", "engine", "outcome") else "right")
+    engine = ""
     for gate in content.verdict.gates:
-        numbers = (words.required(gate), words.estimate(gate), words.limits(gate))
-        table.add_row(words.title(gate.metric), gate.engine, *numbers, _coloured(gate.outcome.value))
-    console.print(table)
+        if gate.engine != engine:
+            engine = gate.engine
+            console.print(escape(engine))
+        outcome = gate.outcome.value
+        console.print(f"  {_coloured(outcome)}{' ' * (13 - len(outcome))}{escape(words.clause(gate))}")
     for warning in content.verdict.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(words.clean(warning))}")
     console.print(f"verdict: [bold]{_coloured(content.verdict.outcome.value)}[/bold]")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -16,7 +16,7 @@ from madx.errors import ModelError, RecipeError
 from madx.models import build_model, load_weights, read_state
 from madx.progress import Progress
 from madx.prune import resize_to_
-from madx.recipe import DataConfig, Recipe
+from madx.recipe import Recipe
 
 DENSE = "dense/model.safetensors"
 PRUNED = "pruned/model.safetensors"
@@ -30,11 +30,21 @@ class Context:
     run: RunDirectory
     progress: Progress
     key: str = ""
+    loaded: list[Splits] = field(default_factory=list)
+    """The data once it was read; shared with the contexts that are made from this one."""
 
     @property
     def splits(self) -> Splits:
-        """The data, read once per process."""
-        return _read(self.recipe.data, self.recipe.seed, self.progress)
+        """The data, read once for all stages."""
+        if not self.loaded:
+            self.loaded.append(self._read_data())
+        return self.loaded[0]
+
+    def _read_data(self) -> Splits:
+        splits = load_splits(self.recipe.data, self.recipe.seed)
+        sizes = f"{len(splits.train)} training, {len(splits.selection)} selection, {len(splits.gate)} gate images"
+        self.progress.say(f"data {self.recipe.data.name}: {sizes}")
+        return splits
 
     @cached_property
     def device(self) -> torch.device:
@@ -83,12 +93,3 @@ class Context:
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file of the run."""
         return load_safetensors(self.run.path(name).read_bytes())
-
-
-@lru_cache(maxsize=1)
-def _read(config: DataConfig, seed: int, progress: Progress) -> Splits:
-    """Read and split the data, and say how much there is."""
-    splits = load_splits(config, seed)
-    sizes = f"{len(splits.train)} training, {len(splits.selection)} selection, {len(splits.gate)} gate images"
-    progress.say(f"data {config.name}: {sizes}")
-    return splits

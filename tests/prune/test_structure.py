@@ -1,0 +1,355 @@
+"""Removal of channels. The oracle: the dense network with the removed channels silenced gives the same logits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import prune_cases as nets
+import pytest
+import torch
+from prune_cases import Case, case, random_scores, shipped
+from torch import Tensor, nn
+
+from madx.errors import ModelError
+from madx.prune import Survivors, coverage, remove_channels_, resize_to_, survivor_masks
+from madx.prune.curvature import scored_layers, scored_parameters
+
+SMALL = (2, 4, 4)
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "resnet8": (shipped("resnet8", 1, 8, widths=[8, 16, 16], stem_stride=1), (1, 8, 8)),
+    "resnet18": (shipped("resnet18", 3, 8, widths=[8, 8, 16, 16]), (3, 8, 8)),
+    "vgg16_bn": (shipped("vgg16_bn", 3, 32, widths=[8, 8, 8, 16, 16]), (3, 32, 32)),
+    "wrn": (shipped("wrn28_10", 3, 8, depth=10, widen=1), (3, 8, 8)),
+    "1d": (nets.one_dimension, (2, 8)),
+    "3d": (nets.three_dimensions, (1, 4, 4, 4)),
+    **{
+        network.__name__: (network, SMALL)
+        for network in (
+            nets.plain,
+            nets.mlp,
+            nets.flattened,
+            nets.depthwise,
+            nets.depth_multiplier,
+            nets.groups_as_outputs,
+            nets.grouped,
+            nets.concatenated,
+            nets.dense_block,
+            nets.concatenated_residual,
+            nets.called_twice,
+            nets.squeeze_excite,
+            nets.two_heads,
+            nets.conv_logits,
+            nets.depthwise_logits,
+            nets.unused_layer,
+            nets.prelu,
+            nets.Scaled,
+        )
+    },
+}
+
+
+BRANCHES = {"parts.add": 2}
+"""Of concatenated_residual: its channels are tied to two branches, and each of them gives its own share."""
+
+
+def removed(
+    given: Case, sparsity: float = 0.5, round_to: int = 4, scores: Mapping[str, Tensor] | None = None
+) -> tuple[nn.Module, Survivors, dict[str, str]]:
+    """A pruned copy, its survivors and the reasons."""
+    module = copy.deepcopy(given.network)
+    scores = scores or random_scores(module)
+    survivors, reasons = remove_channels_(module, scores, sparsity, round_to=round_to, example=given.images)
+    return module, survivors, reasons
+
+
+def silenced(dense: nn.Module, survivors: Survivors) -> nn.Module:
+    """The dense network with every output row that no entry survived of at zero: scale and shift of norms as well.
+
+    What READS the removed channels keeps its weights, so a layer that was pruned out of step shows.
+    """
+    dense = copy.deepcopy(dense)
+    for name, parameter in dense.named_parameters():
+        survived = torch.isin(torch.arange(parameter.numel()), survivors[name]).view(parameter.shape)
+        axis = 0 if len(parameter) > 1 else parameter.shape.index(max(parameter.shape))
+        gone = ~survived.movedim(axis, 0).flatten(1).any(1) if parameter.dim() > 1 else ~survived
+        parameter.data.movedim(axis, 0)[gone] = 0
+    return dense
+
+
+@pytest.mark.parametrize(("sparsity", "round_to"), [(0.5, 4), (0.3, 1), (0.9, 2)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_pruned_network_is_the_dense_one_silenced(name: str, sparsity: float, round_to: int) -> None:
+    build, shape = NETWORKS[name]
+    given = case(build, *shape)
+    module, survivors, reasons = removed(given, sparsity, round_to)
+    logits = module(given.images)
+    torch.testing.assert_close(logits, silenced(given.network, survivors)(given.images), rtol=0, atol=1e-9)
+    assert logits.shape == given.network(given.images).shape, "outputs are never pruned"
+    assert (logits - given.network(given.images)).abs().max() > 1e-6, "nothing was removed"
+    _check_survivors(given.network, module, survivors)
+    _check_counts(given.network, module, reasons, sparsity, round_to)
+
+
+def _check_survivors(dense: nn.Module, pruned: nn.Module, survivors: Survivors) -> None:
+    """Survivors point at the entries they came from, in order and once."""
+    before = dict([*dense.named_parameters(), *dense.named_buffers()])
+    for name, tensor in (*pruned.named_parameters(), *pruned.named_buffers()):
+        if not tensor.is_floating_point():
+            continue
+        index = survivors[name]
+        assert index.dtype == torch.int64
+        assert index.shape == tensor.shape
+        assert torch.equal(before[name].flatten()[index], tensor)
+        assert (index.flatten().diff() > 0).all()
+
+
+def _check_counts(
+    dense: nn.Module, pruned: nn.Module, reasons: Mapping[str, str], sparsity: float, round_to: int
+) -> None:
+    """Each layer either gave the same share of its outputs, or says why not; attributes follow the tensors."""
+    after = scored_layers(pruned)
+    for name, layer in scored_layers(dense).items():
+        channels, kept = layer.weight.shape[0], after[name].weight.shape[0]
+        if name in reasons:
+            assert kept == channels, name
+            continue
+        assert kept < channels, f"{name} lost nothing and has no reason"
+        assert kept % round_to == 0
+        branches = BRANCHES.get(name, 1)
+        assert kept == branches * max(1, int((1 - sparsity) * channels / branches / round_to + 0.5)) * round_to
+        for attribute in ("out_channels", "out_features"):
+            assert getattr(after[name], attribute, kept) == kept
+    for module in pruned.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.num_features == len(module.weight) == len(module.running_mean)
+
+
+REASONS = {
+    "plain": {"4": "makes the network's outputs"},
+    "mlp": {"5": "makes the network's outputs"},
+    "two_heads": dict.fromkeys(("parts.direct", "parts.head"), "makes the network's outputs"),
+    "conv_logits": {"1": "makes the network's outputs"},
+    "depthwise_logits": {"1": "tied to 2: makes the network's outputs", "2": "makes the network's outputs"},
+    "unused_layer": {
+        "parts.spare": "the forward pass does not use this layer",
+        "parts.head": "makes the network's outputs",
+    },
+    "grouped": {
+        "0.0": "read by 1.0: grouped convolution (4 groups)",
+        "1.0": "grouped convolution (4 groups)",
+        "6": "makes the network's outputs",
+    },
+    "depth_multiplier": {
+        "0.0": "read by 1.0: grouped convolution (8 groups)",
+        "1.0": "grouped convolution (8 groups)",
+        "5": "makes the network's outputs",
+    },
+    "groups_as_outputs": {
+        "0.0": "tied to 1.0: grouped convolution (8 groups)",
+        "1.0": "grouped convolution (8 groups)",
+        "5": "makes the network's outputs",
+    },
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_layers_that_stay_whole_say_why(name: str) -> None:
+    build, shape = NETWORKS[name]
+    assert removed(case(build, *shape))[2] == REASONS[name]
+
+
+def test_too_few_channels_to_round() -> None:
+    given = case(nets.plain, *SMALL)
+    module, survivors, reasons = removed(given, 0.5, 16)
+    assert reasons["0.0"] == "8 channels, and what is kept is a multiple of 16"
+    assert reasons["1.0"] == "12 channels, and what is kept is a multiple of 16"
+    assert torch.equal(module(given.images), given.network(given.images))
+    assert all(mask.all() for mask in survivor_masks(survivors, given.network).values())
+
+
+def test_the_lowest_channels_go() -> None:
+    """Rows that make a channel and columns that read it count; what BatchNorm holds does not."""
+    given = case(nets.plain, *SMALL)
+    scores = {name: torch.ones_like(p) for name, p in scored_parameters(given.network).items()}
+    scores["0.0.weight"][3] = -5  # by its row
+    scores["1.0.weight"][:, 6] = -5  # by its column
+    scores["0.0.bias"][1] = -500  # by its bias
+    scores["0.0.weight"][0] = -5
+    scores["1.0.weight"][:, 0] = 50  # the low row is outweighed by its column
+    _, survivors, _ = removed(given, 0.375, 1, scores)
+    assert survivors["0.0.bias"].tolist() == [0, 2, 4, 5, 7]
+    assert survivors["0.1.running_var"].tolist() == [0, 2, 4, 5, 7]
+
+
+def test_ties_go_by_position() -> None:
+    given = case(nets.plain, *SMALL)
+    scores = {name: torch.ones_like(p) for name, p in scored_parameters(given.network).items()}
+    _, survivors, _ = removed(given, 0.5, 2, scores)
+    assert survivors["0.0.bias"].tolist() == [4, 5, 6, 7]
+
+
+def test_a_residual_sum_adds_up_the_scores_of_its_branches() -> None:
+    given = case(NETWORKS["resnet8"][0], 1, 8, 8)
+    scores = {name: torch.zeros_like(p) for name, p in scored_parameters(given.network).items()}
+    scores["conv1.weight"][:4] = 1  # stem and block share their channels: here the first are worth more,
+    scores["layer1.conv2.weight"][4:] = 10  # here the last, and by more
+    _, survivors, _ = removed(given, 0.5, 4, scores)
+    for name in ("bn1.weight", "layer1.bn2.weight"):
+        assert survivors[name].tolist() == [4, 5, 6, 7]
+
+
+def test_each_branch_of_a_concatenation_gives_its_share() -> None:
+    """All of the left branch scores lower; half of each goes all the same, also where a sum ties them."""
+    given = case(nets.concatenated_residual, *SMALL)
+    scores = {name: torch.ones_like(p) for name, p in scored_parameters(given.network).items()}
+    scores["parts.left.0.weight"] -= 9
+    module, survivors, _ = removed(given, 0.5, 4, scores)
+    for branch in ("left", "right"):
+        assert module.parts[branch][0].out_channels == 4
+    assert survivors["parts.add.bias"].tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
+
+
+def test_survivor_masks_are_the_survivors_in_dense_shapes() -> None:
+    given = case(nets.depthwise, *SMALL)
+    module, survivors, _ = removed(given)
+    masks = survivor_masks(survivors, given.network)
+    pruned = scored_parameters(module)
+    for name, parameter in scored_parameters(given.network).items():
+        assert masks[name].shape == parameter.shape
+        assert masks[name].dtype == torch.bool
+        assert torch.equal(parameter[masks[name]], pruned[name].flatten())
+
+
+@pytest.mark.parametrize("name", ["resnet8", "depthwise", "grouped", "unused_layer"])
+def test_coverage_lists_every_layer_once(name: str) -> None:
+    build, shape = NETWORKS[name]
+    given = case(build, *shape)
+    module, survivors, reasons = removed(given)
+    covered = coverage(given.network, module, survivor_masks(survivors, given.network), reasons)
+    assert [layer.name for layer in covered.layers] == list(scored_layers(given.network))
+    before, after = scored_parameters(given.network), scored_parameters(module)
+    for layer in covered.layers:
+        names = [key for key in before if key.rpartition(".")[0] == layer.name]
+        assert layer.weights == sum(before[key].numel() for key in names)
+        assert layer.kept == sum(after[key].numel() for key in names)
+        assert layer.shape_before == tuple(before[f"{layer.name}.weight"].shape)
+        assert layer.shape_after == tuple(after[f"{layer.name}.weight"].shape)
+        assert layer.reason == reasons.get(layer.name, "")
+        assert bool(layer.reason) == (layer.shape_before[0] == layer.shape_after[0])
+    totals = [sum(p.numel() for p in parameters.values()) for parameters in (after, before)]
+    assert covered.kept_share == totals[0] / totals[1]
+    assert covered.to_json()["layers"][0]["name"] == covered.layers[0].name
+
+
+def test_coverage_without_masks_is_whole() -> None:
+    network = nets.plain()
+    covered = coverage(network, network, {}, {})
+    assert covered.kept_share == 1
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_flags_and_statistics_stay(training: bool) -> None:
+    """The module is never run in its own mode, so BatchNorm's statistics are the dense network's."""
+    given = case(nets.plain, *SMALL)
+    given.network.train(training)
+    given.network[0][0].weight.requires_grad_(False)
+    module, survivors, _ = removed(given)
+    assert all(layer.training == training for layer in module.modules())
+    assert [name for name, p in module.named_parameters() if not p.requires_grad] == ["0.0.weight"]
+    statistics = dict(given.network.named_buffers())["0.1.running_mean"]
+    assert torch.equal(dict(module.named_buffers())["0.1.running_mean"], statistics[survivors["0.1.running_mean"]])
+    assert not any(layer._forward_hooks for layer in module.modules())
+
+
+@pytest.mark.parametrize("build", [nets.group_norm, nets.layer_norm])
+def test_normalisations_over_channels_get_smaller(build: Callable[[], nn.Module]) -> None:
+    """Their sums change, so the logits do; shapes, attributes and values follow."""
+    given = case(build, *SMALL)
+    module, survivors, _ = removed(given)
+    assert module(given.images).shape == (3, nets.CLASSES)
+    _check_survivors(given.network, module, survivors)
+    sizes = {
+        "num_channels": nn.GroupNorm,
+        "num_features": nn.InstanceNorm2d,
+        "normalized_shape": nn.LayerNorm,
+    }
+    for attribute, kind in sizes.items():
+        for layer in module.modules():
+            if isinstance(layer, kind):
+                assert getattr(layer, attribute) in (len(layer.weight), tuple(layer.weight.shape))
+
+
+BROKEN = {
+    "fixed_count": (nets.fixed_count, "does not run with fewer channels"),
+    # torch-pruning 1.6 swaps the halves of chunk(), without an error of its own.
+    "split_channels": (nets.split_channels, "does not compute what the dense one computes"),
+    "flattened_concatenation": (nets.flattened_concatenation, "it sees 17 channels in parts.fc"),
+    "untraceable": (nets.untraceable, "no gradient leads from the logits"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_networks_that_cannot_lose_channels_are_left_alone(name: str) -> None:
+    build, message = BROKEN[name]
+    given = case(build, *SMALL)
+    before = copy.deepcopy(given.network.state_dict())
+    with pytest.raises(ModelError, match=message) as caught:
+        remove_channels_(given.network, random_scores(given.network), 0.5, round_to=4, example=given.images)
+    assert "use prune.structure: 2:4 or unstructured" in str(caught.value)
+    after = given.network.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    given.network(given.images)
+
+
+def test_a_forward_pass_that_raises() -> None:
+    given = case(nets.plain, *SMALL)
+    with pytest.raises(ModelError, match=r"torch-pruning cannot follow .*RuntimeError"):
+        remove_channels_(given.network, random_scores(given.network), 0.5, round_to=4, example=torch.zeros(2, 7, 4, 4))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_fresh_network_takes_the_pruned_weights(name: str) -> None:
+    build, shape = NETWORKS[name]
+    given = case(build, *shape)
+    module, _, _ = removed(given)
+    fresh = case(build, *shape, seed=1).network
+    resize_to_(fresh, module.state_dict())
+    assert torch.equal(fresh(given.images), module(given.images))
+    whole = case(build, *shape, seed=1).network
+    resize_to_(whole, given.network.state_dict())
+    assert torch.equal(whole(given.images), given.network(given.images)), "nothing to resize"
+
+
+def test_resizing_keeps_the_modules_precision() -> None:
+    given = case(nets.plain, *SMALL)
+    module, _, _ = removed(given)
+    fresh = nets.plain().float()
+    resize_to_(fresh, module.state_dict())
+    assert {parameter.dtype for parameter in fresh.parameters()} == {torch.float32}
+    assert fresh(given.images.float()).dtype == torch.float32
+
+
+WRONG_STATES: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "missing": (lambda state: state.pop("0.0.bias"), r"0\.0\.bias differ"),
+    "unknown": (lambda state: state.update(other=torch.zeros(1)), "other differ"),
+    "larger": (lambda state: state.update({"0.0.weight": torch.zeros(9, 2, 3, 3)}), r"0\.0\.weight has shape \[9, 2"),
+    "kernel": (lambda state: state.update({"0.0.weight": torch.zeros(8, 2, 2, 3)}), r"\[8, 2, 2, 3\]"),
+    "dimensions": (
+        lambda state: state.update({"4.weight": torch.zeros(5, 12, 1)}),
+        r"4\.weight has shape \[5, 12, 1\]",
+    ),
+    "empty": (lambda state: state.update({"0.0.bias": torch.zeros(0)}), r"0\.0\.bias has shape \[0\]"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_STATES)
+def test_weights_of_another_network(name: str) -> None:
+    spoil, message = WRONG_STATES[name]
+    network = nets.plain()
+    before = copy.deepcopy(network.state_dict())
+    state = dict(nets.plain().state_dict())
+    spoil(state)
+    with pytest.raises(ModelError, match=message):
+        resize_to_(network, state)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

@@ -1,0 +1,270 @@
+"""The rooms of the house: who may import whom, what a bare start loads, and how large a room's files get."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pkgutil
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import madx
+
+PACKAGE = Path(madx.__file__).parent
+LAYERS = {
+    "errors": 0,
+    "seeds": 0,
+    "progress": 0,
+    "machine": 0,
+    "artifacts": 0,
+    "recipe": 0,
+    "stats": 0,
+    "plugins": 0,
+    "data": 1,
+    "models": 1,
+    "attacks": 1,
+    "prune": 2,
+    "train": 2,
+    "deploy": 3,
+    "verify": 4,
+    "report": 5,
+    "pipeline": 5,
+    "cli": 5,
+}
+WITHIN_A_LAYER = {
+    ("artifacts", "errors"),
+    ("plugins", "errors"),
+    ("recipe", "errors"),
+    ("stats", "errors"),
+    ("cli", "pipeline"),
+    ("cli", "report"),
+    ("pipeline", "report"),
+}
+"""Rooms of one layer that know each other, each in this direction only."""
+NEVER = {
+    ("deploy", "prune"): "any torch network can be exported and verified, pruned by madx or not",
+    ("deploy", "train"): "the same",
+    ("verify", "deploy"): "an engine is a callable there, so that a lambda can stand in",
+    ("verify", "prune"): "what judges does not know how the network was made",
+    ("verify", "train"): "the same",
+    ("attacks", "deploy"): "forward and gradient are callables",
+}
+ENTRY = ("__init__", "__main__")
+"""Files of no room: the package itself holds its version only, and `python -m madx` calls the command line."""
+LONGEST_FILE = 350
+LONGEST_FUNCTION = 50
+MOST_PARAMETERS = 7
+HEAVY = {
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx",
+    "polygraphy",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "jinja2",
+    "PIL",
+    "torch_pruning",
+    "safetensors",
+    "cuda",
+}
+OPTIONAL = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "polygraphy", "cuda")
+"""Engines and their tools: a module may need them when it is used, but not when it is imported."""
+HELP_SECONDS = 0.5
+
+
+def files() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def label(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def modules() -> list[str]:
+    return sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)], "madx."))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every module that a file imports, also inside functions; not what only type checkers read."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imports(ast.Module(body=node.orelse, type_ignores=[]))
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the whole path"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        else:
+            yield from imports(node)
+
+
+def rooms_imported(source: str) -> set[str]:
+    """The rooms of madx that a file imports; `import madx` alone is the version."""
+    names = [name.split(".") for name in imports(ast.parse(source))]
+    return {name[1] for name in names if name[0] == "madx" and len(name) > 1 and name[1] in LAYERS}
+
+
+def violations(room: str, imported: set[str]) -> list[str]:
+    """What is wrong with a room's imports, in words."""
+    found = []
+    for other in sorted(imported - {room}):
+        if (room, other) in NEVER:
+            found.append(f"{room} must not import {other}: {NEVER[room, other]}")
+        elif LAYERS[other] > LAYERS[room]:
+            found.append(f"{room} (layer {LAYERS[room]}) must not import {other} (layer {LAYERS[other]})")
+        elif LAYERS[other] == LAYERS[room] and (room, other) not in WITHIN_A_LAYER:
+            found.append(f"{room} and {other} are of one layer and do not know each other")
+    return found
+
+
+def in_a_child(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level names of what a bare interpreter has loaded after `code`."""
+    tail = "import sys, json; sys.stderr.write(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    child = in_a_child(f"{code}\n{tail}")
+    assert child.returncode == 0, child.stderr
+    return set(json.loads(child.stderr))
+
+
+HELP = """
+import sys
+from madx.cli import main
+sys.argv = ["madx", *{words}, "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert end.code in (0, None), end.code
+"""
+
+
+def test_every_file_belongs_to_a_room() -> None:
+    assert {room_of(path) for path in files()} - set(ENTRY) == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", files(), ids=label)
+def test_imports_flow_one_way(path: Path) -> None:
+    room = room_of(path)
+    imported = rooms_imported(path.read_text(encoding="utf-8"))
+    if room in ENTRY:
+        assert imported <= ({"cli"} if room == "__main__" else set())
+    else:
+        assert violations(room, imported) == []
+
+
+def test_the_checker_sees_what_it_should() -> None:
+    """Known-bad sources: a check that finds nothing proves nothing."""
+    hidden = "def f():\n    if True:\n        from madx.verify import gates\n"
+    assert rooms_imported(hidden) == {"verify"}
+    assert rooms_imported("import madx.deploy.ort as x\nfrom madx import train, __version__") == {"deploy", "train"}
+    assert rooms_imported("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import madx.cli\n") == set()
+    assert rooms_imported("if TYPE_CHECKING:\n    import madx.cli\nelse:\n    import madx.prune\n") == {"prune"}
+    assert rooms_imported("try:\n    import madx.train\nexcept ImportError:\n    import madx.data\n") == {
+        "train",
+        "data",
+    }
+    assert violations("prune", {"verify", "recipe", "prune"}) == ["prune (layer 2) must not import verify (layer 4)"]
+    assert violations("prune", {"train"}) == ["prune and train are of one layer and do not know each other"]
+    assert violations("report", {"pipeline"}) == ["report and pipeline are of one layer and do not know each other"]
+    assert violations("deploy", {"prune"})
+    assert violations("verify", {"deploy"})
+    assert violations("pipeline", set(LAYERS) - {"cli"}) == []
+
+
+def test_no_permission_is_left_over() -> None:
+    used = {(room_of(path), other) for path in files() for other in rooms_imported(path.read_text(encoding="utf-8"))}
+    assert used >= WITHIN_A_LAYER
+
+
+@pytest.mark.parametrize("path", files(), ids=label)
+def test_files_are_short_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST_FILE
+    assert ast.get_docstring(ast.parse(text)), "a module says in its first lines what it is"
+
+
+@pytest.mark.parametrize("path", files(), ids=label)
+def test_no_except_exception(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ExceptHandler):
+            caught = ast.unparse(node.type) if node.type else "everything"
+            assert caught not in ("Exception", "BaseException", "everything"), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", files(), ids=label)
+def test_functions_are_small(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            inputs = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            named = [name for name in inputs if name not in ("self", "cls")]
+            code = ast.unparse([statement for statement in node.body if not _is_text(statement)])
+            assert len(code.splitlines()) <= LONGEST_FUNCTION, f"{node.name} is too long"
+            assert len(named) <= MOST_PARAMETERS, f"{node.name} takes {len(named)} parameters"
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import madx", HELP.format(words=[]), HELP.format(words=["run"]), HELP.format(words=["verify"])],
+    ids=["import madx", "madx --help", "madx run --help", "madx verify --help"],
+)
+def test_a_bare_start_loads_nothing_heavy(code: str) -> None:
+    loaded = loaded_by(code)
+    assert "madx" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_import_madx_loads_only_itself() -> None:
+    assert loaded_by("import madx") - loaded_by("") <= {"madx", "__future__", "importlib"}
+
+
+def test_help_takes_half_a_second() -> None:
+    """Processor time of the child, because other work on the machine is not its fault."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        child = subprocess.run([sys.executable, "-m", "madx", "--help"], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert "run" in child.stdout
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert statistics.median(seconds) < HELP_SECONDS, seconds
+
+
+def test_every_module_imports_without_its_optional_packages() -> None:
+    """In one child, in which none of them can be found."""
+    code = f"""
+import importlib, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {OPTIONAL!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+for name in {[name for name in modules() if name != "madx.__main__"]!r}:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(f"{{name}}: {{error}}")
+"""
+    child = in_a_child(code)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout == ""
