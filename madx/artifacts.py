@@ -13,14 +13,24 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from madx.errors import ArtifactError
 
 MANIFEST_SCHEMA = 1
+
+_UNREADABLE = (
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AssertionError),
+    *(struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError),
+)
+"""What zipfile and torch's tensors-only reader raise on damaged, foreign or malicious files."""
 
 
 def sha256_bytes(payload: bytes) -> str:
@@ -78,7 +88,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"there is no {path}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not readable JSON ({error}); delete it to make it again") from None
 
 
@@ -116,15 +126,16 @@ class FileCheckpoint:
         import torch
 
         try:
+            with zipfile.ZipFile(self.path) as archive:
+                if archive.testzip() is not None:  # torch itself does not look at the checksums
+                    return None
             content = torch.load(self.path, weights_only=True, map_location="cpu")
-        except FileNotFoundError:
-            return None
-        except (OSError, RuntimeError, EOFError, ValueError):
+        except _UNREADABLE:
             return None  # a checkpoint only saves time: what cannot be read is made again
         if not isinstance(content, dict) or content.get("key") != self.key:
             return None
-        state: dict[str, Any] = content["state"]
-        return state
+        state = content.get("state")
+        return state if isinstance(state, dict) else None
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the state, whole or not at all."""
@@ -157,26 +168,25 @@ class RunDirectory:
             ArtifactError: another process holds it, or it cannot be written.
         """
         lock = self.path(".lock")
+        created = not self.root.exists()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             file = lock.open("a+")
         except OSError as error:
             raise ArtifactError(_explain_write(self.root, error)) from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                raise ArtifactError(
-                    f"the run directory {self.root} is in use by another madx (process {file.read().strip() or '?'}); "
-                    "wait for it, or choose another --run-dir"
-                ) from None
+            self._take(file)
             with contextlib.suppress(OSError):  # the number only serves the other process's message
                 file.truncate(0)
                 file.write(str(os.getpid()))
                 file.flush()
             self._sweep()
-            yield
+            try:
+                yield
+            finally:
+                if created and not self._holds_work():
+                    # A run that failed before it wrote anything leaves nothing behind; tidying hides no error.
+                    shutil.rmtree(self.root, ignore_errors=True)
 
     def manifest(self) -> dict[str, Any]:
         """The manifest, or an empty one for a new run.
@@ -187,19 +197,11 @@ class RunDirectory:
         path = self.path("manifest.json")
         if not path.exists():
             return {"schema": MANIFEST_SCHEMA, "stages": {}}
-        content = read_json(path)
-        if (
-            not isinstance(content, dict)
-            or "stages" not in content
-            or not isinstance(content.get("schema"), int)
-        ):
-            raise ArtifactError(
-                f"{path} is not a madx manifest; choose another --run-dir, or delete it to start over"
-            )
+        content: dict[str, Any] = read_json(path)
+        if not _is_manifest(content):
+            raise ArtifactError(f"{path} is not a madx manifest; choose another --run-dir, or delete it to start over")
         if content["schema"] > MANIFEST_SCHEMA:
-            raise ArtifactError(
-                f"{path} was written by a newer madx (schema {content['schema']}); update madx"
-            )
+            raise ArtifactError(f"{path} was written by a newer madx (schema {content['schema']}); update madx")
         return content
 
     def stage(self, name: str) -> dict[str, Any] | None:
@@ -229,10 +231,30 @@ class RunDirectory:
         record = self.stage(name)
         return {output: entry["sha256"] for output, entry in record["outputs"].items()} if record else {}
 
+    def _take(self, file: IO[str]) -> None:
+        """Take the lock, or say who has it."""
+        try:
+            held = _locks(file, self.path(".lock"))
+        except OSError as error:
+            raise ArtifactError(
+                f"the run directory {self.root} cannot be locked: {error.strerror}; choose a --run-dir on a local disk"
+            ) from None
+        if not held:
+            file.seek(0)
+            raise ArtifactError(
+                f"the run directory {self.root} is in use by another madx (process {file.read().strip() or '?'}); "
+                "wait for it, or choose another --run-dir"
+            )
+
+    def _holds_work(self) -> bool:
+        """Whether there is any file beside the lock."""
+        return any(path.is_file() and path.name != ".lock" for path in self.root.rglob("*"))
+
     def _sweep(self) -> None:
         """Remove what killed processes left beside their targets."""
-        for part in self.root.rglob(".*.part"):
-            part.unlink(missing_ok=True)
+        for part in self.root.rglob(".*.[0-9]*.part"):
+            with contextlib.suppress(OSError):  # what cannot be removed does no harm
+                part.unlink()
 
 
 def free_bytes(folder: Path) -> int:
@@ -240,6 +262,32 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def _locks(file: IO[str], path: Path) -> bool:
+    """Whether this process now has the lock, and `path` is still that file: a run that ended may have removed it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _is_manifest(content: Any) -> bool:
+    """Whether the JSON has the shape that the methods of `RunDirectory` rely on."""
+    if not isinstance(content, dict) or type(content.get("schema")) is not int:
+        return False
+    if content["schema"] > MANIFEST_SCHEMA:
+        return True  # of a newer shape; refused with a better message
+    stages = content.get("stages")
+    if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
+        return False
+    outputs = [record.get("outputs") for record in stages.values()]
+    return all(isinstance(files, dict) and all(map(_is_file_entry, files.values())) for files in outputs)
+
+
+def _is_file_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
 
 
 def _file_entry(path: Path) -> dict[str, Any]:

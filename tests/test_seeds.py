@@ -68,13 +68,13 @@ def test_neighbouring_steps_give_unrelated_numbers() -> None:
 
 
 def test_generators_repeat_and_leave_the_global_states_alone() -> None:
-    before = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy()
     first, second = (torch.rand(9, generator=torch_generator(3, "x")) for _ in range(2))
     assert torch.equal(first, second)
     assert np.array_equal(numpy_generator(3, "x").random(9), numpy_generator(3, "x").random(9))
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
-    assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], before[2])
 
 
 def test_deriving_a_seed_needs_no_torch() -> None:

@@ -65,7 +65,10 @@ class L2:
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The gradient over its own length; an image with a zero gradient stays where it is."""
-        return gradient / _per_image(self.size(gradient).clamp_min(_TINY), gradient)
+        # Scaled first: the squares of a saturated network's tiny gradient underflow, and the attack would stand still.
+        largest = gradient.flatten(1).abs().amax(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+        scaled = gradient / _per_image(largest, gradient)
+        return scaled / _per_image(self.size(scaled).clamp_min(_TINY), scaled)
 
     def project(self, perturbation: Tensor, eps: float) -> Tensor:
         """Shrink to the sphere what lies outside of it."""

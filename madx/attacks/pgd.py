@@ -86,9 +86,13 @@ def strongest_examples(
 
 
 def wrong_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Highest wrong logit minus true logit, [B]: positive where the image is misclassified."""
+    """Highest wrong logit minus true logit, [B]: positive where the image is misclassified.
+
+    Infinite where it is not a number: a network that returns NaN has failed there, and must not count as robust.
+    """
     true = logits.gather(1, labels[:, None])
-    return (logits.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True) - true).squeeze(1)
+    margin = (logits.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True) - true).squeeze(1)
+    return margin.masked_fill(margin.isnan(), torch.inf)
 
 
 def _iterates(

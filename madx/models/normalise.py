@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from madx.errors import ModelError
 from madx.models.arguments import RESERVED, tell
-from madx.recipe.models import Number
+from madx.recipe.values import Number
 
 
 class Normalise(nn.Module):

@@ -6,6 +6,7 @@ bool with the parameter's shape, True = kept.
 
 from madx.prune.criteria import CRITERIA, IMAGE_FREE, Saliency, average_saliency
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
+from madx.prune.resize import resize_to_
 from madx.prune.saliency import mad_saliency, optimise_masks
 from madx.prune.structure import (
     Coverage,
@@ -13,7 +14,6 @@ from madx.prune.structure import (
     Survivors,
     coverage,
     remove_channels_,
-    resize_to_,
     survivor_masks,
 )
 

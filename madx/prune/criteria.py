@@ -77,13 +77,13 @@ def average_saliency(
         TrainingError: a score is not finite, or there is no batch.
     """
     checkpoint = checkpoint or NoCheckpoint()
-    sums: list[dict[str, Tensor]] = state["sums"] if state else [{}, {}]
+    sums: list[dict[str, Tensor]] = [dict(half) for half in state["sums"]] if state else [{}, {}]
     count = start
     for x_adv, y, generator in batches:
         _add_(sums[count % 2], criterion(model, x_adv, y, generator))
         count += 1
         if count % _SAVE_EVERY == 0:
-            checkpoint.save({"sums": sums, "batches": count})
+            checkpoint.save({"sums": [dict(half) for half in sums], "batches": count})
     if count == 0:
         raise TrainingError("there was no batch to compute the saliency on")
     total = {name: (sums[0][name] + sums[1].get(name, 0)) / count for name in sums[0]}

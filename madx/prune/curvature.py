@@ -33,11 +33,21 @@ def scored_layers(module: nn.Module) -> dict[str, ScoredLayer]:
     """Every convolution and linear layer by name; a module in several places counts once, by its first name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or one whose weight is not a parameter of its own.
     """
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, SCORED_LAYERS)}
     if not layers:
         raise ModelError("the network has no convolution and no linear layer, so there is nothing to prune")
+    owners: dict[nn.Parameter, str] = {}
+    for name, layer in layers.items():
+        weight = dict(layer.named_parameters(recurse=False)).get("weight")
+        if weight is None:
+            raise ModelError(
+                f"the weight of {name} is computed from other tensors (a parametrisation such as weight_norm); remove "
+                "that first, for example with torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        if owners.setdefault(weight, name) != name:
+            raise ModelError(f"{owners[weight]} and {name} share one weight; use one module in both places, or copy it")
     return layers
 
 

@@ -67,8 +67,16 @@ def two_four_masks(module: nn.Module, scores: Mapping[str, Tensor]) -> tuple[dic
 
 
 def apply_masks_(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set the removed entries of the module's parameters to zero."""
+    """Set the removed entries of the module's parameters to zero.
+
+    Raises:
+        ModelError: a mask is not that of a parameter of the module.
+    """
     parameters = dict(module.named_parameters())
+    for name, mask in masks.items():
+        if name not in parameters or mask.shape != parameters[name].shape:
+            own = list(parameters[name].shape) if name in parameters else "no such parameter"
+            raise ModelError(f"the mask of {name} has shape {list(mask.shape)}, the network has {own}")
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].mul_(mask.to(parameters[name].device))

@@ -56,7 +56,7 @@ def optimise_masks(
     frozen = {name: parameter.detach() for name, parameter in model.named_parameters()}
     thetas = {name: torch.full_like(weight, _THETA_ONE, requires_grad=True) for name, weight in weights.items()}
     optimiser = torch.optim.Adam(thetas.values(), lr=lr)
-    with _eval_mode(model):
+    with _eval_mode(model), torch.enable_grad():
         for _ in range(steps):
             masked = {name: weight * F.softplus(thetas[name]) for name, weight in weights.items()}
             loss = F.cross_entropy(functional_call(model, frozen | masked, (x_adv,)), y)
@@ -111,23 +111,26 @@ def _statistics(
     products: dict[str, Tensor] = {}
     curvatures: dict[str, Tensor] = {}
 
-    def observe(name: str, layer: ScoredLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def observe(name: str, layer: ScoredLayer) -> Callable[..., None]:
         prefix = f"{name}." if name else ""
 
         def on_gradient(gradient: Tensor) -> None:
             curvatures[name] = curvatures.get(name, 0) + output_curvature(layer, gradient)
 
-        def on_forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def on_forward(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
             kinds = [kind for kind in ("weight", "bias") if f"{prefix}{kind}" in removed]
             perturbation = {kind: removed[f"{prefix}{kind}"] for kind in kinds}
-            for kind, product in input_product(layer, inputs[0], perturbation).items():
+            for kind, product in input_product(layer, (*inputs, *named.values())[0], perturbation).items():
                 products[f"{prefix}{kind}"] = products.get(f"{prefix}{kind}", 0) + product
             output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
         return on_forward
 
     frozen = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    hooks = [layer.register_forward_hook(observe(name, layer)) for name, layer in scored_layers(model).items()]
+    hooks = [
+        layer.register_forward_hook(observe(name, layer), with_kwargs=True)
+        for name, layer in scored_layers(model).items()
+    ]
     try:
         with _eval_mode(model), torch.enable_grad():
             images = x_adv.detach().requires_grad_()

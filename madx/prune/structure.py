@@ -16,11 +16,13 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from madx.errors import ModelError
+from madx.plugins import USER_ERRORS, describe
+from madx.prune.agreement import check_same_function
 from madx.prune.curvature import scored_layers, scored_parameters
+from madx.prune.resize import is_depthwise, resize_to_
 
 Survivors = dict[str, Tensor]
 
@@ -65,7 +67,8 @@ def remove_channels_(
     """Remove the `sparsity` share of the channels of every group of coupled layers, lowest score first.
 
     A channel's score is the sum of the scores of all weights and biases that go with it: its row in the layers that
-    make it, its column in the layers that read it. The network's own outputs stay.
+    make it, its column in the layers that read it. The network's own outputs stay. Before the module is touched, a
+    smaller copy is compared with the dense network whose removed entries are zero.
 
     Args:
         module: on the CPU; resized in place, with the surviving values.
@@ -79,7 +82,8 @@ def remove_channels_(
         stayed.
 
     Raises:
-        ModelError: the network cannot be traced, or the pruned one does not run.
+        ModelError: the network cannot be traced, or the smaller one does not run or computes something else; the module
+            is as it was.
     """
     positions = copy.deepcopy(module).double()
     graph = _dependency_graph(positions, example.double())
@@ -87,49 +91,20 @@ def remove_channels_(
         for _, tensor in _float_tensors(positions):
             tensor.copy_(torch.arange(tensor.numel(), dtype=tensor.dtype).view(tensor.shape))
     dense: dict[str, str] = {}
-    decisions = list(_decisions(positions, graph, scores, sparsity, round_to, dense))
-    for layer, prune, channels in decisions:
-        graph.get_pruning_group(layer, prune, channels).prune()
+    _prune_(graph, list(_decisions(positions, graph, scores, sparsity, round_to, dense)))
     survivors = {name: tensor.detach().round().long() for name, tensor in _float_tensors(positions)}
     values = dict(_float_tensors(module))
     state = module.state_dict()
     state.update({name: values[name].detach().flatten()[index] for name, index in survivors.items() if name in state})
+    masks = {name: _mask(survivors[name], parameter) for name, parameter in module.named_parameters()}
+    check_same_function(module, state, masks, shape=example.shape)
     resize_to_(module, state)
-    _check_runs(module, example)
     return survivors, dense
 
 
 def survivor_masks(survivors: Survivors, dense: nn.Module) -> dict[str, Tensor]:
     """The survivors of the scored parameters as masks in the DENSE network's shapes, True = kept."""
-    masks = {}
-    for name, parameter in scored_parameters(dense).items():
-        mask = torch.zeros(parameter.numel(), dtype=torch.bool)
-        mask[survivors[name].flatten()] = True
-        masks[name] = mask.view(parameter.shape)
-    return masks
-
-
-def resize_to_(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give every layer the shape of its entry in `state`, and load `state` (strict).
-
-    Raises:
-        ModelError: `state` does not belong to a channel-pruned version of this network.
-    """
-    own = module.state_dict()
-    if own.keys() != state.keys():
-        difference = sorted(own.keys() ^ state.keys())
-        raise ModelError(f"the pruned weights do not belong to this network: {', '.join(difference[:5])} differ")
-    for name, layer in module.named_modules():
-        prefix = f"{name}." if name else ""
-        for kind, parameter in layer.named_parameters(recurse=False):
-            value = state[prefix + kind].to(parameter.device)
-            if value.shape != parameter.shape:
-                setattr(layer, kind, nn.Parameter(value.clone(), requires_grad=parameter.requires_grad))
-        for kind, buffer in layer.named_buffers(recurse=False):
-            if prefix + kind in state and state[prefix + kind].shape != buffer.shape:
-                setattr(layer, kind, state[prefix + kind].to(buffer.device).clone())
-        _update_sizes_(layer)
-    module.load_state_dict(dict(state))
+    return {name: _mask(survivors[name], parameter) for name, parameter in scored_parameters(dense).items()}
 
 
 def coverage(dense: nn.Module, pruned: nn.Module, masks: Mapping[str, Tensor], reasons: Mapping[str, str]) -> Coverage:
@@ -158,12 +133,27 @@ def _dependency_graph(module: nn.Module, example: Tensor) -> tp.DependencyGraph:
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # torch-pruning follows autograd
     try:
-        return tp.DependencyGraph().build_dependency(module, example_inputs=example, verbose=False)
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
-        raise ModelError(
-            f"torch-pruning cannot follow the channels of this network ({type(error).__name__}: {error}); "
-            "use prune.structure: 2:4 or unstructured"
-        ) from error
+        graph = tp.DependencyGraph().build_dependency(module, example_inputs=example, verbose=False)
+    except USER_ERRORS as error:
+        raise _untraceable(describe(error)) from error
+    if not any(layer in graph.module2node for layer in scored_layers(module).values()):
+        raise _untraceable("no gradient leads from the logits to any layer")
+    return graph
+
+
+def _prune_(graph: tp.DependencyGraph, decisions: list[tuple[nn.Module, Any, list[int]]]) -> None:
+    try:
+        for layer, prune, channels in decisions:
+            graph.get_pruning_group(layer, prune, channels).prune()
+    except USER_ERRORS as error:
+        raise _untraceable(describe(error)) from error
+
+
+def _untraceable(problem: str) -> ModelError:
+    return ModelError(
+        f"torch-pruning cannot follow the channels of this network ({problem}); "
+        "use prune.structure: 2:4 or unstructured"
+    )
 
 
 def _decisions(
@@ -176,24 +166,67 @@ def _decisions(
 ) -> Iterator[tuple[nn.Module, Any, list[int]]]:
     """(root layer, its pruning function, channels to remove) of each group; reasons for the others go to `dense`."""
     names = {layer: name for name, layer in module.named_modules()}
-    kept_whole = {layer: reason for layer in scored_layers(module).values() if (reason := _why_whole(graph, layer))}
+    kept_whole: dict[nn.Module, str] = {
+        layer: reason for layer in scored_layers(module).values() if (reason := _why_whole(graph, layer))
+    }
     dense.update({names[layer]: reason for layer, reason in kept_whole.items()})
     for group in graph.get_all_groups():
-        makers = [
-            dep.target.module
-            for dep, _ in group
-            if graph.is_out_channel_pruning_fn(dep.handler) and isinstance(dep.target.module, (_ConvNd, nn.Linear))
-        ]
-        reason = next((f"tied to {names[m]}: {kept_whole[m]}" for m in makers if m in kept_whole), "")
-        channels = len(group[0].idxs)
-        count = channels - _kept_channels(channels, sparsity, round_to)
-        if not reason and count == 0:
+        root, channels = group[0].dep.target.module, len(group[0].idxs)
+        if channels != graph.get_out_channels(root):
+            raise _untraceable(f"it sees {channels} channels in {names[root]}, {type(root).__name__}")
+        makers = _makers(group, graph)
+        parts = [(part, len(part) - _kept_channels(len(part), sparsity, round_to)) for part in _parts(makers)]
+        reason = _why_group_whole(group, makers, kept_whole, names)
+        if not reason and not any(count for _, count in parts):
             reason = f"{channels} channels, and what is kept is a multiple of {round_to}"
         if reason:
             dense.update({names[maker]: reason for maker in makers if maker not in kept_whole})
             continue
-        order = _channel_scores(group, graph, names, scores).argsort(stable=True)
-        yield group[0].dep.target.module, group[0].dep.handler, sorted(order[:count].tolist())
+        totals = _channel_scores(group, graph, names, scores)
+        removed = [index for part, count in parts for index in _lowest(totals, part, count)]
+        yield root, group[0].dep.handler, sorted(removed)
+
+
+def _makers(group: Any, graph: tp.DependencyGraph) -> dict[nn.Module, list[int]]:
+    """The layers that make a group's channels, and which of the root's channels each one makes."""
+    return {
+        item.dep.target.module: item.root_idxs
+        for item in group
+        if graph.is_out_channel_pruning_fn(item.dep.handler)
+        and isinstance(item.dep.target.module, (_ConvNd, nn.Linear))
+    }
+
+
+def _parts(makers: Mapping[nn.Module, list[int]]) -> list[list[int]]:
+    """A group's channels, cut where other layers make them (a sum over a concatenation); each part gives its share."""
+    owners: dict[int, set[nn.Module]] = {}
+    for maker, channels in makers.items():
+        for channel in channels:
+            owners.setdefault(channel, set()).add(maker)
+    parts: dict[frozenset[nn.Module], list[int]] = {}
+    for channel in sorted(owners):
+        parts.setdefault(frozenset(owners[channel]), []).append(channel)
+    return list(parts.values())
+
+
+def _why_group_whole(
+    group: Any,
+    makers: Mapping[nn.Module, list[int]],
+    kept_whole: Mapping[nn.Module, str],
+    names: Mapping[nn.Module, str],
+) -> str:
+    """Why no channel of a group can go, or nothing."""
+    for maker in makers:
+        if maker in kept_whole:
+            return f"tied to {names[maker]}: {kept_whole[maker]}"
+    layers = [item.dep.target.module for item in group]
+    return next((f"read by {names[layer]}: {_grouped(layer)}" for layer in layers if _grouped(layer)), "")
+
+
+def _lowest(scores: Tensor, channels: list[int], count: int) -> list[int]:
+    """The `count` of `channels` with the lowest scores; ties go in order of position."""
+    order = scores[channels].argsort(stable=True)[:count].tolist()
+    return [channels[place] for place in order]
 
 
 def _channel_scores(
@@ -220,9 +253,15 @@ def _why_whole(graph: tp.DependencyGraph, layer: nn.Module) -> str:
     """Why a layer's output channels must stay, or nothing."""
     if layer not in graph.module2node:
         return "the forward pass does not use this layer"
-    if isinstance(layer, _ConvNd) and layer.groups > 1 and layer.groups != layer.out_channels:
+    outputs = "makes the network's outputs" if _reaches_output(graph.module2node[layer]) else ""
+    return _grouped(layer) or outputs
+
+
+def _grouped(layer: nn.Module) -> str:
+    """Why single channels of a convolution with groups cannot go, or nothing; those of a depthwise one can."""
+    if isinstance(layer, _ConvNd) and layer.groups > 1 and not is_depthwise(layer):
         return f"grouped convolution ({layer.groups} groups)"
-    return "makes the network's outputs" if _reaches_output(graph.module2node[layer]) else ""
+    return ""
 
 
 def _reaches_output(node: Any) -> bool:
@@ -251,29 +290,8 @@ def _float_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, buffer) for name, buffer in module.named_buffers() if buffer.is_floating_point())
 
 
-def _update_sizes_(layer: nn.Module) -> None:
-    """Make a layer's attributes agree with the shapes of its tensors."""
-    if isinstance(layer, _ConvNd):
-        depthwise = layer.groups > 1 and layer.groups == layer.in_channels
-        layer.out_channels = layer.weight.shape[0]
-        layer.groups = layer.out_channels if depthwise and layer.weight.shape[1] == 1 else layer.groups
-        layer.in_channels = layer.weight.shape[1] * layer.groups
-    elif isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = layer.weight.shape
-    elif isinstance(layer, _BatchNorm) and layer.weight is not None:
-        layer.num_features = layer.weight.shape[0]
-    elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
-        layer.num_channels = layer.weight.shape[0]
-    elif isinstance(layer, nn.LayerNorm) and layer.weight is not None:
-        layer.normalized_shape = tuple(layer.weight.shape)
-
-
-def _check_runs(module: nn.Module, example: Tensor) -> None:
-    try:
-        with torch.no_grad():
-            module(example)
-    except RuntimeError as error:
-        raise ModelError(
-            f"the network does not run with fewer channels ({error}); its forward pass may fix a channel count: "
-            "use prune.structure: 2:4 or unstructured"
-        ) from error
+def _mask(index: Tensor, whole: Tensor) -> Tensor:
+    """Bool mask shaped as `whole`, True at the flat positions `index`."""
+    mask = torch.zeros(whole.numel(), dtype=torch.bool)
+    mask[index.flatten()] = True
+    return mask.view(whole.shape)

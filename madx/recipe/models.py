@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from madx.recipe.values import Arguments, Count, FactoryName, Integer, Number, Share
 
 RECIPE_VERSION = 1
-
-
-def _fraction(value: Any) -> Any:
-    """Accept "8/255" where a number is expected; everything else is left to pydantic."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(Fraction(value.replace(" ", "")))
-    except ZeroDivisionError:
-        raise ValueError(f"the fraction {value!r} divides by zero; write for example '8/255'") from None
-    except ValueError:
-        raise ValueError(f"{value!r} is neither a number nor a fraction such as '8/255'") from None
-
-
-def _factory(value: str) -> str:
-    """`package.module:callable`, as Python's own entry points write it."""
-    module, colon, name = value.partition(":")
-    if not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
-        raise ValueError(f"{value!r} is not of the form 'package.module:callable'")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_fraction), Field(allow_inf_nan=False)]
-Share = Annotated[Number, Field(ge=0, lt=1)]
-FactoryName = Annotated[str, AfterValidator(_factory)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
@@ -71,6 +46,8 @@ class DataConfig(Section):
             raise ValueError("data.image_size belongs to data.name: imagefolder")
         if self.name in ("imagefolder", "npz") and self.path is None:
             raise ValueError(f"data.name: {self.name} needs data.path")
+        if self.name in ("digits", "factory") and self.path is not None:
+            raise ValueError(f"data.name: {self.name} reads no files, so data.path has no place here")
         return self
 
 
@@ -81,7 +58,7 @@ class ModelConfig(Section):
     """Which architecture."""
     factory: FactoryName | None = None
     """For name: factory, a 'module:callable' that returns a torch.nn.Module taking images in [0, 1]."""
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the architecture or factory, for example {widths: [64, 128, 128]}."""
     weights: Path | None = None
     """A .safetensors or .pt (tensors only) file to start from; keys must match exactly."""
@@ -204,7 +181,7 @@ class PruneConfig(Section):
     """Share removed: of the weights (unstructured), of the channels of every layer (channels); 2:4 is always 0.5."""
     round_to: Count = 16
     """Channel counts are kept at multiples of this, as vector units and tensor cores want them."""
-    recalibration_batches: Annotated[int, Field(ge=0)] = 8
+    recalibration_batches: Annotated[Integer, Field(ge=0)] = 8
     """Adversarial batches that BatchNorm's statistics are recomputed on before fine-tuning; 0 leaves them."""
     recalibration_rounds: Count = 2
     """Times that this is repeated, each with examples made on the network of the round before."""
@@ -243,7 +220,7 @@ class EngineConfig(Section):
 class ExportConfig(Section):
     """ONNX files and engines."""
 
-    opset: Annotated[int, Field(ge=18, le=23)] = 20
+    opset: Annotated[Integer, Field(ge=18, le=23)] = 20
     """ONNX operator set."""
     parity_images: Count = 256
     """Selection images on which the ONNX file is compared with the torch network, clean and adversarial."""
@@ -268,9 +245,9 @@ class LatencyConfig(Section):
     """Images a call."""
     seconds: Annotated[Number, Field(gt=0)] = 20
     """Time budget of one comparison; sampling stops earlier when the interval is tight enough."""
-    pairs: Annotated[int, Field(ge=30)] = 60
+    pairs: Annotated[Integer, Field(ge=30)] = 60
     """Block pairs at least; a pair is one ABBA or BAAB schedule."""
-    block_calls: Annotated[int, Field(ge=5)] = 20
+    block_calls: Annotated[Integer, Field(ge=5)] = 20
     """Calls a block; a block counts with its median."""
 
 
@@ -348,7 +325,7 @@ class Recipe(Section):
     """Version of the recipe format."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "my-network"
     """Name of the run; the run directory is runs/<name> unless --run-dir says otherwise."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[Integer, Field(ge=0)] = 0
     """Every random number of the run is derived from it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where torch works; auto takes a GPU if there is one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,35 +13,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from madx.errors import RecipeError
+from madx.recipe.dialect import Loader
 from madx.recipe.models import RECIPE_VERSION, Recipe
 
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with duplicate keys as errors and 1e-3 as a number (YAML 1.2)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice in one section", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-    Loader=_Loader,
-)
+_UNREADABLE = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""The safe loader lets impossible dates, bad values of explicit tags and deep nesting through as bare errors."""
+_SHOWN = 200
+"""Characters of a wrong value that an error repeats."""
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -100,8 +77,8 @@ def recipe_schema() -> dict[str, Any]:
 
 def _parse_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        return yaml.load(text, Loader=Loader)
+    except _UNREADABLE as error:
         raise RecipeError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -133,7 +110,11 @@ def _explain(detail: ErrorDetails) -> str:
     message = message[:1].lower() + message[1:]
     if detail["type"] == "value_error":
         return f"{where}: {message}" if where else message
-    return f"{where}: {message} (given: {given!r})"
+    return f"{where}: {message} (given: {_short(repr(given))})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
@@ -157,7 +138,10 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     def resolved(path: Path | None) -> Path | None:
-        return None if path is None else (base / path.expanduser()).resolve()
+        try:
+            return None if path is None else (base / path.expanduser()).resolve()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise RecipeError(f"the path {str(path)!r} cannot be resolved: {error}") from None
 
     data = recipe.data.model_copy(update={"path": resolved(recipe.data.path)})
     model = recipe.model.model_copy(update={"weights": resolved(recipe.model.weights)})

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from madx.recipe.dialect import Dumper
 from madx.recipe.models import Recipe, Section, TrainConfig
 
 _WIDTH = 100
@@ -58,5 +59,5 @@ def _inline(value: Any) -> str:
         value = json.loads(value.model_dump_json(exclude_defaults=True)) or json.loads(value.model_dump_json())
     elif not isinstance(value, str | int | float | bool | dict | type(None)):
         value = str(value)
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).strip()
+    text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=10_000, sort_keys=False).strip()
     return text.removesuffix("...").strip()

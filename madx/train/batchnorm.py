@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from madx.train.modes import evaluating
+
 
 def recalibrate_(module: nn.Module, batches: Iterable[Tensor]) -> int:
     """Replace every BatchNorm's running statistics by the plain average over `batches`; no weight is touched.
 
     Args:
-        module: its BatchNorm buffers are written; modes and momenta are as before on return.
+        module: its BatchNorm buffers are written; modes and momenta are as before on return, and after an error.
         batches: adversarial images [B, ...]. They may be made lazily on `module` itself: while a batch is being made
-            the
-            module is in eval mode with the statistics it came with.
+            the module is in eval mode with the statistics it came with.
 
     Returns:
         How many BatchNorm layers were recalibrated; with none, `batches` is not consumed.
@@ -28,10 +29,10 @@ def recalibrate_(module: nn.Module, batches: Iterable[Tensor]) -> int:
     if not layers:
         return 0
     collected = [_Moments(layer) for layer in layers]
-    module.eval()
-    for images in batches:
-        with _statistics_collected(layers, collected), torch.no_grad():
-            module(images)
+    with evaluating(module):
+        for images in batches:
+            with _statistics_collected(layers, collected), torch.no_grad():
+                module(images)
     for moments in collected:
         moments.store_()
     return len(layers)

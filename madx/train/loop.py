@@ -24,6 +24,7 @@ from madx.recipe import AttackConfig, LoopConfig, ThreatConfig
 from madx.seeds import derive_seed, torch_generator
 from madx.train.augment import augment
 from madx.train.losses import LOSSES
+from madx.train.modes import evaluating
 from madx.train.schedule import learning_rate
 
 _CHECKPOINT_SECONDS = 30.0
@@ -36,7 +37,7 @@ _AFTER_COLLAPSE = AttackConfig(steps=3, relative_step=2.5)
 """What FGSM training goes on with once it has overfitted to its own single step."""
 
 _COLLAPSE = 0.5
-"""Robust accuracy under this share of the best so far, with clean accuracy intact, is catastrophic overfitting."""
+"""Robust accuracy under this share of the best so far is taken for catastrophic overfitting."""
 
 
 @dataclass(frozen=True)
@@ -121,23 +122,21 @@ def evaluate(
 ) -> tuple[float, float]:
     """Clean and robust accuracy of `module` on a split, float32, eval mode for the duration; two shares."""
     device = next(module.parameters()).device
-    was_training = module.training
-    module.eval()
     clean = robust = 0
     gradient = input_gradient(module)
-    for number, (images, labels) in enumerate(split.batches(250)):
-        x, y = images.to(device), labels.to(device)
-        with torch.no_grad():
-            right = module(x).argmax(1) == y
-            clean += int(right.sum())
-            x, y = x[right], y[right]
-            if len(x) == 0:
-                continue
-        generator = torch_generator(seed, "evaluate", number)
-        worst = strongest_examples(module, gradient, x, y, threat=threat, attack=attack, generator=generator)
-        with torch.no_grad():
-            robust += int((module(worst).argmax(1) == y).sum())
-    module.train(was_training)
+    with evaluating(module):
+        for number, (images, labels) in enumerate(split.batches(250)):
+            x, y = images.to(device), labels.to(device)
+            with torch.no_grad():
+                right = module(x).argmax(1) == y
+                clean += int(right.sum())
+                x, y = x[right], y[right]
+                if len(x) == 0:
+                    continue
+            generator = torch_generator(seed, "evaluate", number)
+            worst = strongest_examples(module, gradient, x, y, threat=threat, attack=attack, generator=generator)
+            with torch.no_grad():
+                robust += int((module(worst).argmax(1) == y).sum())
     return clean / len(split), robust / len(split)
 
 
@@ -151,9 +150,10 @@ class _Run:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         module.train()
         self.attack = _FGSM if job.config.method == "fgsm" else job.config.attack
+        self.masks = {name: mask.to(self.device) for name, mask in (job.masks or {}).items()}
+        self._hold_masks()  # before the copy: the average must not start from entries that are removed
         self.average = copy.deepcopy(module).eval()
         self.optimiser = _optimiser(module, job.config)
-        self.masks = {name: mask.to(self.device) for name, mask in (job.masks or {}).items()}
         self.step = 0
         self.loss = 0.0
         self.log: list[Evaluation] = []
@@ -204,9 +204,13 @@ class _Run:
             if gradient is not None:
                 gradient.mul_(mask)
         self.optimiser.step()
-        with torch.no_grad():
-            for name, mask in self.masks.items():
-                parameters[name].mul_(mask)
+        self._hold_masks()
+
+    @torch.no_grad()
+    def _hold_masks(self) -> None:
+        parameters = dict(self.module.named_parameters())
+        for name, mask in self.masks.items():
+            parameters[name].mul_(mask)
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -173,8 +173,3 @@ def test_digits():
     assert source.classes == 10
     np.testing.assert_array_equal(source.images(np.arange(1797))[:, 0] * 16, expected.images)
     np.testing.assert_array_equal(source.labels, expected.target)
-
-
-def test_digits_takes_no_path(tmp_path):
-    with pytest.raises(DataError, match=r"remove data.path"):
-        read_digits(DataConfig(name="digits", path=tmp_path))

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from prune_cases import plain
+from small_networks import plain
 from torch import Tensor, nn
 
 from madx.errors import TrainingError

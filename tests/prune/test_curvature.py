@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from prune_cases import Lambda
+from small_networks import Lambda
 from torch import Tensor, nn
 
 from madx.prune import mad_saliency

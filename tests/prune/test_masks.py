@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prune_cases import conv, head, random_scores
+from prune_cases import random_scores
+from small_networks import conv, head
 from torch import Tensor, nn
 
 from madx.deploy.export import export_onnx

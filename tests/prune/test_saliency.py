@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from prune_cases import Lambda, plain, reference, reference_network
+from prune_cases import reference, reference_network
+from small_networks import Lambda, plain
 from torch import Tensor, nn
 
 from madx.errors import ModelError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,10 +65,9 @@ def test_the_same_job_gives_the_same_weights_whatever_the_global_random_state() 
     assert logs[0] == logs[1]
 
 
+@pytest.mark.usefixtures("every_step")
 @pytest.mark.parametrize("robust", [[0.1, 0.8, 0.3], [0.9, 0.2, 0.1], [0.1, 0.2, 0.3], [0.0, 0.0, 0.4]])
-def test_the_weights_of_the_best_evaluation_are_returned(
-    monkeypatch: pytest.MonkeyPatch, every_step: None, robust: list[float]
-) -> None:
+def test_the_weights_of_the_best_evaluation_are_returned(monkeypatch: pytest.MonkeyPatch, robust: list[float]) -> None:
     script(monkeypatch, robust)
     module, kept = train_cases.network(), Recording()
     log = train_(module, train_cases.training_job(), checkpoint=kept)
@@ -76,7 +76,8 @@ def test_the_weights_of_the_best_evaluation_are_returned(
     assert train_cases.same(module.state_dict(), at_best["average"])
 
 
-def test_the_average_is_the_running_mean_with_a_decay_that_rises(every_step: None) -> None:
+@pytest.mark.usefixtures("every_step")
+def test_the_average_is_the_running_mean_with_a_decay_that_rises() -> None:
     module, kept = train_cases.network(), Recording()
     mean = {name: value.double() for name, value in module.state_dict().items()}
     train_(module, train_cases.training_job(average=0.5), checkpoint=kept)
@@ -88,7 +89,8 @@ def test_the_average_is_the_running_mean_with_a_decay_that_rises(every_step: Non
             torch.testing.assert_close(state["average"][name].double(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_without_an_average_the_last_weights_are_kept(every_step: None) -> None:
+@pytest.mark.usefixtures("every_step")
+def test_without_an_average_the_last_weights_are_kept() -> None:
     module, kept = train_cases.network(), Recording()
     train_(module, train_cases.training_job(average=0, evaluations=1), checkpoint=kept)
     last = kept.states()[-1]
@@ -96,6 +98,7 @@ def test_without_an_average_the_last_weights_are_kept(every_step: None) -> None:
     assert train_cases.same(module.state_dict(), last["module"])
 
 
+@pytest.mark.usefixtures("every_step")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -106,7 +109,7 @@ def test_without_an_average_the_last_weights_are_kept(every_step: None) -> None:
     ],
 )
 @pytest.mark.parametrize("prepared", [True, False], ids=["pruned", "not pruned yet"])
-def test_masked_entries_are_zero_after_every_step(every_step: None, changes: dict[str, Any], prepared: bool) -> None:
+def test_masked_entries_are_zero_after_every_step(changes: dict[str, Any], prepared: bool) -> None:
     module, draws, kept = train_cases.network(), torch.Generator().manual_seed(0), Recording()
     shapes = {name: module.get_parameter(name).shape for name in ("0.weight", "4.weight", "4.bias")}
     masks = {name: torch.rand(shape, generator=draws) < 0.5 for name, shape in shapes.items()}
@@ -158,7 +161,19 @@ def test_every_epoch_is_a_permutation_of_its_own() -> None:
     epochs = [rows[first : first + 96] for first in (0, 96, 192)]
     everything = job.train.tensors()[0].flatten(1).unique(dim=0)
     assert all(torch.equal(epoch.unique(dim=0), everything) for epoch in epochs)
-    assert not any(torch.equal(a, b) for a, b in zip(epochs, epochs[1:], strict=False))
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(epochs))
+
+
+def test_every_step_draws_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def noting(images: Tensor, _kind: str, generator: torch.Generator) -> Tensor:
+        drawn.append(float(torch.rand(1, generator=generator)))
+        return images
+
+    monkeypatch.setattr(loop, "augment", noting)
+    train_(train_cases.network(), train_cases.training_job())
+    assert len(set(drawn)) == len(drawn) == 12
 
 
 def test_a_split_without_a_whole_batch_is_refused() -> None:
@@ -189,7 +204,8 @@ class WithIdleLayers(nn.Module):
         return self.used(images) + 0 * self.norm(self.conv(images)).sum()
 
 
-def test_weight_decay_takes_weights_and_leaves_biases_and_batchnorm(every_step: None) -> None:
+@pytest.mark.usefixtures("every_step")
+def test_weight_decay_takes_weights_and_leaves_biases_and_batchnorm() -> None:
     module, kept = WithIdleLayers(), Recording()
     job = train_cases.training_job(momentum=0, nesterov=False, weight_decay=0.1, schedule="constant", lr=0.05)
     train_(module, job, checkpoint=kept)
@@ -200,12 +216,11 @@ def test_weight_decay_takes_weights_and_leaves_biases_and_batchnorm(every_step: 
         assert torch.equal(last[name], torch.full((2,), 2.0)), name
 
 
+@pytest.mark.usefixtures("every_step")
 @pytest.mark.parametrize(
     "changes", [{"momentum": 0.9, "nesterov": True}, {"momentum": 0.8, "nesterov": False}], ids=str
 )
-def test_the_first_two_steps_are_sgds_by_the_book(
-    monkeypatch: pytest.MonkeyPatch, every_step: None, changes: dict[str, Any]
-) -> None:
+def test_the_first_two_steps_are_sgds_by_the_book(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
     """With the attack and the augmentation out of the way, the update is a formula."""
     monkeypatch.setattr(loop, "last_iterate", lambda _gradient, images, _targets, **_: images)
     plain = {"augment": "none", "schedule": "constant", "lr": 0.05, "weight_decay": 0.01}

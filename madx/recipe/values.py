@@ -1,0 +1,55 @@
+"""What single values of a recipe may be: numbers, fractions such as "8/255", counts, factories, arguments."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+
+def _not_bool(value: Any) -> Any:
+    """Python counts true and false as 1 and 0; a recipe does not."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a number")
+    return value
+
+
+def _fraction(value: Any) -> Any:
+    """Accept "8/255" where a number is expected; everything else is left to pydantic."""
+    if not isinstance(value, str):
+        return _not_bool(value)
+    top, slash, bottom = value.partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(top)
+    except ZeroDivisionError:
+        raise ValueError(f"the fraction {value!r} divides by zero; write for example '8/255'") from None
+    except ValueError:
+        raise ValueError(f"{value!r} is neither a number nor a fraction such as '8/255'") from None
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """Only what JSON can hold, because the arguments are part of the run's key and of its record."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"only text, finite numbers, true, false, null, lists and mappings can stand here: {error}"
+        ) from None
+    return value
+
+
+def _factory(value: str) -> str:
+    """`package.module:callable`, as Python's own entry points write it."""
+    module, colon, name = value.partition(":")
+    if not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise ValueError(f"{value!r} is not of the form 'package.module:callable'")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_fraction), Field(allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+FactoryName = Annotated[str, AfterValidator(_factory)]
+Integer = Annotated[int, BeforeValidator(_not_bool)]
+Count = Annotated[Integer, Field(ge=1)]
+Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]
