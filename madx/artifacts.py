@@ -1,30 +1,21 @@
-"""Files that appear whole or not at all, the run directory that holds them, and the manifest that vouches for them.
-
-A run directory is self-describing: `manifest.json` lists for every stage its key, the recipe slice it was made with,
-the SHA-256 of what it read and of every file it wrote, tool versions, device and time.
-"""
+"""Files that appear whole or not at all, their hashes, and checkpoints of long work."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
 import os
 import pickle
-import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from madx.errors import ArtifactError
-
-MANIFEST_SCHEMA = 1
 
 _UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AssertionError),
@@ -70,7 +61,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise ArtifactError(_explain_write(path, error)) from None
+        raise ArtifactError(explain_write(path, error)) from None
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -145,154 +136,6 @@ class FileCheckpoint:
         torch.save({"key": self.key, "state": state}, buffer)
         write_atomically(self.path, buffer.getvalue())
 
-    def clear(self) -> None:
-        """Remove the file when the work is done."""
-        self.path.unlink(missing_ok=True)
-
-
-class RunDirectory:
-    """The folder of one run: its files, its manifest, and the lock that keeps a second process out."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def path(self, name: str) -> Path:
-        """Full path of the run's file `name` (posix, relative to the run directory)."""
-        return self.root / name
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Create the folder if needed and hold it for this process; the lock vanishes with the process.
-
-        Raises:
-            ArtifactError: another process holds it, or it cannot be written.
-        """
-        lock = self.path(".lock")
-        created = not self.root.exists()
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = lock.open("a+")
-        except OSError as error:
-            raise ArtifactError(_explain_write(self.root, error)) from None
-        with file:
-            self._take(file)
-            with contextlib.suppress(OSError):  # the number only serves the other process's message
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-            self._sweep()
-            try:
-                yield
-            finally:
-                if created and not self._holds_work():
-                    # A run that failed before it wrote anything leaves nothing behind; tidying hides no error.
-                    shutil.rmtree(self.root, ignore_errors=True)
-
-    def manifest(self) -> dict[str, Any]:
-        """The manifest, or an empty one for a new run.
-
-        Raises:
-            ArtifactError: it is corrupt, or of a newer madx.
-        """
-        path = self.path("manifest.json")
-        if not path.exists():
-            return {"schema": MANIFEST_SCHEMA, "stages": {}}
-        content: dict[str, Any] = read_json(path)
-        if not _is_manifest(content):
-            raise ArtifactError(f"{path} is not a madx manifest; choose another --run-dir, or delete it to start over")
-        if content["schema"] > MANIFEST_SCHEMA:
-            raise ArtifactError(f"{path} was written by a newer madx (schema {content['schema']}); update madx")
-        return content
-
-    def stage(self, name: str) -> dict[str, Any] | None:
-        """The manifest's record of a stage, or None if it was never finished."""
-        record: dict[str, Any] | None = self.manifest()["stages"].get(name)
-        return record
-
-    def record_stage(self, name: str, record: dict[str, Any], outputs: list[str]) -> None:
-        """Enter a finished stage with the hashes of its `outputs`; from now on it counts as done."""
-        manifest = self.manifest()
-        files = {output: _file_entry(self.path(output)) for output in sorted(outputs)}
-        manifest["stages"][name] = record | {"outputs": files}
-        write_json(self.path("manifest.json"), manifest)
-
-    def changed_outputs(self, name: str) -> list[str]:
-        """Files of a finished stage that are gone or no longer have the bytes the manifest vouches for."""
-        record = self.stage(name)
-        outputs = record["outputs"] if record else {}
-        return [
-            output
-            for output, entry in outputs.items()
-            if not self.path(output).is_file() or sha256_file(self.path(output)) != entry["sha256"]
-        ]
-
-    def hashes(self, name: str) -> dict[str, str]:
-        """SHA-256 of every file that a finished stage wrote."""
-        record = self.stage(name)
-        return {output: entry["sha256"] for output, entry in record["outputs"].items()} if record else {}
-
-    def _take(self, file: IO[str]) -> None:
-        """Take the lock, or say who has it."""
-        try:
-            held = _locks(file, self.path(".lock"))
-        except OSError as error:
-            raise ArtifactError(
-                f"the run directory {self.root} cannot be locked: {error.strerror}; choose a --run-dir on a local disk"
-            ) from None
-        if not held:
-            file.seek(0)
-            raise ArtifactError(
-                f"the run directory {self.root} is in use by another madx (process {file.read().strip() or '?'}); "
-                "wait for it, or choose another --run-dir"
-            )
-
-    def _holds_work(self) -> bool:
-        """Whether there is any file beside the lock."""
-        return any(path.is_file() and path.name != ".lock" for path in self.root.rglob("*"))
-
-    def _sweep(self) -> None:
-        """Remove what killed processes left beside their targets."""
-        for part in self.root.rglob(".*.[0-9]*.part"):
-            with contextlib.suppress(OSError):  # what cannot be removed does no harm
-                part.unlink()
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space of the file system that `folder` (or its nearest existing parent) is on."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _locks(file: IO[str], path: Path) -> bool:
-    """Whether this process now has the lock, and `path` is still that file: a run that ended may have removed it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
-
-
-def _is_manifest(content: Any) -> bool:
-    """Whether the JSON has the shape that the methods of `RunDirectory` rely on."""
-    if not isinstance(content, dict) or type(content.get("schema")) is not int:
-        return False
-    if content["schema"] > MANIFEST_SCHEMA:
-        return True  # of a newer shape; refused with a better message
-    stages = content.get("stages")
-    if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
-        return False
-    outputs = [record.get("outputs") for record in stages.values()]
-    return all(isinstance(files, dict) and all(map(_is_file_entry, files.values())) for files in outputs)
-
-
-def _is_file_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
-
-
-def _file_entry(path: Path) -> dict[str, Any]:
-    return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable."""
@@ -303,9 +146,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _explain_write(path: Path, error: OSError) -> str:
+def explain_write(path: Path, error: OSError) -> str:
+    """Why `path` cannot be written, and what to do."""
     reason = {
         errno.ENOSPC: "the disk is full; free some space and run the command again, it continues where it stopped",
+        errno.EEXIST: "a file stands where a folder is needed; choose another --run-dir",
+        errno.ENOTDIR: "a file stands where a folder is needed; choose another --run-dir",
         errno.EROFS: "the file system is read-only; choose another --run-dir",
         errno.EACCES: "no permission to write there; choose another --run-dir",
         errno.EPERM: "no permission to write there; choose another --run-dir",

@@ -17,8 +17,6 @@ from typing import Any
 import pytest
 
 from madx.artifacts import (
-    RunDirectory,
-    free_bytes,
     read_json,
     sha256_bytes,
     sha256_file,
@@ -26,6 +24,7 @@ from madx.artifacts import (
     write_json,
 )
 from madx.errors import ArtifactError
+from madx.rundir import RunDirectory
 
 OLD, NEW = b"the old content", b"the new content, which is longer"
 
@@ -78,6 +77,7 @@ import resource, sys
 from pathlib import Path
 from madx.artifacts import write_atomically
 from madx.errors import ArtifactError
+from madx.rundir import RunDirectory
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     write_atomically(Path(sys.argv[1]), b"x" * 100_000)
@@ -121,7 +121,7 @@ def test_a_read_only_folder_is_one_clear_error(name: str) -> None:
             write_atomically(folder / name, NEW)
         with (
             pytest.raises(ArtifactError, match="cannot be written: no permission to write there"),
-            RunDirectory(folder).locked(),
+            RunDirectory(folder / "run").locked(),
         ):
             pass
         assert (folder / "file").read_bytes() == OLD
@@ -167,9 +167,3 @@ def test_hashes(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "x") == sha256_bytes(content) == hashlib.sha256(content).hexdigest()
     with pytest.raises(ArtifactError, match="y cannot be read: No such file"):
         sha256_file(tmp_path / "y")
-
-
-def test_free_bytes_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
-    system = os.statvfs(tmp_path)
-    found = free_bytes(tmp_path / "not" / "yet")
-    assert abs(found - system.f_bavail * system.f_frsize) < 2**30  # others write on the same disk meanwhile

@@ -42,10 +42,6 @@ def test_a_checkpoint_gives_back_the_last_state_of_its_own_key(checkpoint: FileC
     checkpoint.save({"step": 4})
     assert checkpoint.load() == {"step": 4}
     assert FileCheckpoint(checkpoint.path, "another key").load() is None
-    checkpoint.clear()
-    checkpoint.clear()
-    assert checkpoint.load() is None
-    assert list(checkpoint.path.parent.iterdir()) == []
 
 
 def test_a_save_that_fails_keeps_the_last_state(checkpoint: FileCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:

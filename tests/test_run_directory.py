@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,9 @@ from typing import Any
 
 import pytest
 
-from madx.artifacts import (
-    MANIFEST_SCHEMA,
-    RunDirectory,
-    write_atomically,
-)
+from madx.artifacts import write_atomically
 from madx.errors import ArtifactError
+from madx.rundir import LOCK, MANIFEST_SCHEMA, RunDirectory
 
 OLD, NEW = b"the old content", b"the new content, which is longer"
 
@@ -61,6 +59,7 @@ def test_a_kill_while_writing_leaves_the_old_content_and_the_part_is_swept(tmp_p
     ended(started(HANGS, path))
     assert path.read_bytes() == OLD
     assert len(parts(tmp_path)) == 1
+    (tmp_path / "manifest.json").write_text('{"schema": 1, "stages": {}}')
     foreign = tmp_path / ".a-download.part"
     foreign.write_bytes(b"not ours")
     with RunDirectory(tmp_path).locked():
@@ -71,7 +70,7 @@ def test_a_kill_while_writing_leaves_the_old_content_and_the_part_is_swept(tmp_p
 HOLDS = """
 import sys
 from pathlib import Path
-from madx.artifacts import RunDirectory
+from madx.rundir import RunDirectory
 with RunDirectory(Path(sys.argv[1])).locked():
     print("ready", flush=True)
     sys.stdin.readline()
@@ -81,7 +80,7 @@ with RunDirectory(Path(sys.argv[1])).locked():
 @pytest.mark.parametrize("end", ["kill", "finish"])
 def test_a_second_process_is_told_who_has_the_directory_until_that_one_ends(tmp_path: Path, end: str) -> None:
     run = RunDirectory(tmp_path / "run")
-    write_atomically(run.path("model"), OLD)
+    write_atomically(run.path(".madx/model"), OLD)
     holder = started(HOLDS, run.root)
     for _ in range(2):
         with (
@@ -95,7 +94,7 @@ def test_a_second_process_is_told_who_has_the_directory_until_that_one_ends(tmp_
         holder.communicate("\n", timeout=20)
         assert holder.returncode == 0
     with run.locked():
-        assert run.path(".lock").read_text() == str(os.getpid())
+        assert run.path(LOCK).read_text() == str(os.getpid())
 
 
 def test_the_lock_is_given_back_after_an_error_and_can_be_taken_again(tmp_path: Path) -> None:
@@ -121,8 +120,7 @@ def test_a_new_run_that_wrote_nothing_leaves_nothing_and_hides_no_error(tmp_path
     def fails() -> None:
         with run.locked():
             if already_gone:
-                run.path(".lock").unlink()
-                run.root.rmdir()
+                shutil.rmtree(run.root)
             raise KeyError("inside")
 
     with pytest.raises(KeyError, match="inside"):
@@ -130,24 +128,66 @@ def test_a_new_run_that_wrote_nothing_leaves_nothing_and_hides_no_error(tmp_path
     assert not run.root.exists()
 
 
-@pytest.mark.parametrize("before", [[], ["empty folder/"], ["notes.txt"]])
-def test_a_folder_that_was_there_before_stays(tmp_path: Path, before: list[str]) -> None:
-    for name in before:
-        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_text("mine")
+@pytest.mark.parametrize("mine", ["checkpoints/robust.safetensors", "report.html", "empty folder/"])
+def test_a_folder_of_the_users_own_is_not_written_to(tmp_path: Path, mine: str) -> None:
+    (tmp_path / mine).parent.mkdir(exist_ok=True)
+    (tmp_path / mine).mkdir() if mine.endswith("/") else (tmp_path / mine).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ArtifactError, match="not a madx run directory; nothing in it was touched"):
+        RunDirectory(tmp_path).locked().__enter__()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_that_was_there_before_stays(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="inside"), RunDirectory(tmp_path).locked():
         raise KeyError("inside")
-    assert [(tmp_path / name).exists() for name in before] == [True] * len(before)
-    assert tmp_path.exists()
+    assert tmp_path.is_dir()
+
+
+def test_a_stage_that_is_forgotten_takes_its_files_along(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for name in ("a", "b"):
+        write_atomically(run.path(f"{name}/file"), OLD)
+        run.record_stage(name, {"key": "1"}, [f"{name}/file"])
+    run.forget_stage("b")
+    run.forget_stage("never there")
+    assert run.stage("b") is None
+    assert not run.path("b/file").exists()
+    assert run.read("a/file") == OLD
+
+
+def test_what_a_stage_no_longer_writes_is_removed(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for name in ("old", "kept"):
+        write_atomically(run.path(name), OLD)
+    run.record_stage("a", {}, ["old", "kept"])
+    run.record_stage("a", {}, ["kept"])
+    assert not run.path("old").exists()
+    assert run.read("kept") == OLD
+
+
+@pytest.mark.parametrize("harm", ["swap a byte", "delete", "not vouched for"])
+def test_only_vouched_bytes_are_read(tmp_path: Path, harm: str) -> None:
+    run = RunDirectory(tmp_path)
+    write_atomically(run.path("file"), OLD)
+    if harm != "not vouched for":
+        run.record_stage("a", {}, ["file"])
+    if harm == "swap a byte":
+        run.path("file").write_bytes(b"T" + OLD[1:])
+    if harm == "delete":
+        run.path("file").unlink()
+    with pytest.raises(ArtifactError, match=r"file (is not what the stage|cannot be read)"):
+        run.read("file")
 
 
 def test_a_lock_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other run ends, and removes its empty folder, between our opening of the file and our lock on it."""
-    import madx.artifacts as module
+    import madx.rundir as module
 
     run, original = RunDirectory(tmp_path / "run"), module.fcntl.flock
 
     def late(file: Any, flags: int) -> None:
-        run.path(".lock").unlink()
+        run.path(LOCK).unlink()
         original(file, flags)
 
     monkeypatch.setattr(module.fcntl, "flock", late)
@@ -158,7 +198,7 @@ def test_a_lock_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monke
 def test_a_file_system_without_locks_is_not_blamed_on_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import madx.artifacts as module
+    import madx.rundir as module
 
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -13,11 +13,17 @@ Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(images [B, ...], targets) -> (logits [B, K], gradient of the summed loss at the images [B, ...])."""
 
 
-def input_gradient(module: nn.Module, *, precision: Literal["fp32", "bf16"] = "fp32") -> Gradient:
+def input_gradient(
+    module: nn.Module, *, precision: Literal["fp32", "bf16"] = "fp32", largest_gap: float | None = None
+) -> Gradient:
     """Cross-entropy gradient of `module` at its input; the module's mode, parameters and their .grad stay as they are.
 
     Targets are labels int64 [B], or probabilities [B, K]: against the network's own clean probabilities the gradient is
     that of KL(p || q), which is what TRADES climbs.
+
+    A softmax that is saturated in float32 has a zero gradient, and an attack that climbs it stands still: multiplying a
+    network's logits would make it look robust. With `largest_gap`, the logits of an image whose two largest differ by
+    more are scaled down to that difference before the loss; what is returned are the network's own logits.
     """
 
     def gradient(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,9 +33,18 @@ def input_gradient(module: nn.Module, *, precision: Literal["fp32", "bf16"] = "f
                 logits = module(images)
             logits = logits.float()
             # The sum, not the mean: an image's gradient must not depend on the batch it is attacked in.
-            loss = F.cross_entropy(logits, targets, reduction="sum")
+            loss = F.cross_entropy(_unsaturated(logits, largest_gap), targets, reduction="sum")
             # Asked for the input alone, autograd computes no weight gradients.
             (slope,) = torch.autograd.grad(loss, images)
         return logits.detach(), slope
 
     return gradient
+
+
+def _unsaturated(logits: Tensor, largest_gap: float | None) -> Tensor:
+    """Logits with at most `largest_gap` between the two largest of an image; the scale is a constant to autograd."""
+    if largest_gap is None:
+        return logits
+    top = logits.detach().topk(2, dim=1).values
+    scale = (largest_gap / (top[:, :1] - top[:, 1:]).clamp_min(largest_gap)).clamp_max(1)
+    return logits * scale

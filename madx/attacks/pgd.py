@@ -11,6 +11,9 @@ from madx.attacks.gradients import Gradient
 from madx.attacks.norms import norm_named
 from madx.recipe import AttackConfig, ThreatConfig
 
+_ROUNDING = 0.02
+"""An engine's logits may differ from its twin's by this share of the largest (float16)."""
+
 
 def last_iterate(
     gradient: Gradient,
@@ -51,7 +54,7 @@ def strongest_examples(
 
     Furthest is the largest margin: highest wrong logit minus true logit, positive when the image is turned. The largest
     margin, and not the first error, is kept so that an example survives the rounding of the engine it is going to be
-    scored on. An image that is turned is not restarted.
+    scored on. An image is not restarted once it is turned by more than that rounding.
 
     Args:
         forward: images -> logits of the network under attack.
@@ -64,8 +67,9 @@ def strongest_examples(
     """
     best = images.clone()
     largest = torch.full((len(images),), -torch.inf, device=images.device)
+    settled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     for _ in range(attack.restarts):
-        chosen = (largest <= 0).nonzero().squeeze(1)
+        chosen = (~settled).nonzero().squeeze(1)
         if len(chosen) == 0:
             break
         x, y = images[chosen], labels[chosen]
@@ -75,6 +79,7 @@ def strongest_examples(
             larger = margin > largest[chosen]
             best[chosen[larger]] = point[larger]
             largest[chosen[larger]] = margin[larger]
+            settled[chosen] |= margin > _ROUNDING * logits.abs().amax(1)
 
         end = x
         for point, (previous, logits) in _iterates(gradient, x, y, threat=threat, attack=attack, generator=generator):

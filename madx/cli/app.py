@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import madx
 from madx.cli import show
-from madx.errors import MadxError
+from madx.errors import EngineError, MadxError
 
 if TYPE_CHECKING:
     from madx.pipeline import Context, StageReport
@@ -39,16 +44,27 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
 
 
+_CRASHED = 70
+"""A bug in madx (EX_SOFTWARE of sysexits.h): Python's own 1 would read as "a gate failed"."""
+
+
 def main() -> None:
-    """Run the command line; the process ends with an exit code of `ExitCode`."""
+    """Run the command line; the process ends with an exit code of `ExitCode`, or 70 after a crash."""
     try:
         app(prog_name="madx")  # also when started as python -m madx
     except MadxError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]madx:[/red] {_escaped(error)}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(f"[red]madx:[/red] {escape(str(error))}", highlight=False)
         sys.exit(int(error.exit_code))
     except KeyboardInterrupt:
         print("madx: stopped; run the same command again to continue where it stopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - whoever read us has left; flushing must not fail
+        sys.exit(141)
+    except Exception:
+        traceback.print_exc()
+        print("madx: this is a bug in madx, not a verdict; please report it with the lines above", file=sys.stderr)
+        sys.exit(_CRASHED)
 
 
 @app.callback(invoke_without_command=True)
@@ -123,9 +139,15 @@ def export(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = No
 
 
 @app.command()
-def verify(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def verify(
+    recipe: RecipeFile,
+    run_dir: RunDir = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure again; the verdict says how often it was.")] = False,
+) -> None:
     """Measure the engines, judge the gates, write the reports; the exit code is the verdict."""
-    _run_to_verdict(["verify", "report"], recipe, run_dir, overrides, as_json)
+    _run_to_verdict(["verify", "report"], recipe, run_dir, overrides, as_json, again=again)
 
 
 @app.command()
@@ -140,8 +162,8 @@ def report(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = No
     from madx.pipeline import run_stages, stage_named
 
     context = _context(recipe, run_dir, overrides, as_json=False)
-    with context.run.locked():
-        run_stages(context, [stage_named("report")], again=True)
+    with _at_work(context):
+        run_stages(context, [stage_named("report")], again=["report"])
         for name in context.run.hashes("report"):
             print(context.run.path(name))
 
@@ -173,33 +195,60 @@ def inspect(
 
 
 def _run_to_verdict(
-    names: list[str], recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool
+    names: list[str],
+    recipe: Path,
+    run_dir: Path | None,
+    overrides: list[str] | None,
+    as_json: bool,
+    *,
+    again: bool = False,
 ) -> None:
     """Stages up to the verdict, which decides the exit code."""
     from madx.pipeline import run_stages, stage_named
-    from madx.pipeline.reporting import read_content
+    from madx.pipeline.reporting import read_verdict
 
     context = _context(recipe, run_dir, overrides, as_json)
-    with context.run.locked():
-        reports = run_stages(context, [stage_named(name) for name in names])
-        content = read_content(context)
-    show.verdict(content, context.run.root, reports, as_json=as_json)
-    raise typer.Exit(int(content.verdict.exit_code))
+    with _at_work(context):
+        stages = [stage_named(name) for name in names]
+        reports = run_stages(context, stages, again=["verify"] if again else [])
+        verdict, provenance = read_verdict(context)
+    if as_json:
+        show.print_json(verdict.to_json() | {"provenance": provenance, "run_dir": str(context.run.root)})
+    else:
+        show.verdict(verdict, context.run.root, new=any(report.done for report in reports))
+    raise typer.Exit(int(verdict.exit_code))
 
 
 def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> None:
-    """One stage of a run, by itself."""
+    """One stage of a run, by itself; an engine that was promised and not built ends `export` with exit code 3."""
     from madx.pipeline import run_stages, stage_named
 
     context = _context(recipe, run_dir, overrides, as_json)
-    with context.run.locked():
+    with _at_work(context):
         reports = run_stages(context, [stage_named(name)])
+        missing = _missing_engines(context) if name == "export" else {}
     _show_reports(context, reports, as_json)
+    if missing:
+        raise EngineError("; ".join(f"{engine} was not built: {reason}" for engine, reason in missing.items()))
+
+
+def _missing_engines(context: Context) -> dict[str, str]:
+    from madx.pipeline import files
+
+    records = {engine.name: context.read_json(files.build(engine)) for engine in context.recipe.export.engines}
+    return {name: record["reason"] for name, record in records.items() if not record["built"]}
+
+
+@contextlib.contextmanager
+def _at_work(context: Context) -> Iterator[None]:
+    """Hold the run directory; what the user's own code prints meanwhile goes to stderr, stdout is for the answer."""
+    with context.run.locked(), contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def _context(recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> Context:
-    from madx.artifacts import RunDirectory
     from madx.recipe import load_recipe
+    from madx.rundir import RunDirectory
 
     loaded = load_recipe(recipe, overrides or ())  # before torch: a typing error shall not cost seconds
     from madx.pipeline import Context
@@ -218,9 +267,3 @@ def _show_reports(context: Context, reports: list[StageReport], as_json: bool) -
         print(f"{report.name}: done in {report.seconds:.0f} s")
     if not done:
         print(f"nothing to do: {context.run.root} is up to date with the recipe")
-
-
-def _escaped(error: MadxError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))

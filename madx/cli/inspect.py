@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from madx.artifacts import RunDirectory, read_json
+from madx.artifacts import read_json
 from madx.errors import ArtifactError
+from madx.rundir import RunDirectory
 
 
 def examine(root: Path) -> dict[str, Any]:

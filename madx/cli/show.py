@@ -15,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
-    from madx.pipeline import StageReport
-    from madx.report import ReportContent
+    from madx.verify import Verdict
 
 T = TypeVar("T")
 
@@ -74,27 +73,23 @@ def print_json(content: Any) -> None:
     print(json.dumps(content, indent=2, allow_nan=False))
 
 
-def verdict(content: ReportContent, run_dir: Path, reports: list[StageReport], *, as_json: bool) -> None:
-    """Print the verdict: a line for each gate for people, verdict.json for machines."""
-    if as_json:
-        whole = content.verdict.to_json() | {"provenance": content.provenance, "run_dir": str(run_dir)}
-        print_json(whole)
-        return
-    if not any(report.done for report in reports):
-        print(f"nothing to do: {run_dir} is up to date with the recipe; this is its verdict")
+def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:
+    """Print the verdict, a line for each gate."""
     from madx.report import words
 
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if not new:
+        print(f"nothing to do: {run_dir} is up to date with the recipe; this is its verdict")
+    console = Console(highlight=False, soft_wrap=True)
     engine = ""
-    for gate in content.verdict.gates:
+    for gate in found.gates:
         if gate.engine != engine:
             engine = gate.engine
             console.print(escape(engine))
         outcome = gate.outcome.value
         console.print(f"  {_coloured(outcome)}{' ' * (13 - len(outcome))}{escape(words.clause(gate))}")
-    for warning in content.verdict.warnings:
+    for warning in found.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(words.clean(warning))}")
-    console.print(f"verdict: [bold]{_coloured(content.verdict.outcome.value)}[/bold]")
+    console.print(f"verdict: [bold]{_coloured(found.outcome.value)}[/bold]")
     console.print(f"report:  {escape(str(run_dir / 'report.html'))}")
 
 

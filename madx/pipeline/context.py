@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from madx.artifacts import FileCheckpoint, RunDirectory, write_atomically
+import madx
+from madx.artifacts import FileCheckpoint, write_atomically
 from madx.data import Splits, load_splits
 from madx.errors import ModelError, RecipeError
-from madx.models import build_model, load_weights, read_state
+from madx.models import build_model
+from madx.pipeline import files
 from madx.progress import Progress
 from madx.prune import resize_to_
 from madx.recipe import Recipe
-
-DENSE = "dense/model.safetensors"
-PRUNED = "pruned/model.safetensors"
+from madx.rundir import CHECKPOINTS, RunDirectory
 
 
-@dataclass(frozen=True)
+@dataclass
 class Context:
     """One run. `key` is the key of the stage that is running; its checkpoints are bound to it."""
 
@@ -30,20 +33,18 @@ class Context:
     run: RunDirectory
     progress: Progress
     key: str = ""
-    loaded: list[Splits] = field(default_factory=list)
-    """The data once it was read; shared with the contexts that are made from this one."""
 
-    @property
+    @cached_property
     def splits(self) -> Splits:
-        """The data, read once for all stages."""
-        if not self.loaded:
-            self.loaded.append(self._read_data())
-        return self.loaded[0]
+        """The data, read once for all stages.
 
-    def _read_data(self) -> Splits:
+        Raises:
+            RecipeError: there are fewer images than the recipe's later stages need.
+        """
         splits = load_splits(self.recipe.data, self.recipe.seed)
         sizes = f"{len(splits.train)} training, {len(splits.selection)} selection, {len(splits.gate)} gate images"
         self.progress.say(f"data {self.recipe.data.name}: {sizes}")
+        self._check_enough(splits)
         return splits
 
     @cached_property
@@ -67,22 +68,20 @@ class Context:
 
     def dense_model(self) -> nn.Module:
         """The dense network of this run, eval mode, on the CPU."""
-        module = self.new_model()
-        load_weights(module, self.run.path(DENSE))
-        return module.eval()
+        return self._loaded(files.DENSE)
 
     def pruned_model(self) -> nn.Module:
         """The pruned network of this run, eval mode, on the CPU."""
-        module = self.new_model()
-        try:
-            resize_to_(module, read_state(self.run.path(PRUNED)))
-        except RuntimeError as error:
-            raise ModelError(f"{self.run.path(PRUNED)} does not fit the recipe's network: {error}") from None
-        return module.eval()
+        return self._loaded(files.PRUNED)
 
     def checkpoint(self, name: str) -> FileCheckpoint:
-        """Where the running stage keeps the state of its work `name` until the stage is finished."""
-        return FileCheckpoint(self.run.path(f"checkpoints/{name}.pt"), self.key)
+        """Where the running stage keeps the state of its work `name`; another madx does not take it up."""
+        return FileCheckpoint(self.checkpoint_folder / f"{name}.pt", f"{madx.__version__} {self.key}")
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where unfinished work is kept."""
+        return self.run.path(CHECKPOINTS)
 
     def write_tensors(self, name: str, tensors: dict[str, Tensor]) -> str:
         """Write a safetensors file of the run; returns its name."""
@@ -91,5 +90,33 @@ class Context:
         return name
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
-        """Read a safetensors file of the run."""
-        return load_safetensors(self.run.path(name).read_bytes())
+        """The tensors of a file that a finished stage wrote, checked against the manifest."""
+        return load_safetensors(self.run.read(name))
+
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file that a finished stage wrote, checked against the manifest."""
+        return json.loads(self.run.read(name))
+
+    def _loaded(self, name: str) -> nn.Module:
+        """The recipe's network in the shapes, and with the values, of a file of this run."""
+        module = self.new_model()
+        try:
+            resize_to_(module, self.read_tensors(name))
+        except RuntimeError as error:
+            raise ModelError(f"{self.run.path(name)} does not fit the recipe's network: {error}") from None
+        return module.eval()
+
+    def _check_enough(self, splits: Splits) -> None:
+        """What would fail in a later stage fails before the first one."""
+        prune, finetune, train = self.recipe.prune, self.recipe.prune.finetune, self.recipe.train
+        needs = {
+            "prune.batch_size": (prune.batch_size, "training", len(splits.train)),
+            "verify.latency.batch": (self.recipe.verify.latency.batch, "gate", len(splits.gate)),
+        }
+        if train is not None:
+            needs["train.batch_size"] = (train.batch_size, "training", len(splits.train))
+        if finetune is not None:
+            needs["prune.finetune.batch_size"] = (finetune.batch_size, "training", len(splits.train))
+        for key, (wanted, split, images) in needs.items():
+            if wanted > images:
+                raise RecipeError(f"{key} is {wanted}, but there are only {images} {split} images; lower it")

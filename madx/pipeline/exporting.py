@@ -13,16 +13,16 @@ from madx.deploy.engine import backend
 from madx.deploy.export import export_onnx
 from madx.deploy.sparsity import sparsity_2_4
 from madx.errors import EngineError, ExportError
+from madx.pipeline import files
 from madx.pipeline.context import Context
-from madx.pipeline.twins import examples_on, twin
-from madx.recipe import EngineConfig
+from madx.pipeline.twins import TOLERANCE, examples_on, twin
+from madx.recipe import AttackConfig, EngineConfig
 from madx.verify.measurements import EngineParity
 from madx.verify.parity import measure_parity
 
 ROLES = ("dense", "pruned")
-_PARITY = "parity.json"
-_TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
-"""Largest logit difference of the ONNX file to torch, as a share of the largest logit; more means a wrong graph."""
+_ATTACK = AttackConfig(steps=10)
+"""Makes the adversarial images of the comparison with torch; the gates have an attack of their own."""
 
 
 def export(context: Context) -> list[str]:
@@ -35,20 +35,15 @@ def export(context: Context) -> list[str]:
         for precision in precisions:
             artifact = _checked_onnx(context, module, precision)
             artifacts[role, precision] = artifact
-            name = f"{role}-{precision}.onnx"
+            name = files.onnx(role, precision)
             write_atomically(context.run.path(name), artifact.payload)
             context.progress.say(f"{name}: {len(artifact.payload) / 1e6:.2f} MB, checked")
             parity[name] = _compared(context, module, artifact)
             outputs.append(name)
-    write_json(context.run.path(_PARITY), parity)
+    write_json(context.run.path(files.PARITY), parity)
     for engine in context.recipe.export.engines:
         outputs += _build(context, engine, {role: artifacts[role, engine.precision] for role in ROLES})
-    return [*outputs, _PARITY]
-
-
-def build_record(engine: EngineConfig) -> str:
-    """Name of the file that says how an engine was built, or why it was not."""
-    return f"engines/{engine.name}/build.json"
+    return [*outputs, files.PARITY]
 
 
 def _checked_onnx(context: Context, module: nn.Module, precision: str) -> OnnxArtifact:
@@ -67,11 +62,11 @@ def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> di
     """
     split = context.splits.selection.take(context.recipe.export.parity_images)
     images, labels = split.tensors()
-    adversarial = examples_on(context, module, images, labels, number=0, purpose="parity")
+    adversarial = examples_on(context, module, images, labels, attack=_ATTACK, stream=("parity",))
     config = EngineConfig(kind="ort-cpu", precision=artifact.precision)
     engine = backend("ort-cpu").load(artifact.payload, config)
     try:
-        tolerance = _TOLERANCE[artifact.precision]
+        tolerance = TOLERANCE[artifact.precision]
         reference = twin(module, context.device)
         clean, attacked = images.numpy(), adversarial.numpy()
         found = measure_parity(engine, reference, clean=clean, adversarial=attacked, tolerance=tolerance)
@@ -104,12 +99,12 @@ def _check_parity(found: EngineParity, allowed: float) -> None:
 def _build(context: Context, config: EngineConfig, artifacts: dict[str, OnnxArtifact]) -> list[str]:
     """Build one engine for both networks, or record why it cannot be built here; the gates then say it is missing."""
     record: dict[str, Any] = {"engine": config.model_dump(mode="json"), "built": False}
-    outputs = [build_record(config)]
+    outputs = [files.build(config)]
     try:
         runtime = backend(config.kind)
         for role, artifact in artifacts.items():
             built = runtime.build(artifact, config, batch=context.recipe.verify.latency.batch)
-            name = f"engines/{config.name}/{role}{built.suffix}"
+            name = files.engine(config, role, built.suffix)
             write_atomically(context.run.path(name), built.payload)
             sparsity = {layer: asdict(row) for layer, row in sparsity_2_4(artifact.payload).items()}
             facts = built.facts | {"onnx_sha256": artifact.sha256}
@@ -122,5 +117,5 @@ def _build(context: Context, config: EngineConfig, artifacts: dict[str, OnnxArti
     except EngineError as error:
         record |= {"can_run": False, "reason": str(error)}
         context.progress.say(f"{config.name}: NOT built: {error}")
-    write_json(context.run.path(build_record(config)), record)
-    return outputs if record["built"] else [build_record(config)]
+    write_json(context.run.path(files.build(config)), record)
+    return outputs if record["built"] else [files.build(config)]

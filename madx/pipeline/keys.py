@@ -1,22 +1,25 @@
-"""What each stage depends on: its part of the recipe, the user's files, and the machine where it matters.
+"""What each stage depends on: its part of the recipe, the user's files and code, and tools where they matter.
 
-Paths play no part, contents do: a run directory that is moved with its recipe stays up to date.
+Paths play no part, contents do: a run directory that is moved with its recipe stays up to date. A network stays what it
+is when a tool is updated; an engine and a measurement do not.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import platform
+import sys
 from pathlib import Path
 from typing import Any
 
 import madx
 from madx.artifacts import sha256_file
+from madx.data.places import HOW_TO_GET, candidates
 from madx.deploy.engine import backend
-from madx.errors import DataError
+from madx.errors import DataError, MadxError, ModelError
 from madx.machine import describe_machine
 from madx.pipeline.context import Context
+from madx.pipeline.versions import tool_versions
+from madx.plugins import load_callable
 from madx.recipe import DataConfig, Recipe
 
 
@@ -24,7 +27,7 @@ def train(context: Context) -> dict[str, Any]:
     """Everything that decides the dense weights."""
     recipe = context.recipe
     weights = recipe.model.weights
-    return _common(recipe) | {
+    return _common(context) | {
         "weights": sha256_file(weights) if weights else None,
         "train": recipe.train.model_dump(mode="json") if recipe.train else None,
     }
@@ -32,29 +35,31 @@ def train(context: Context) -> dict[str, Any]:
 
 def prune(context: Context) -> dict[str, Any]:
     """Everything beside the dense weights that decides the pruned ones."""
-    return _common(context.recipe) | {"prune": context.recipe.prune.model_dump(mode="json")}
+    return _common(context) | {"prune": context.recipe.prune.model_dump(mode="json")}
 
 
 def export(context: Context) -> dict[str, Any]:
-    """ONNX and engines; engines belong to the machine they were built on and to the runtimes it had."""
+    """ONNX and engines; engines belong to the machine they were built on and to the runtimes it has."""
     recipe = context.recipe
-    return _common(recipe) | {
-        "export": recipe.export.model_dump(mode="json"),
-        "attack": recipe.verify.attack.model_dump(mode="json"),
+    engines = [engine.model_dump(mode="json", exclude={"verify"}) for engine in recipe.export.engines]
+    return _common(context) | {
+        "export": recipe.export.model_dump(mode="json", exclude={"engines"}) | {"engines": engines},
         "batch": recipe.verify.latency.batch,
         "can_build": {engine.name: backend(engine.kind).availability().can_build for engine in recipe.export.engines},
         "machine": describe_machine(),
+        "tools": tool_versions(),
     }
 
 
 def verify(context: Context) -> dict[str, Any]:
-    """Measurements and gates; latency belongs to the machine it was measured on."""
+    """Measurements and gates; they belong to the machine, and to the madx and the runtimes, that measured."""
     recipe = context.recipe
-    return _common(recipe) | {
+    return _common(context) | {
         "verify": recipe.verify.model_dump(mode="json"),
         "engines": [engine.model_dump(mode="json") for engine in recipe.export.engines],
         "can_run": {engine.name: backend(engine.kind).availability().can_run for engine in recipe.export.engines},
         "machine": describe_machine(),
+        "tools": tool_versions(),
     }
 
 
@@ -63,30 +68,55 @@ def report(context: Context) -> dict[str, Any]:
     return {"madx": madx.__version__, "recipe": context.recipe.model_dump(mode="json", exclude={"data", "model"})}
 
 
-def _common(recipe: Recipe) -> dict[str, Any]:
+def _common(context: Context) -> dict[str, Any]:
+    recipe = context.recipe
     return {
         "seed": recipe.seed,
-        "data": recipe.data.model_dump(mode="json", exclude={"path"}) | {"files": _identity(recipe.data)},
-        "model": recipe.model.model_dump(mode="json", exclude={"weights"}),
+        "threads": recipe.threads,
+        "device": context.device.type,
+        "data": recipe.data.model_dump(mode="json", exclude={"path"}) | {"files": _data_files(recipe.data)},
+        "model": recipe.model.model_dump(mode="json", exclude={"weights"}) | {"code": _model_code(recipe)},
         "threat": recipe.threat.model_dump(mode="json"),
     }
 
 
-@functools.cache
-def _identity(config: DataConfig) -> str | None:
-    """What tells that the user's own files changed; the published sets are checked by their readers."""
-    if config.path is None or config.name not in ("npz", "imagefolder"):
+def _model_code(recipe: Recipe) -> str | None:
+    return _source_digest(recipe.model.factory, ModelError) if recipe.model.factory else None
+
+
+def _data_files(config: DataConfig) -> str | None:
+    """What tells that data changed; Fashion-MNIST is checked by its reader, digits come with scikit-learn."""
+    if config.factory is not None:
+        return _source_digest(config.factory, DataError)
+    if config.name in ("fashion-mnist", "digits"):
         return None
-    if not config.path.exists():
-        raise DataError(f"there is no {config.path}; data.path must name the data of data.name: {config.name}")
-    if config.path.is_file():
-        return sha256_file(config.path)
-    return _listing_digest(config.path)
+    places = [config.path] if config.path else candidates(config.name)
+    for place in places:
+        if place.is_file():
+            return sha256_file(place)
+        if place.is_dir():
+            return _listing_digest(place)
+    tried = ", ".join(str(place) for place in places)
+    raise DataError(f"the data of data.name: {config.name} is not there; looked in {tried}. {_hint(config)}")
+
+
+def _hint(config: DataConfig) -> str:
+    return HOW_TO_GET.get(config.name, "data.path must name it")
+
+
+def _source_digest(factory: str, error: type[MadxError]) -> str:
+    """SHA-256 of the file that defines the user's callable; what that file imports is not followed."""
+    load_callable(factory, error=error)
+    source = sys.modules[factory.partition(":")[0]].__file__
+    if source is None:
+        raise error(f"{factory} has no source file, so madx could not tell when it changes; define it in a .py file")
+    return sha256_file(Path(source))
 
 
 def _listing_digest(folder: Path) -> str:
-    """SHA-256 over names and sizes of all files; reading a whole ImageNet to hash it would take longer than the run."""
-    digest = hashlib.sha256(platform.system().encode())
+    """SHA-256 over names, sizes and modification times: reading a whole ImageNet would take longer than the run."""
+    digest = hashlib.sha256()
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\x1f{path.stat().st_size}\n".encode())
+        status = path.stat()
+        digest.update(f"{path.relative_to(folder).as_posix()}\x1f{status.st_size}\x1f{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
 import torch
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from madx.artifacts import write_json
 from madx.attacks import input_gradient, last_iterate
 from madx.errors import TrainingError
-from madx.pipeline.context import PRUNED, Context
+from madx.pipeline import files
+from madx.pipeline.context import Context
 from madx.pipeline.training import job
 from madx.prune import (
     CRITERIA,
     IMAGE_FREE,
+    MAKES_OUTPUTS,
     Coverage,
     Saliency,
     apply_masks_,
@@ -30,12 +32,9 @@ from madx.prune import (
 from madx.seeds import derive_seed, torch_generator
 from madx.train import evaluate, recalibrate_, train_
 
-_SALIENCY = "saliency.safetensors"
-_MASKS = "masks.safetensors"
-_COVERAGE = "coverage.json"
-_LOG = "pruned/finetuning.json"
-
 Masks = dict[str, Tensor]
+
+_SPARSITY_SLACK = 0.02
 
 
 def prune(context: Context) -> list[str]:
@@ -49,12 +48,12 @@ def prune(context: Context) -> list[str]:
         log["recalibrated"] = _measured(context, module)
     entries = _finetuned(context, module, held)
     _check_held(module, held)
-    context.write_tensors(_SALIENCY, saliency.scores)
-    context.write_tensors(_MASKS, masks)
-    context.write_tensors(PRUNED, module.state_dict())
-    write_json(context.run.path(_COVERAGE), covered.to_json())
-    write_json(context.run.path(_LOG), log | {"evaluations": entries})
-    return [_SALIENCY, _MASKS, PRUNED, _COVERAGE, _LOG]
+    context.write_tensors(files.SALIENCY, saliency.scores)
+    context.write_tensors(files.MASKS, masks)
+    context.write_tensors(files.PRUNED, module.state_dict())
+    write_json(context.run.path(files.COVERAGE), covered.to_json())
+    write_json(context.run.path(files.FINETUNING), log | {"evaluations": entries})
+    return [files.SALIENCY, files.MASKS, files.PRUNED, files.COVERAGE, files.FINETUNING]
 
 
 def _saliency(context: Context, dense: nn.Module) -> Saliency:
@@ -89,8 +88,6 @@ def _numbered_batches(
 ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     split = context.splits.train
     per_pass = len(split) // batch_size
-    if per_pass == 0:
-        raise TrainingError(f"prune.batch_size is {batch_size}, the training split has {len(split)} images; lower it")
     number = start
     while number < total:
         shuffle = derive_seed(context.recipe.seed, "prune", number // per_pass)
@@ -117,6 +114,7 @@ def _structured(context: Context, dense: nn.Module, saliency: Saliency) -> tuple
         )
         masks = survivor_masks(survivors, dense)
         scores = {name: score.flatten()[survivors[name]] for name, score in scores.items()}
+        _say_what_was_reached(context, dense, module, reasons)
     if config.structure == "unstructured":
         held = masks = unstructured_masks(module, scores, config.sparsity)
     elif config.structure in ("2:4", "channels+2:4"):
@@ -125,6 +123,18 @@ def _structured(context: Context, dense: nn.Module, saliency: Saliency) -> tuple
         masks = _combined(masks, held) if masks else held
     apply_masks_(module, held)
     return module, held, coverage(dense, module, masks, reasons), masks
+
+
+def _say_what_was_reached(context: Context, dense: nn.Module, pruned: nn.Module, reasons: Mapping[str, str]) -> None:
+    """Rounding decides how many channels go: what was asked for and what was reached may differ."""
+    config = context.recipe.prune
+    layers = [layer for layer in coverage(dense, pruned, {}, reasons).layers if layer.reason != MAKES_OUTPUTS]
+    before, after = sum(layer.shape_before[0] for layer in layers), sum(layer.shape_after[0] for layer in layers)
+    if before and abs(1 - after / before - config.sparsity) > _SPARSITY_SLACK:
+        context.progress.say(
+            f"asked to remove {config.sparsity:.0%} of the channels, removed {1 - after / before:.0%}: what is kept of "
+            f"each layer is a multiple of {config.round_to} (prune.round_to)"
+        )
 
 
 def _combined(channels: Masks, held: Masks) -> Masks:

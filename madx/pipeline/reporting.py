@@ -8,49 +8,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.artifacts import read_json, write_atomically
+from madx.artifacts import write_atomically
+from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.report import ReportContent, render_html, render_junit, render_markdown
 from madx.verify import Measurements, Verdict
-
-VERDICT = "verdict.json"
-COVERAGE = "coverage.json"
-FINETUNING = "pruned/finetuning.json"
-SALIENCY = "saliency.safetensors"
 
 
 def report(context: Context) -> list[str]:
     """Render every report from what the run directory holds; nothing is computed or measured again."""
     content = read_content(context)
-    reports = {
-        "report.html": render_html(content),
-        "report.md": render_markdown(content),
-        "junit.xml": render_junit(content),
-    }
-    for name, text in reports.items():
+    texts = (render_html(content), render_markdown(content), render_junit(content))
+    for name, text in zip(files.REPORTS, texts, strict=True):
         write_atomically(context.run.path(name), text)
-    return list(reports)
+    return list(files.REPORTS)
+
+
+def read_verdict(context: Context) -> tuple[Verdict, dict[str, Any]]:
+    """The run's verdict and its provenance.
+
+    Raises:
+        ArtifactError: the run has none, or it is not the one that was written.
+    """
+    content = context.read_json(files.VERDICT)
+    return Verdict.from_json(content), content["provenance"]
 
 
 def read_content(context: Context) -> ReportContent:
-    """Everything a report shows, read from the run directory.
+    """Everything a report shows, each file checked against the manifest.
 
     Raises:
         ArtifactError: the run has no verdict yet, or a file is damaged.
     """
-    verdict = read_json(context.run.path(VERDICT))
-    engines = [engine.name for engine in context.recipe.export.engines]
-    files = [context.run.path(f"measurements/{name}.npz") for name in engines]
+    verdict, provenance = read_verdict(context)
+    measured = context.run.hashes("verify")
+    engines = context.recipe.export.engines
+    names = [files.measurements(engine) for engine in engines if files.measurements(engine) in measured]
     return ReportContent(
         recipe=context.recipe.model_dump(mode="json"),
-        verdict=Verdict.from_json(verdict),
-        provenance=verdict["provenance"],
-        measurements=tuple(
-            Measurements.from_arrays(read_arrays(path.read_bytes())) for path in files if path.is_file()
-        ),
-        coverage=read_json(context.run.path(COVERAGE)),
-        finetuning=read_json(context.run.path(FINETUNING)),
-        builds={name: read_json(context.run.path(f"engines/{name}/build.json")) for name in engines},
+        verdict=verdict,
+        provenance=provenance,
+        measurements=tuple(Measurements.from_arrays(read_arrays(context.run.read(name))) for name in names),
+        coverage=context.read_json(files.COVERAGE),
+        finetuning=context.read_json(files.FINETUNING),
+        builds={engine.name: context.read_json(files.build(engine)) for engine in engines},
         saliency=_layer_means(context),
         stages={name: record for name, record in context.run.manifest()["stages"].items() if name != "report"},
     )
@@ -64,7 +65,7 @@ def read_arrays(payload: bytes) -> dict[str, NDArray[Any]]:
 
 def _layer_means(context: Context) -> dict[str, float]:
     """Mean saliency of each parameter, in the network's order: how sensitive it is to adversarial examples."""
-    scores = context.read_tensors(SALIENCY)
-    layers = [layer["name"] for layer in read_json(context.run.path(COVERAGE))["layers"]]
+    scores = context.read_tensors(files.SALIENCY)
+    layers = [layer["name"] for layer in context.read_json(files.COVERAGE)["layers"]]
     names = [f"{layer}.{kind}" if layer else kind for layer in layers for kind in ("weight", "bias")]
     return {name: float(scores[name].mean()) for name in names if name in scores}

@@ -6,11 +6,10 @@ from dataclasses import asdict
 
 from madx.artifacts import write_json
 from madx.models import load_weights, state_digest
-from madx.pipeline.context import DENSE, Context
+from madx.pipeline import files
+from madx.pipeline.context import Context
 from madx.recipe import LoopConfig
 from madx.train import TrainingJob, train_
-
-_LOG = "dense/training.json"
 
 
 def train(context: Context) -> list[str]:
@@ -25,15 +24,15 @@ def train(context: Context) -> list[str]:
         module.to(context.device)
         checkpoint = context.checkpoint("training")
         log = train_(module, job(context, recipe.train), checkpoint=checkpoint, progress=context.progress)
-    context.write_tensors(DENSE, module.state_dict())
+    context.write_tensors(files.DENSE, module.state_dict())
     write_json(
-        context.run.path(_LOG),
+        context.run.path(files.TRAINING),
         {
             "digest": state_digest(module),
             "evaluations": [asdict(entry) for entry in log],
         },
     )
-    return [DENSE, _LOG]
+    return [files.DENSE, files.TRAINING]
 
 
 def job(context: Context, config: LoopConfig) -> TrainingJob:

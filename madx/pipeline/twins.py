@@ -11,9 +11,15 @@ from torch import Tensor, nn
 
 from madx.attacks import input_gradient, strongest_examples
 from madx.pipeline.context import Context
+from madx.recipe import AttackConfig
 from madx.seeds import torch_generator
 
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
+"""Largest logit difference to torch that rounding explains, as a share of the largest logit."""
+
 _BATCH = 250
+_LARGEST_GAP = 10.0
+"""A softmax with a larger gap between the logits has no gradient to climb in float32: it is scaled down first."""
 
 
 def twin(module: nn.Module, device: torch.device) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
@@ -29,23 +35,30 @@ def twin(module: nn.Module, device: torch.device) -> Callable[[NDArray[np.float3
 
 
 def examples_on(
-    context: Context, module: nn.Module, images: Tensor, labels: Tensor, *, number: int, purpose: str
+    context: Context,
+    module: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    attack: AttackConfig,
+    stream: tuple[str | int, ...],
 ) -> Tensor:
-    """The verification's attack on a twin, [B, C, H, W] on the CPU; `purpose` and `number` name its random stream."""
-    recipe, device = context.recipe, context.device
+    """Adversarial examples made on a twin, [B, C, H, W] on the CPU; `stream` names their random numbers."""
+    threat, device = context.recipe.threat, context.device
     module = module.eval().to(device)
-    generator = torch_generator(recipe.seed, purpose, number)
-    gradient = input_gradient(module)
+    generator = torch_generator(context.recipe.seed, *stream)
+    gradient = input_gradient(module, largest_gap=_LARGEST_GAP)
     parts = [
         strongest_examples(
-            module,
-            gradient,
-            x.to(device),
-            y.to(device),
-            threat=recipe.threat,
-            attack=recipe.verify.attack,
-            generator=generator,
+            module, gradient, x.to(device), y.to(device), threat=threat, attack=attack, generator=generator
         ).cpu()
         for x, y in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True)
     ]
     return torch.cat(parts)
+
+
+def blind_images(module: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> int:
+    """On how many images a gradient attack sees nothing: the loss's gradient at the image is exactly zero."""
+    gradient = input_gradient(module.eval().to(device), largest_gap=_LARGEST_GAP)
+    _, slope = gradient(images.to(device), labels.to(device))
+    return int((slope.flatten(1).abs().amax(1) == 0).sum())

@@ -3,99 +3,108 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from madx.artifacts import read_json, write_atomically, write_json
+from madx.artifacts import sha256_bytes, write_atomically, write_json
 from madx.deploy.engine import Engine, backend
 from madx.errors import ArtifactError, EngineError
 from madx.machine import describe_machine
+from madx.pipeline import files
 from madx.pipeline.context import Context
-from madx.pipeline.exporting import build_record
-from madx.pipeline.reporting import VERDICT, read_arrays
-from madx.pipeline.twins import examples_on, twin
+from madx.pipeline.reporting import read_arrays, read_verdict
+from madx.pipeline.twins import TOLERANCE, blind_images, examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import EngineConfig
+from madx.rundir import CHECKPOINTS
 from madx.verify import Adversary, Chunk, Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
-from madx.verify.measurements import Accuracy, Latency, Parity
+from madx.verify.measurements import Accuracy, EngineParity, Latency, Parity
 from madx.verify.parity import measure_parity
 from madx.verify.robustness import measure_accuracy
 
 _PARITY_IMAGES = 256
-_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A loaded engine and its torch twin."""
+
+    engine: Engine
+    module: nn.Module
 
 
 def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
+    attempt = _attempts(context) + 1
     measured, missing, outputs = [], {}, []
-    for engine in context.recipe.export.engines:
-        if not engine.verify:
-            continue
+    hashes: dict[str, dict[str, str]] = {}
+    for config in context.recipe.export.engines:
         try:
-            values = _measured(context, engine)
+            values, hashes[config.name] = _measured(context, config)
         except EngineError as error:
-            context.progress.say(f"{engine.name}: not measured: {error}")
-            missing[engine.name] = str(error)
+            context.progress.say(f"{config.name}: missing: {error}")
+            missing[config.name] = str(error)
             continue
-        measured.append(values)
-        outputs.append(_write_arrays(context, measurements_file(engine), values.to_arrays()))
+        if values is not None:
+            measured.append(values)
+            outputs.append(_write_arrays(context, files.measurements(config), values.to_arrays()))
     verdict = judge(measured, context.recipe.verify.gates, missing=missing)
-    write_json(context.run.path(VERDICT), verdict.to_json() | {"provenance": _provenance(context)})
-    return [*outputs, VERDICT]
+    provenance = _provenance(context) | {"engines": hashes, "key": context.key, "attempt": attempt}
+    write_json(context.run.path(files.VERDICT), verdict.to_json() | {"provenance": provenance})
+    return [*outputs, files.VERDICT]
 
 
-def measurements_file(engine: EngineConfig) -> str:
-    """Name of the file with an engine's raw measurements."""
-    return f"measurements/{engine.name}.npz"
-
-
-def _measured(context: Context, config: EngineConfig) -> Measurements:
-    """Everything about one engine.
+def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | None, dict[str, str]]:
+    """Everything about one engine (nothing with verify: false), and the SHA-256 of the bytes that were loaded.
 
     Raises:
-        EngineError: it was not built, or cannot run here.
+        EngineError: it was not built, or cannot run here. Every engine of the recipe is promised.
     """
-    record = read_json(context.run.path(build_record(config)))
+    record = context.read_json(files.build(config))
     if not record["built"]:
         raise EngineError(f"it could not be built: {record['reason']}")
-    payloads = {role: context.run.path(record[role]["file"]).read_bytes() for role in ("dense", "pruned")}
+    payloads = {role: context.run.read(record[role]["file"]) for role in ("dense", "pruned")}
+    hashes = {role: sha256_bytes(payload) for role, payload in payloads.items()}
+    if not config.verify:
+        return None, hashes
+    context.progress.say(f"{config.name}: measuring {_images(context)} images and latency")
     runtime = backend(config.kind)
-    reference = runtime.load(payloads["dense"], config)
-    candidate = runtime.load(payloads["pruned"], config)
-    try:
-        context.progress.say(f"{config.name}: measuring {_images(context)} images and latency")
-        dense, pruned = context.dense_model(), context.pruned_model()
-        return Measurements(
+    with (
+        closing(runtime.load(payloads["dense"], config)) as dense,
+        closing(runtime.load(payloads["pruned"], config)) as pruned,
+    ):
+        reference, candidate = _Side(dense, context.dense_model()), _Side(pruned, context.pruned_model())
+        measurements = Measurements(
             engine=config.name,
-            latency=_latency(context, reference, candidate),
-            parity=_parity(context, config, (reference, dense), (candidate, pruned)),
-            accuracy=_accuracy(context, config, (reference, dense), (candidate, pruned)),
+            latency=_latency(context, dense, pruned),
+            parity=_parity(context, config, reference, candidate),
+            accuracy=_accuracy(context, config, reference, candidate),
             sizes=Sizes(reference=len(payloads["dense"]), candidate=len(payloads["pruned"])),
         )
-    finally:
-        reference.close()
-        candidate.close()
+    return measurements, hashes
 
 
-def _accuracy(
-    context: Context, config: EngineConfig, reference: tuple[Engine, nn.Module], candidate: tuple[Engine, nn.Module]
-) -> Accuracy:
+def _accuracy(context: Context, config: EngineConfig, reference: _Side, candidate: _Side) -> Accuracy:
     """Attacks on both twins, scored on both engines; finished chunks of a killed run are read, not made again."""
     adversaries = [
-        ("PGD on the dense twin", _adversary(context, reference[1], "verify-dense")),
-        ("PGD on the pruned twin", _adversary(context, candidate[1], "verify-pruned")),
+        ("PGD on the dense twin", _adversary(context, reference.module, "verify-dense")),
+        ("PGD on the pruned twin", _adversary(context, candidate.module, "verify-pruned")),
     ]
     total = -(-_images(context) // context.recipe.verify.chunk)
     stored = dict(_stored_chunks(context, config, total))
     chunks = context.progress.track(_chunks(context), "attacking both networks", total=total)
     return measure_accuracy(
-        reference[0],
-        candidate[0],
+        reference.engine,
+        candidate.engine,
         chunks=chunks,
         adversaries=adversaries,
         threat=context.recipe.threat,
@@ -105,8 +114,10 @@ def _accuracy(
 
 
 def _adversary(context: Context, module: nn.Module, purpose: str) -> Adversary:
+    attack = context.recipe.verify.attack
+
     def examples(images: Tensor, labels: Tensor, number: int) -> Tensor:
-        return examples_on(context, module, images, labels, number=number, purpose=purpose)
+        return examples_on(context, module, images, labels, attack=attack, stream=(purpose, number))
 
     return examples
 
@@ -125,31 +136,41 @@ def _images(context: Context) -> int:
     return min(wanted, len(context.splits.gate))
 
 
-def _parity(
-    context: Context, config: EngineConfig, reference: tuple[Engine, nn.Module], candidate: tuple[Engine, nn.Module]
-) -> Parity:
+def _parity(context: Context, config: EngineConfig, reference: _Side, candidate: _Side) -> Parity:
     """Each engine beside its own twin, on the first gate images and on examples made from them on that twin."""
     images, labels = context.splits.gate.tensors(0, min(_PARITY_IMAGES, _images(context)))
+    attack = context.recipe.verify.attack
     sides = []
-    for engine, module in (reference, candidate):
-        adversarial = examples_on(context, module, images, labels, number=0, purpose="verify-parity")
-        sides.append(
-            measure_parity(
-                engine,
-                twin(module, context.device),
-                clean=images.numpy(),
-                adversarial=adversarial.numpy(),
-                tolerance=_TOLERANCE[config.precision],
-            )
+    for side in (reference, candidate):
+        adversarial = examples_on(context, side.module, images, labels, attack=attack, stream=("verify-parity",))
+        found = measure_parity(
+            side.engine,
+            twin(side.module, context.device),
+            clean=images.numpy(),
+            adversarial=adversarial.numpy(),
+            tolerance=TOLERANCE[config.precision],
         )
+        sides.append(_with_blind_spots(context, found, side.module, images, labels))
     return Parity(reference=sides[0], candidate=sides[1])
+
+
+def _with_blind_spots(
+    context: Context, found: EngineParity, module: nn.Module, images: Tensor, labels: Tensor
+) -> EngineParity:
+    """A twin whose loss is flat at an image cannot lead an attack there: its robustness must not be believed."""
+    blind = blind_images(module, images, labels, context.device)
+    if blind == 0:
+        return found
+    sentence = (
+        f"its twin's input gradient is exactly zero on {blind} of {len(images)} images, so attacks by gradient see "
+        "nothing there (masked gradients)"
+    )
+    return replace(found, violations=(*found.violations, sentence))
 
 
 def _latency(context: Context, reference: Engine, candidate: Engine) -> Latency:
     config = context.recipe.verify.latency
     images = context.splits.gate.tensors(0, config.batch)[0].numpy()
-    if len(images) < config.batch:
-        raise ArtifactError(f"verify.latency.batch is {config.batch}, the gate split has {len(images)} images")
     if reference.timing != candidate.timing:
         raise EngineError(
             f"the engines cannot be compared: one is timed as {reference.timing!r}, the other as {candidate.timing!r}"
@@ -165,27 +186,32 @@ def _latency(context: Context, reference: Engine, candidate: Engine) -> Latency:
     )
 
 
+def _attempts(context: Context) -> int:
+    """How often these very engines and gates were measured before: rolling the dice again must be visible."""
+    if files.VERDICT not in context.run.hashes("verify"):
+        return 0
+    try:
+        _, provenance = read_verdict(context)
+    except ArtifactError:
+        return 0  # a damaged verdict is made again, and says nothing
+    return int(provenance["attempt"]) if provenance.get("key") == context.key else 0
+
+
 def _provenance(context: Context) -> dict[str, Any]:
-    """What the verdict speaks of: these bytes, these images, this machine."""
+    """What the verdict speaks of: these images, this threat, this machine."""
     gate = context.splits.gate
-    engines = {}
-    for engine in context.recipe.export.engines:
-        record = read_json(context.run.path(build_record(engine)))
-        engines[engine.name] = {role: record[role]["sha256"] for role in ("dense", "pruned") if role in record}
     return {
-        "recipe": context.recipe.name,
         "seed": context.recipe.seed,
         "threat": context.recipe.threat.model_dump(mode="json"),
         "attack": context.recipe.verify.attack.model_dump(mode="json"),
         "gate_images": {"images": _images(context), "split": len(gate), "sha256": gate.fingerprint},
-        "engines": engines,
         "machine": describe_machine(),
         "tools": tool_versions(),
     }
 
 
 def _chunk_file(context: Context, config: EngineConfig, number: int) -> str:
-    return f"checkpoints/{context.key[:16]}-{config.name}-{number:05d}.npz"
+    return f"{CHECKPOINTS}/{context.key[:16]}-{config.name}-{number:05d}.npz"
 
 
 def _store_chunk(context: Context, config: EngineConfig, number: int, value: Accuracy) -> None:
@@ -193,10 +219,15 @@ def _store_chunk(context: Context, config: EngineConfig, number: int, value: Acc
 
 
 def _stored_chunks(context: Context, config: EngineConfig, total: int) -> Iterator[tuple[int, Accuracy]]:
+    """Chunks of a killed run; one that cannot be read is measured again."""
     for number in range(total):
         path = context.run.path(_chunk_file(context, config, number))
-        if path.is_file():
+        if not path.is_file():
+            continue
+        try:
             yield number, Accuracy.from_arrays(read_arrays(path.read_bytes()))
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, ArtifactError):
+            context.progress.say(f"{config.name}: the stored images {path.name} are damaged and measured again")
 
 
 def _write_arrays(context: Context, name: str, arrays: Mapping[str, NDArray[Any]]) -> str:

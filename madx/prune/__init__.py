@@ -9,6 +9,7 @@ from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
 from madx.prune.resize import resize_to_
 from madx.prune.saliency import mad_saliency, optimise_masks
 from madx.prune.structure import (
+    MAKES_OUTPUTS,
     Coverage,
     LayerCoverage,
     Survivors,
@@ -20,6 +21,7 @@ from madx.prune.structure import (
 __all__ = [
     "CRITERIA",
     "IMAGE_FREE",
+    "MAKES_OUTPUTS",
     "Coverage",
     "LayerCoverage",
     "Saliency",

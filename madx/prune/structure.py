@@ -24,6 +24,9 @@ from madx.prune.agreement import check_same_function
 from madx.prune.curvature import scored_layers, scored_parameters
 from madx.prune.resize import is_depthwise, resize_to_
 
+MAKES_OUTPUTS = "makes the network's outputs"
+"""The reason for a layer whose output channels are the network's own."""
+
 Survivors = dict[str, Tensor]
 
 
@@ -253,7 +256,7 @@ def _why_whole(graph: tp.DependencyGraph, layer: nn.Module) -> str:
     """Why a layer's output channels must stay, or nothing."""
     if layer not in graph.module2node:
         return "the forward pass does not use this layer"
-    outputs = "makes the network's outputs" if _reaches_output(graph.module2node[layer]) else ""
+    outputs = MAKES_OUTPUTS if _reaches_output(graph.module2node[layer]) else ""
     return _grouped(layer) or outputs
 
 

@@ -4,14 +4,13 @@ Whatever can be wrong in a recipe is found while it is read; no stage finds a ty
 relative to the recipe file. Images are float32 in [0, 1] and every eps is in that unit.
 """
 
+from madx.recipe.gates import GateConfig, LatencyConfig
 from madx.recipe.models import (
     AttackConfig,
     DataConfig,
     EngineConfig,
     ExportConfig,
     FinetuneConfig,
-    GateConfig,
-    LatencyConfig,
     LoopConfig,
     ModelConfig,
     PruneConfig,

@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from madx.recipe.values import Arguments, Count, FactoryName, Integer, Number, Share
+from madx.recipe.gates import GateConfig, LatencyConfig
+from madx.recipe.section import Section
+from madx.recipe.values import Arguments, Count, FactoryName, ImageCount, Integer, Number, Share, not_bool
 
 RECIPE_VERSION = 1
-
-
-class Section(BaseModel):
-    """A part of the recipe: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class DataConfig(Section):
@@ -33,7 +29,7 @@ class DataConfig(Section):
     """For imagefolder: images are resized (shorter side) and centre-cropped to this many pixels."""
     selection: Count = 2000
     """Images taken out of the training set for choosing checkpoints and calibrating; training never sees them."""
-    gate: Count | None = None
+    gate: ImageCount | None = None
     """How many images of the test set the gate measures on, in a seeded random order; without it, all."""
 
     @model_validator(mode="after")
@@ -222,7 +218,7 @@ class ExportConfig(Section):
 
     opset: Annotated[Integer, Field(ge=18, le=23)] = 20
     """ONNX operator set."""
-    parity_images: Count = 256
+    parity_images: ImageCount = 256
     """Selection images on which the ONNX file is compared with the torch network, clean and adversarial."""
     engines: tuple[EngineConfig, ...] = (EngineConfig(),)
     """Engines to build. One that cannot be built here ends the run with exit code 3."""
@@ -238,64 +234,12 @@ class ExportConfig(Section):
         return self
 
 
-class LatencyConfig(Section):
-    """Interleaved timing of the reference and the candidate engine."""
-
-    batch: Count = 1
-    """Images a call."""
-    seconds: Annotated[Number, Field(gt=0)] = 20
-    """Time budget of one comparison; sampling stops earlier when the interval is tight enough."""
-    pairs: Annotated[Integer, Field(ge=30)] = 60
-    """Block pairs at least; a pair is one ABBA or BAAB schedule."""
-    block_calls: Annotated[Integer, Field(ge=5)] = 20
-    """Calls a block; a block counts with its median."""
-
-
-class GateConfig(Section):
-    """One condition of release: a metric, a bound and the confidence it must hold with."""
-
-    metric: Literal[
-        "speedup",
-        "robust_drop",
-        "clean_drop",
-        "robust_accuracy",
-        "clean_accuracy",
-        "parity_flips",
-        "size_ratio",
-    ]
-    """speedup: latency of the dense engine / of the pruned one; *_drop and *_accuracy: shares of the gate images;
-    parity_flips: share of images that the engine labels otherwise than its torch twin; size_ratio: pruned / dense
-        file."""
-    at_least: Number | None = None
-    """Lower bound, for speedup and the accuracies."""
-    at_most: Number | None = None
-    """Upper bound, for drops, flips and sizes; 0.03 is 3 points."""
-    confidence: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
-    """One-sided confidence of the decision."""
-
-    @model_validator(mode="after")
-    def _direction(self) -> Self:
-        lower = self.metric in ("speedup", "robust_accuracy", "clean_accuracy")
-        given, other = (self.at_least, self.at_most) if lower else (self.at_most, self.at_least)
-        if given is None or other is not None:
-            word = "at_least" if lower else "at_most"
-            raise ValueError(f"a gate on {self.metric} takes {word}, and only that")
-        return self
-
-    @property
-    def bound(self) -> float:
-        """The bound, whichever its direction."""
-        bound = self.at_least if self.at_least is not None else self.at_most
-        assert bound is not None  # the validator holds it
-        return bound
-
-
 class VerifyConfig(Section):
     """Measurements on the deployed engines and the gates that judge them."""
 
     attack: AttackConfig = AttackConfig(steps=20, relative_step=2.5)
     """Attack on the torch twins; the examples are scored on the engines. The same budget for both."""
-    images: Count | None = None
+    images: ImageCount | None = None
     """How many of the gate images are attacked; without it, all."""
     chunk: Count = 250
     """Images attacked at a time; a killed verification continues at the chunk it was in."""
@@ -321,7 +265,7 @@ class VerifyConfig(Section):
 class Recipe(Section):
     """One run from data to verdict."""
 
-    version: Literal[1] = Field(default=1)
+    version: Annotated[Literal[1], BeforeValidator(not_bool)] = 1
     """Version of the recipe format."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "my-network"
     """Name of the run; the run directory is runs/<name> unless --run-dir says otherwise."""
@@ -344,6 +288,12 @@ class Recipe(Section):
     def _consistent(self) -> Self:
         if self.train is None and self.model.weights is None:
             raise ValueError("there is nothing to prune: give a train section, or model.weights of a robust network")
+        batch = self.verify.latency.batch
+        for engine in self.export.engines:
+            if engine.kind.startswith("tensorrt") and batch > engine.max_batch:
+                raise ValueError(
+                    f"verify.latency.batch is {batch}, {engine.name} is built for up to {engine.max_batch}"
+                )
         if not any(engine.verify for engine in self.export.engines):
             raise ValueError("every engine of export.engines has verify: false, so no gate could be measured")
         return self

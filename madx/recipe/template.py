@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel
 
 from madx.recipe.dialect import Dumper
-from madx.recipe.models import Recipe, Section, TrainConfig
+from madx.recipe.models import Recipe, TrainConfig
+from madx.recipe.section import Section
 
 _WIDTH = 100
 

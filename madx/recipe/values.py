@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 
-def _not_bool(value: Any) -> Any:
+def not_bool(value: Any) -> Any:
     """Python counts true and false as 1 and 0; a recipe does not."""
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is not a number")
@@ -18,7 +18,7 @@ def _not_bool(value: Any) -> Any:
 def _fraction(value: Any) -> Any:
     """Accept "8/255" where a number is expected; everything else is left to pydantic."""
     if not isinstance(value, str):
-        return _not_bool(value)
+        return not_bool(value)
     top, slash, bottom = value.partition("/")
     try:
         return float(top) / float(bottom) if slash else float(top)
@@ -50,6 +50,8 @@ def _factory(value: str) -> str:
 Number = Annotated[float, BeforeValidator(_fraction), Field(allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 FactoryName = Annotated[str, AfterValidator(_factory)]
-Integer = Annotated[int, BeforeValidator(_not_bool)]
+Integer = Annotated[int, BeforeValidator(not_bool)]
 Count = Annotated[Integer, Field(ge=1)]
+ImageCount = Annotated[Integer, Field(ge=3)]
+"""Images that engines are compared on: an engine's contract takes three to check."""
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]

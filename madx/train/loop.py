@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.attacks import input_gradient, last_iterate, strongest_examples
 from madx.data import Split
-from madx.errors import TrainingError
+from madx.errors import RecipeError, TrainingError
 from madx.progress import Progress, Silent
 from madx.recipe import AttackConfig, LoopConfig, ThreatConfig
 from madx.seeds import derive_seed, torch_generator
@@ -56,7 +56,7 @@ class TrainingJob:
         """Whole batches of one pass."""
         steps = len(self.train) // self.config.batch_size
         if steps == 0:
-            raise TrainingError(
+            raise RecipeError(
                 f"the training split has {len(self.train)} images, fewer than one batch of {self.config.batch_size}; "
                 "lower batch_size"
             )

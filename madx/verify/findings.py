@@ -10,13 +10,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from madx.recipe.models import GateConfig
+from madx.recipe import GateConfig
 from madx.stats import clopper_pearson, hodges_lehmann, planned_images, tango_interval
 from madx.verify.latency import CONTROL_BIAS, CONTROL_CONFIDENCE, CONTROL_SHARE
 from madx.verify.measurements import Bools, Latency, Measurements
 
 PLANNED_POWER = 0.8
 """Chance of a decision that the advice on more images aims at."""
+
+TWIN_FLIPS = 0.01
+"""Share of images on which an engine may disagree with its twin before examples made on the twin say too little."""
 
 
 @dataclass(frozen=True)
@@ -190,13 +193,20 @@ def _size_ratio(measured: Measurements, _gate: GateConfig) -> Finding:
 
 
 def _contract_doubts(measured: Measurements) -> tuple[str, ...]:
-    """An engine that breaks its contract has no accuracy that deserves the name."""
+    """An engine that breaks its contract, or is not its twin, has no accuracy that deserves the name."""
     sides = {"reference": measured.parity.reference, "candidate": measured.parity.candidate}
-    return tuple(
+    broken = [
         f"The {name} engine breaks its contract: {sentence}."
         for name, side in sides.items()
         for sentence in side.violations
-    )
+    ]
+    strange = [
+        f"The {name} engine labels {int(side.flips.sum())} of {side.images} images otherwise than the torch twin that "
+        "the adversarial examples were made on, so these examples do not attack the engine."
+        for name, side in sides.items()
+        if float(side.flips.mean()) > TWIN_FLIPS
+    ]
+    return (*broken, *strange)
 
 
 def _points(share: float) -> str:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from madx.errors import MadxError
-from madx.recipe.models import GateConfig
+from madx.recipe import GateConfig
 from madx.verify.findings import Finding, finding
 from madx.verify.measurements import Measurements
 from madx.verify.suspicions import suspicions
@@ -45,8 +45,15 @@ def judge(
     warnings = [
         *(f"{measured.engine}: {sentence}" for measured in measurements for sentence in suspicions(measured)),
         *(f"{engine} was promised and not measured: {reason}" for engine, reason in missing.items()),
+        *_no_gate_on_robustness(gates),
     ]
     return Verdict(gates=(*judged, *absent), warnings=tuple(warnings))
+
+
+def _no_gate_on_robustness(gates: Sequence[GateConfig]) -> tuple[str, ...]:
+    if any(gate.metric in ("robust_drop", "robust_accuracy") for gate in gates):
+        return ()
+    return ("no gate asks for robustness: this verdict says nothing about adversarial examples",)
 
 
 def decide(lower: float, upper: float, *, bound: float, direction: Literal["at_least", "at_most"]) -> Outcome:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from madx.errors import EngineError
-from madx.recipe.models import LatencyConfig
+from madx.recipe import LatencyConfig
 from madx.seeds import numpy_generator
 from madx.stats import hodges_lehmann
 from madx.verify.measurements import Latency

@@ -155,7 +155,7 @@ def test_a_run_directory_that_is_a_file(cli: Cli, tiny_recipe: Path) -> None:
 def test_two_runs_on_one_directory(cli: Cli, tiny_recipe: Path) -> None:
     run_dir = tiny_recipe.parent / "run"
     code = (
-        "import time; from pathlib import Path; from madx.artifacts import RunDirectory\n"
+        "import time; from pathlib import Path; from madx.rundir import RunDirectory\n"
         f"with RunDirectory(Path({str(run_dir)!r})).locked(): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
@@ -191,7 +191,7 @@ def test_inspect_of_another_folder(cli: Cli, tmp_path: Path) -> None:
 def test_a_manifest_that_is_not_one(cli: Cli, tiny_recipe: Path) -> None:
     (tiny_recipe.parent / "run").mkdir()
     (tiny_recipe.parent / "run/manifest.json").write_text("{")
-    (tiny_recipe.parent / "run/.lock").touch()
+    (tiny_recipe.parent / "run/.madx").mkdir()
     before = (tiny_recipe.parent / "run/manifest.json").read_text()
     answer = cli("run", tiny_recipe, "--run-dir", tiny_recipe.parent / "run")
     assert answer.code == 2

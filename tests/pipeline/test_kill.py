@@ -48,20 +48,20 @@ def test_killed_at_every_milestone_and_in_between(tmp_path: Path, undisturbed: d
     (tmp_path / "tiny.yaml").write_text(TINY)
     run_dir = tmp_path / "run"
     milestones = [
-        run_dir / "checkpoints/training.pt",
+        run_dir / ".madx/checkpoints/training.pt",
         run_dir / "dense/model.safetensors",
-        run_dir / "checkpoints/finetuning.pt",
+        run_dir / ".madx/checkpoints/finetuning.pt",
         run_dir / "pruned/model.safetensors",
         run_dir / "dense-fp32.onnx",
         run_dir / "engines/ort-cpu-fp32/build.json",
-        run_dir / "checkpoints",
+        run_dir / ".madx/checkpoints",
     ]
     killed = 0
     for milestone in milestones:
         process = start(tmp_path)
         wait_for(milestone.exists, process)
         if milestone.name == "checkpoints":  # chunks of the verification: let one be finished
-            wait_for(lambda: any(run_dir.glob("checkpoints/*.npz")), process)
+            wait_for(lambda: any(run_dir.glob(".madx/checkpoints/*.npz")), process)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1
@@ -69,5 +69,5 @@ def test_killed_at_every_milestone_and_in_between(tmp_path: Path, undisturbed: d
     assert killed >= 5, "hardly any kill hit a running process; the test shows nothing"
     assert start(tmp_path).wait() in (0, 1, 3)
     assert verdict_inputs(tmp_path) == undisturbed
-    assert not (run_dir / "checkpoints").exists()
+    assert not (run_dir / ".madx/checkpoints").exists()
     assert not list(run_dir.rglob("*.part"))

@@ -10,8 +10,9 @@ import pytest
 from conftest import TINY, Cli
 from safetensors.torch import load_file
 
-from madx.artifacts import RunDirectory, sha256_file
+from madx.artifacts import sha256_file
 from madx.cli import main
+from madx.rundir import RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 
@@ -60,7 +61,7 @@ def test_the_manifest_vouches_for_every_file(finished: Path) -> None:
         name: entry["sha256"] for record in manifest["stages"].values() for name, entry in record["outputs"].items()
     }
     present = {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*") if path.is_file()}
-    assert present - {"manifest.json", ".lock"} == set(vouched), "files that no stage vouches for, or missing ones"
+    assert present - {"manifest.json", ".madx/lock"} == set(vouched), "files that no stage vouches for, or missing ones"
     for name, digest in vouched.items():
         assert sha256_file(run_dir / name) == digest, name
 

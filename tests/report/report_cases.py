@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from madx.recipe.models import GateConfig
+from madx.recipe import GateConfig
 from madx.report import ReportContent
 from madx.verify import Accuracy, EngineParity, Latency, Measurements, Parity, Sizes, Verdict, judge
 

@@ -12,7 +12,7 @@ import train_cases
 from torch import Tensor, nn
 from train_cases import Recording, Watching
 
-from madx.errors import ExitCode, TrainingError
+from madx.errors import ExitCode, RecipeError, TrainingError
 from madx.recipe import AttackConfig, ThreatConfig
 from madx.train import evaluate, loop, train_
 
@@ -178,7 +178,7 @@ def test_every_step_draws_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_split_without_a_whole_batch_is_refused() -> None:
     job = train_cases.training_job(count=10)
-    with pytest.raises(TrainingError, match="10 images, fewer than one batch of 16; lower batch_size"):
+    with pytest.raises(RecipeError, match="10 images, fewer than one batch of 16; lower batch_size"):
         train_(train_cases.network(), job)
 
 

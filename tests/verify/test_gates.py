@@ -193,6 +193,18 @@ def test_a_broken_contract_saves_no_one_from_failing():
     assert judged.outcome is FAIL
 
 
+@pytest.mark.parametrize("metric", ["robust_drop", "clean_accuracy"])
+@pytest.mark.parametrize(("flips", "outcome"), [(0, PASS), (2, PASS), (30, INCONCLUSIVE), (256, INCONCLUSIVE)])
+def test_examples_made_on_a_twin_say_nothing_of_an_engine_that_is_another(metric, flips, outcome):
+    bound = 0.03 if metric == "robust_drop" else 0.3
+    strange = Parity(reference=parity(n=256), candidate=parity(flips, n=256))
+    assert result(gate(metric, bound), parity=strange).outcome is outcome
+
+
+def test_a_verdict_without_a_gate_on_robustness_says_so():
+    assert "says nothing about adversarial examples" in judge([measured()], [gate("size_ratio", 0.9)]).warnings[0]
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -203,7 +215,7 @@ def test_a_broken_contract_saves_no_one_from_failing():
     ],
 )
 def test_suspicions_become_warnings(fields, said):
-    (warning,) = judge([measured(**fields)], [gate("size_ratio", 0.5)]).warnings
+    (warning,) = judge([measured(**fields)], [gate("robust_drop", 0.5)]).warnings
     assert said in warning
     assert warning.startswith("ort-cpu-fp32")
 

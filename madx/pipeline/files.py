@@ -1,0 +1,36 @@
+"""Names of the files of a run, relative to its directory: each is spelled here and nowhere else."""
+
+from __future__ import annotations
+
+from madx.recipe import EngineConfig
+
+DENSE = "dense/model.safetensors"
+TRAINING = "dense/training.json"
+SALIENCY = "saliency.safetensors"
+MASKS = "masks.safetensors"
+PRUNED = "pruned/model.safetensors"
+FINETUNING = "pruned/finetuning.json"
+COVERAGE = "coverage.json"
+PARITY = "parity.json"
+VERDICT = "verdict.json"
+REPORTS = ("report.html", "report.md", "junit.xml")
+
+
+def onnx(role: str, precision: str) -> str:
+    """The ONNX file of the dense or the pruned network."""
+    return f"{role}-{precision}.onnx"
+
+
+def engine(config: EngineConfig, role: str, suffix: str) -> str:
+    """The engine built from it."""
+    return f"engines/{config.name}/{role}{suffix}"
+
+
+def build(config: EngineConfig) -> str:
+    """How an engine was built, or why it was not."""
+    return f"engines/{config.name}/build.json"
+
+
+def measurements(config: EngineConfig) -> str:
+    """An engine's raw samples."""
+    return f"measurements/{config.name}.npz"

@@ -1,0 +1,59 @@
+"""How engines are timed, and the conditions of release."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from madx.recipe.section import Section
+from madx.recipe.values import Count, Integer, Number
+
+
+class LatencyConfig(Section):
+    """Interleaved timing of the reference and the candidate engine."""
+
+    batch: Count = 1
+    """Images a call."""
+    seconds: Annotated[Number, Field(gt=0)] = 20
+    """Time budget of one comparison; sampling stops earlier when the interval is tight enough."""
+    pairs: Annotated[Integer, Field(ge=30)] = 60
+    """Block pairs at least; a pair is one ABBA or BAAB schedule."""
+    block_calls: Annotated[Integer, Field(ge=5)] = 20
+    """Calls a block; a block counts with its median."""
+
+
+class GateConfig(Section):
+    """One condition of release: a metric, a bound and the confidence it must hold with."""
+
+    metric: Literal[
+        "speedup", "robust_drop", "clean_drop", "robust_accuracy", "clean_accuracy", "parity_flips", "size_ratio"
+    ]
+    """speedup: latency of the dense engine / of the pruned one; *_drop and *_accuracy: shares of the gate images;
+    parity_flips: share of images that the engine labels otherwise than its twin; size_ratio: pruned / dense file."""
+    at_least: Number | None = None
+    """Lower bound, for speedup and the accuracies."""
+    at_most: Number | None = None
+    """Upper bound, for drops, flips and sizes; 0.03 is 3 points."""
+    confidence: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
+    """One-sided confidence of the decision."""
+
+    @model_validator(mode="after")
+    def _direction(self) -> Self:
+        lower = self.metric in ("speedup", "robust_accuracy", "clean_accuracy")
+        given, other = (self.at_least, self.at_most) if lower else (self.at_most, self.at_least)
+        if given is None or other is not None:
+            word = "at_least" if lower else "at_most"
+            raise ValueError(f"a gate on {self.metric} takes {word}, and only that")
+        if (self.bound <= 0 and lower) or self.bound < 0:
+            raise ValueError(f"a gate on {self.metric} with the bound {self.bound:g} could not fail")
+        if self.bound >= 1 and self.metric not in ("speedup", "size_ratio"):
+            raise ValueError(f"{self.metric} is a share of the images: {self.bound:g} is not below 1; 0.03 is 3 %")
+        return self
+
+    @property
+    def bound(self) -> float:
+        """The bound, whichever its direction."""
+        bound = self.at_least if self.at_least is not None else self.at_most
+        assert bound is not None  # the validator holds it
+        return bound
