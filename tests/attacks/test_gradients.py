@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from madx.attacks import input_gradient
+from madx.attacks import input_gradient, strongest_examples
+from madx.recipe import AttackConfig, ThreatConfig
 
 IMAGES = attack_cases.images(6)
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -73,3 +74,39 @@ def test_bf16_is_another_arithmetic_but_the_same_gradient() -> None:
     assert bool((F.cosine_similarity(rough.flatten(1), slope.flatten(1)) > 0.98).all())
     # bfloat16 keeps 8 bits: about 0.4 % of a value, and a few layers of it
     assert (rough_logits - logits).abs().max() < 0.03 * logits.abs().max()
+
+
+def standing(factor: float, largest_gap: float | None) -> int:
+    """Images of 200 that a linear network with its logits multiplied by `factor` withstands."""
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3, bias=False))
+    network[1].weight.data = factor * torch.randn(3, 16, generator=generator)
+    images = torch.rand(200, 1, 4, 4, generator=generator)
+    labels = network(images).argmax(1)
+    worst = strongest_examples(
+        network,
+        input_gradient(network, largest_gap=largest_gap),
+        images,
+        labels,
+        threat=ThreatConfig(eps=0.2),
+        attack=AttackConfig(steps=20, relative_step=2.5),
+        generator=generator,
+    )
+    return int((network(worst).argmax(1) == labels).sum())
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 100.0, 10_000.0])
+def test_multiplied_logits_do_not_stop_the_attack(factor: float) -> None:
+    """Float32's softmax is flat where logits are far apart; an undefended network must fall all the same."""
+    assert standing(factor, largest_gap=10.0) <= standing(1.0, largest_gap=None) + 2
+
+
+def test_without_the_guard_multiplied_logits_look_robust() -> None:
+    assert standing(10_000.0, largest_gap=None) > standing(1.0, largest_gap=None) + 50
+
+
+def test_the_guard_leaves_ordinary_logits_alone() -> None:
+    module = attack_cases.linear(torch.randn(3, 8, generator=attack_cases.generator()))
+    plain, guarded = input_gradient(module), input_gradient(module, largest_gap=10.0)
+    for one, other in zip(plain(IMAGES, LABELS), guarded(IMAGES, LABELS), strict=True):
+        assert torch.equal(one, other)

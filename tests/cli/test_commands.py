@@ -40,3 +40,15 @@ def test_doctor_tells_of_every_engine(cli: Cli) -> None:
     for kind, found in findings["engines"].items():
         assert found["can_run"] or found["reason"], f"{kind} does not say why it cannot run"
     assert "ort-cuda" in cli("doctor").out
+
+
+def test_a_crash_is_no_failed_gate(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from madx.cli import doctor
+
+    def breaks() -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(doctor, "examine", breaks)
+    answer = cli("doctor")
+    assert answer.code == 70
+    assert "this is a bug in madx, not a verdict" in answer.err

@@ -183,3 +183,108 @@ def test_inspect_shows_changed_files(workspace: Path, cli: Cli) -> None:
     assert answer.code == 0
     assert "CHANGED" in answer.out
     assert RunDirectory(workspace / "run").changed_outputs("prune") == ["masks.safetensors"]
+
+
+def test_a_newer_network_leaves_no_verdict_of_the_old_one(workspace: Path, cli: Cli) -> None:
+    assert run(cli, workspace, "train", "--set", "train.lr=0.05").code == 0
+    for name in ("verdict.json", "report.html", "junit.xml", "engines/ort-cpu-fp32/pruned.onnx"):
+        assert not (workspace / "run" / name).exists(), name
+    assert list(finish_times(workspace)) == ["train"]
+
+
+def test_measuring_again_is_possible_and_visible(workspace: Path, cli: Cli) -> None:
+    before = json.loads((workspace / "run/verdict.json").read_text())
+    assert run(cli, workspace, "verify", "--again").code in (0, 1, 3)
+    after = json.loads((workspace / "run/verdict.json").read_text())
+    assert (before["provenance"]["attempt"], after["provenance"]["attempt"]) == (1, 2)
+
+
+@pytest.mark.parametrize("measured", ["true", "false"])
+def test_every_engine_of_the_recipe_is_promised(workspace: Path, cli: Cli, measured: str) -> None:
+    options = (
+        "--set",
+        f"export.engines=[{{kind: ort-cpu}}, {{kind: tensorrt, verify: {measured}}}]",
+        "--set",
+        "verify.gates=[{metric: clean_drop, at_most: 0.9}]",
+    )
+    exported = run(cli, workspace, "export", *options)
+    assert (exported.code, "tensorrt-fp32 was not built" in exported.err) == (3, True)
+    judged = run(cli, workspace, "run", *options)
+    assert judged.code == 3
+    assert "INCONCLUSIVE" in judged.out
+
+
+OWN = """
+import numpy as np
+from torch import nn
+
+print("importing the user's code")
+
+def data():
+    print("reading the user's data")
+    random = np.random.default_rng(0)
+    images, labels = random.random((600, 1, 8, 8), dtype=np.float32), np.arange(600) % 3
+    return {"train": (images, labels), "test": (images[:200], labels[:200])}
+
+def net(classes=3):
+    return nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+"""
+
+
+def test_the_users_own_code_is_followed_and_kept_off_stdout(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_code_of_a_user.py").write_text(OWN)
+    text = TINY
+    for ours, theirs in (
+        ("{name: digits,", "{name: factory, factory: 'own_code_of_a_user:data',"),
+        (
+            "{name: resnet8, args: {widths: [16, 16, 16], stem_stride: 1}}",
+            "{name: factory, factory: 'own_code_of_a_user:net'}",
+        ),
+    ):
+        assert ours in text
+        text = text.replace(ours, theirs)
+    (tmp_path / "tiny.yaml").write_text(text)
+    answer = run(cli, tmp_path, "run", "--json")
+    assert answer.code in (0, 1, 3), answer.err
+    assert json.loads(answer.out)["schema"] == 1
+    assert "reading the user's data" in answer.err
+    before = finish_times(tmp_path)
+    assert "nothing to do" in run(cli, tmp_path).out
+    (tmp_path / "own_code_of_a_user.py").write_text(OWN + "\n# the user has changed it\n")
+    assert run(cli, tmp_path).code in (0, 1, 3)
+    assert "train" in done_stages(tmp_path, before)
+
+
+def test_a_damaged_chunk_of_a_killed_verification_is_measured_again(
+    workspace: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from madx.pipeline import verifying
+
+    keep = verifying._store_chunk
+
+    def dies(context, config, number, value):
+        keep(context, config, number, value)
+        if number == 1:
+            raise KeyboardInterrupt
+
+    expected = np.load(workspace / "run/measurements/ort-cpu-fp32.npz")["accuracy.standing_candidate"]
+    monkeypatch.setattr(verifying, "_store_chunk", dies)
+    assert run(cli, workspace, "verify", "--again").code == 130
+    monkeypatch.undo()
+    first, second = sorted((workspace / "run/.madx/checkpoints").glob("*.npz"))
+    first.write_bytes(first.read_bytes()[:200])
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    answer = run(cli, workspace, "verify", "--again")
+    assert answer.code in (0, 1, 3), answer.err
+    assert "damaged and measured again" in answer.err
+    found = np.load(workspace / "run/measurements/ort-cpu-fp32.npz")["accuracy.standing_candidate"]
+    np.testing.assert_array_equal(found, expected)
+    assert not second.exists()
+
+
+def test_what_rounding_made_of_the_sparsity_is_said(workspace: Path, cli: Cli) -> None:
+    answer = run(cli, workspace, "prune", "--set", "prune.sparsity=0.9")
+    assert "asked to remove 90% of the channels, removed 50%" in " ".join(answer.err.split())
