@@ -41,7 +41,13 @@ def measure() -> dict[str, float]:
     for number, (x, y) in enumerate(chosen):
         generator = torch_generator(0, "shipped network", number)
         worst = strongest_examples(
-            model, input_gradient(model), x, y, threat=recipe.threat, attack=ATTACK, generator=generator
+            model,
+            input_gradient(model, largest_gap=10.0),
+            x,
+            y,
+            threat=recipe.threat,
+            attack=ATTACK,
+            generator=generator,
         )
         with torch.no_grad():
             robust += int((model(worst).argmax(1) == y).sum())

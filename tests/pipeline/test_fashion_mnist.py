@@ -1,0 +1,47 @@
+"""What the README promises of Fashion-MNIST, on the real images: the shipped network and the demo."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+from madx.data.places import candidates
+
+ROOT = Path(__file__).parent.parent.parent
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data sets are looked for from there; `make data` puts them there."""
+    monkeypatch.chdir(ROOT)
+    assert any(place.is_dir() for place in candidates("fashion-mnist")), "Fashion-MNIST is missing: make data"
+
+
+def test_the_shipped_network_is_what_the_readme_says() -> None:
+    spec = importlib.util.spec_from_file_location("shipped_network", ROOT / "benchmarks/shipped_network.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = module.measure()
+    assert found["clean"] >= 0.85
+    assert found["pgd50_10_restarts"] >= 0.75
+    assert (ROOT / "recipes/weights/fashion-mnist-resnet8.safetensors").stat().st_size < 6_000_000
+
+
+def test_the_demo_keeps_its_robustness(tmp_path: Path, cli: Cli) -> None:
+    """Its speed-up gate may be inconclusive on a busy machine; it must not fail, and nothing else may waver."""
+    answer = cli("run", ROOT / "recipes/fashion-mnist.yaml", "--run-dir", tmp_path / "run")
+    verdict = json.loads((tmp_path / "run/verdict.json").read_text())
+    outcomes = {gate["metric"]: gate["outcome"] for gate in verdict["gates"]}
+    assert outcomes.pop("speedup") in ("PASS", "INCONCLUSIVE"), answer.out
+    assert set(outcomes.values()) == {"PASS"}, answer.out
+    assert (tmp_path / "run/report.html").stat().st_size > 50_000
