@@ -11,8 +11,7 @@ It is signed and is ranked as it is. The network is in eval mode throughout, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from madx.errors import ModelError
+from madx.models.modes import evaluating
 from madx.prune.curvature import (
     ScoredLayer,
     input_product,
@@ -56,7 +56,7 @@ def optimise_masks(
     frozen = {name: parameter.detach() for name, parameter in model.named_parameters()}
     thetas = {name: torch.full_like(weight, _THETA_ONE, requires_grad=True) for name, weight in weights.items()}
     optimiser = torch.optim.Adam(thetas.values(), lr=lr)
-    with _eval_mode(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         for _ in range(steps):
             masked = {name: weight * F.softplus(thetas[name]) for name, weight in weights.items()}
             loss = F.cross_entropy(functional_call(model, frozen | masked, (x_adv,)), y)
@@ -132,7 +132,7 @@ def _statistics(
         for name, layer in scored_layers(model).items()
     ]
     try:
-        with _eval_mode(model), torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             images = x_adv.detach().requires_grad_()
             loss = F.cross_entropy(functional_call(model, frozen | masked, (images,)), y)
             torch.autograd.grad(loss, images)  # for its hooks: the gradients at the layers' outputs
@@ -155,15 +155,3 @@ def _check_masks(parameters: dict[str, nn.Parameter], masks: dict[str, Tensor]) 
             raise ModelError(
                 f"the mask of {name} has shape {list(masks[name].shape)}, the parameter {list(parameter.shape)}"
             )
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within; afterwards each submodule is as it was."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from madx.train.modes import evaluating
+from madx.models.modes import evaluating
 
 
 def recalibrate_(module: nn.Module, batches: Iterable[Tensor]) -> int:

@@ -19,12 +19,12 @@ from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.attacks import input_gradient, last_iterate, strongest_examples
 from madx.data import Split
 from madx.errors import RecipeError, TrainingError
+from madx.models.modes import evaluating
 from madx.progress import Progress, Silent
 from madx.recipe import AttackConfig, LoopConfig, ThreatConfig
 from madx.seeds import derive_seed, torch_generator
 from madx.train.augment import augment
 from madx.train.losses import LOSSES
-from madx.train.modes import evaluating
 from madx.train.schedule import learning_rate
 
 _CHECKPOINT_SECONDS = 30.0

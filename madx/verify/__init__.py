@@ -7,7 +7,7 @@ seconds; neither torch nor an engine is loaded by importing this package. `robus
 
 from madx.verify.contract import Images, Logits, check_contract
 from madx.verify.gates import judge
-from madx.verify.latency import Timer, machine_facts, measure_latency
+from madx.verify.latency import Timer, measure_latency
 from madx.verify.measurements import Accuracy, EngineParity, Latency, Measurements, Parity, Sizes
 from madx.verify.parity import measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
@@ -32,7 +32,6 @@ __all__ = [
     "Verdict",
     "check_contract",
     "judge",
-    "machine_facts",
     "measure_accuracy",
     "measure_chunk",
     "measure_latency",

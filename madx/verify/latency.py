@@ -11,11 +11,9 @@ import contextlib
 import gc
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from madx.errors import EngineError
+from madx.machine import describe_machine
 from madx.recipe import LatencyConfig
 from madx.seeds import numpy_generator
 from madx.stats import hodges_lehmann
@@ -94,7 +93,7 @@ def measure_latency(
         candidate=np.array([pair.candidate for pair in pairs]),
         control_a=np.array([pair.control_a for pair in pairs]),
         control_b=np.array([pair.control_b for pair in pairs]),
-        facts={**machine_facts(), "load_before": before, "load_after": _load_average(), **facts},
+        facts={"machine": describe_machine(), "load_before": before, "load_after": _load_average(), **facts},
     )
 
 
@@ -187,27 +186,6 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def machine_facts() -> dict[str, Any]:
-    """CPU model, logical CPUs of the machine and those this process may use, and the platform."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu_model": _cpu_model(),
-        "cpu_count": os.cpu_count(),
-        "cpus_usable": usable,
-        "platform": platform.platform(),
-    }
-
-
-def _cpu_model() -> str:
-    """As Linux names it, else as Python does."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _load_average() -> list[float] | None:
