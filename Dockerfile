@@ -1,5 +1,6 @@
 # CPU image (ONNX Runtime, OpenVINO):   docker build -t madx .
-# TensorRT image:                       docker build -t madx-trt --build-arg BASE=nvcr.io/nvidia/tensorrt:25.10-py3 --build-arg EXTRAS=tensorrt .
+# TensorRT image:                       docker build -t madx-trt --build-arg BASE=nvcr.io/nvidia/tensorrt:25.10-py3 \
+#                                           --build-arg EXTRAS=tensorrt --build-arg TORCH_INDEX= .
 #   run it with:                        docker run --gpus all -v "$PWD:/work" madx-trt run recipe.yaml
 ARG BASE=python:3.11-slim
 FROM ${BASE}

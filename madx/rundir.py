@@ -92,20 +92,23 @@ class RunDirectory:
         manifest = self.manifest()
         files = {output: _file_entry(self.path(output)) for output in sorted(outputs)}
         before = manifest["stages"].get(name, {"outputs": {}})["outputs"]
-        manifest["stages"][name] = record | {"outputs": files}
-        write_json(self.path("manifest.json"), manifest)
         for leftover in before.keys() - files.keys():
             self.path(leftover).unlink(missing_ok=True)
+        manifest["stages"][name] = record | {"outputs": files}
+        write_json(self.path("manifest.json"), manifest)
 
     def forget_stage(self, name: str) -> None:
-        """Drop a stage that no longer speaks of the files before it: its record first, then what it wrote."""
+        """Drop a stage that no longer speaks of the files before it.
+
+        What it wrote goes first: a record without its files is done again, files without a record would stay for good.
+        """
         manifest = self.manifest()
         record = manifest["stages"].pop(name, None)
         if record is None:
             return
-        write_json(self.path("manifest.json"), manifest)
         for output in record["outputs"]:
             self.path(output).unlink(missing_ok=True)
+        write_json(self.path("manifest.json"), manifest)
 
     def read(self, name: str) -> bytes:
         """Bytes of a file that a finished stage wrote, checked against the manifest at this moment.
@@ -113,7 +116,8 @@ class RunDirectory:
         Raises:
             ArtifactError: no stage vouches for the file, or it has other bytes.
         """
-        vouched = {file: digest for stage in self.manifest()["stages"] for file, digest in self.hashes(stage).items()}
+        records = self.manifest()["stages"].values()
+        vouched = {file: entry["sha256"] for record in records for file, entry in record["outputs"].items()}
         try:
             payload = self.path(name).read_bytes()
         except OSError as error:

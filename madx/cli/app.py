@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -44,6 +43,8 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
 
 
+_INTERRUPTED = 130
+"""Ctrl-C, as shells report it."""
 _CRASHED = 70
 """A bug in madx (EX_SOFTWARE of sysexits.h): Python's own 1 would read as "a gate failed"."""
 
@@ -55,12 +56,6 @@ def main() -> None:
     except MadxError as error:
         Console(stderr=True, soft_wrap=True).print(f"[red]madx:[/red] {escape(str(error))}", highlight=False)
         sys.exit(int(error.exit_code))
-    except KeyboardInterrupt:
-        print("madx: stopped; run the same command again to continue where it stopped", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - whoever read us has left; flushing must not fail
-        sys.exit(141)
     except Exception:
         traceback.print_exc()
         print("madx: this is a bug in madx, not a verdict; please report it with the lines above", file=sys.stderr)
@@ -164,8 +159,8 @@ def report(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = No
     context = _context(recipe, run_dir, overrides, as_json=False)
     with _at_work(context):
         run_stages(context, [stage_named("report")], again=["report"])
-        for name in context.run.hashes("report"):
-            print(context.run.path(name))
+    for name in context.run.hashes("report"):
+        print(context.run.path(name))
 
 
 @app.command()
@@ -243,7 +238,11 @@ def _missing_engines(context: Context) -> dict[str, str]:
 def _at_work(context: Context) -> Iterator[None]:
     """Hold the run directory; what the user's own code prints meanwhile goes to stderr, stdout is for the answer."""
     with context.run.locked(), contextlib.redirect_stdout(sys.stderr):
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:
+            print("madx: stopped; run the same command again to continue where it stopped")
+            raise typer.Exit(_INTERRUPTED) from None
 
 
 def _context(recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> Context:

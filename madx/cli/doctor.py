@@ -24,7 +24,6 @@ def examine() -> dict[str, Any]:
         "torch": {
             "threads": torch.get_num_threads(),
             "cuda": torch.cuda.is_available(),
-            "bf16": torch.cpu._is_avx512_bf16_supported() if hasattr(torch.cpu, "_is_avx512_bf16_supported") else None,
         },
         "engines": {kind: found.__dict__ for kind, found in availabilities().items()},
         "data": _data_sets(),

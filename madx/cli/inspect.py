@@ -26,7 +26,7 @@ def examine(root: Path) -> dict[str, Any]:
     run = RunDirectory(root)
     stages = {}
     for name, record in run.manifest()["stages"].items():
-        kept = {key: record[key] for key in ("key", "seconds", "finished", "tools", "machine")}
+        kept = {key: record.get(key) for key in ("key", "seconds", "finished", "tools", "machine")}
         stages[name] = kept | {"files": record["outputs"], "changed": run.changed_outputs(name)}
     return {
         "run_dir": str(root),
@@ -40,10 +40,12 @@ def print_findings(findings: dict[str, Any]) -> None:
     """For people."""
     console = Console(highlight=False)
     for name, stage in findings["stages"].items():
-        console.print(f"[bold]{name}[/bold]  {stage['finished']}, {stage['seconds']:.0f} s")
+        console.print(
+            f"[bold]{name}[/bold]  {stage['finished'] or 'at an unknown time'}, {stage['seconds'] or 0:.0f} s"
+        )
         for file, entry in stage["files"].items():
             state = "  [red]CHANGED since the stage wrote it[/red]" if file in stage["changed"] else ""
-            console.print(f"  {escape(file)}  {entry['bytes']:,} bytes  {entry['sha256'][:12]}{state}")
+            console.print(f"  {escape(file)}  {entry.get('bytes', 0):,} bytes  {entry['sha256'][:12]}{state}")
     if coverage := findings["coverage"]:
         console.print(_layers(coverage))
     if verdict := findings["verdict"]:
@@ -52,7 +54,7 @@ def print_findings(findings: dict[str, Any]) -> None:
 
 def _layers(coverage: dict[str, Any]) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, title=f"kept {coverage['kept_share']:.1%} of the weights")
-    for heading in ("layer", "before", "after", "kept", "why whole"):
+    for heading in ("layer", "before", "after", "kept", "why its outputs stayed"):
         table.add_column(heading, justify="right" if heading == "kept" else "left")
     for layer in coverage["layers"]:
         shapes = ("x".join(map(str, layer[side])) for side in ("shape_before", "shape_after"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_PIPE_CLOSED = 141
 _PLAIN_SECONDS = 15.0
 """A plain log gets a line of progress this often."""
 
@@ -70,7 +72,12 @@ def progress_for(*, quiet: bool) -> TerminalProgress | PlainProgress:
 
 def print_json(content: Any) -> None:
     """A command's answer for machines, on stdout."""
-    print(json.dumps(content, indent=2, allow_nan=False))
+    text = json.dumps(content, indent=2, allow_nan=False)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever read us (`| head`) has left; 1 would read as a failed gate
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_PIPE_CLOSED) from None
 
 
 def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:

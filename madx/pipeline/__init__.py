@@ -1,6 +1,6 @@
 """The ordered stages of a run: what each reads and writes, when it is up to date, and how a killed one continues.
 
-Only this room touches the run directory: a stage here opens files, calls the rooms below, and writes what they return.
+Only this room writes the run directory: a stage here opens files, calls the rooms below, and writes what they return.
 """
 
 from madx.pipeline.context import Context

@@ -80,8 +80,8 @@ class Context:
 
     @property
     def checkpoint_folder(self) -> Path:
-        """Where unfinished work is kept."""
-        return self.run.path(CHECKPOINTS)
+        """Where the running stage keeps unfinished work; another recipe's stays untouched."""
+        return self.run.path(f"{CHECKPOINTS}/{self.key[:16]}")
 
     def write_tensors(self, name: str, tensors: dict[str, Tensor]) -> str:
         """Write a safetensors file of the run; returns its name."""

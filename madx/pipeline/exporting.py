@@ -9,10 +9,10 @@ from torch import nn
 
 from madx.artifacts import write_atomically, write_json
 from madx.deploy.check import OnnxArtifact, check_onnx
-from madx.deploy.engine import backend
+from madx.deploy.engine import BuiltEngine, backend
 from madx.deploy.export import export_onnx
 from madx.deploy.sparsity import sparsity_2_4
-from madx.errors import EngineError, ExportError
+from madx.errors import ExportError
 from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
@@ -97,25 +97,45 @@ def _check_parity(found: EngineParity, allowed: float) -> None:
 
 
 def _build(context: Context, config: EngineConfig, artifacts: dict[str, OnnxArtifact]) -> list[str]:
-    """Build one engine for both networks, or record why it cannot be built here; the gates then say it is missing."""
-    record: dict[str, Any] = {"engine": config.model_dump(mode="json"), "built": False}
+    """Build one engine for both networks, or record that this machine cannot: the gates then say it is missing.
+
+    Raises:
+        EngineError: the machine can build such engines and this build failed; nothing is recorded.
+    """
+    runtime = backend(config.kind)
+    available = runtime.availability()
+    record: dict[str, Any] = {
+        "engine": config.model_dump(mode="json"),
+        "built": available.can_build,
+        "can_run": available.can_run,
+        "reason": _sentence(available.reason, available.remedy),
+    }
     outputs = [files.build(config)]
-    try:
-        runtime = backend(config.kind)
-        for role, artifact in artifacts.items():
-            built = runtime.build(artifact, config, batch=context.recipe.verify.latency.batch)
-            name = files.engine(config, role, built.suffix)
-            write_atomically(context.run.path(name), built.payload)
-            sparsity = {layer: asdict(row) for layer, row in sparsity_2_4(artifact.payload).items()}
-            facts = built.facts | {"onnx_sha256": artifact.sha256}
-            record[role] = {"file": name, "sha256": built.sha256, "facts": facts, "sparsity_2_4": sparsity}
+    if available.can_build:
+        batch = context.recipe.verify.latency.batch
+        built = {role: runtime.build(artifact, config, batch=batch) for role, artifact in artifacts.items()}
+        for role, engine in built.items():
+            name = files.engine(config, role, engine.suffix)
+            write_atomically(context.run.path(name), engine.payload)
+            record[role] = _built_record(name, engine, artifacts[role])
             outputs.append(name)
-        available = runtime.availability()
-        record |= {"built": True, "can_run": available.can_run, "reason": available.reason}
-        runs = "" if available.can_run else f"; it cannot run here: {available.reason}"
-        context.progress.say(f"{config.name}: built{runs}")
-    except EngineError as error:
-        record |= {"can_run": False, "reason": str(error)}
-        context.progress.say(f"{config.name}: NOT built: {error}")
+    runs = "" if available.can_run else f"; cannot run here: {record['reason']}"
+    context.progress.say(f"{config.name}: {'built' if available.can_build else 'NOT built'}{runs}")
     write_json(context.run.path(files.build(config)), record)
-    return outputs if record["built"] else [files.build(config)]
+    return outputs
+
+
+def _built_record(name: str, engine: BuiltEngine, artifact: OnnxArtifact) -> dict[str, Any]:
+    """What is known of one engine file; no times, so that equal engines have equal records."""
+    facts = {key: value for key, value in engine.facts.items() if key != "build_seconds"}
+    sparsity = {layer: asdict(row) for layer, row in sparsity_2_4(artifact.payload).items()}
+    return {
+        "file": name,
+        "sha256": engine.sha256,
+        "facts": facts | {"onnx_sha256": artifact.sha256},
+        "sparsity_2_4": sparsity,
+    }
+
+
+def _sentence(reason: str, remedy: str) -> str:
+    return f"{reason} ({remedy})" if remedy else reason

@@ -1,4 +1,4 @@
-"""Names of the files of a run, relative to its directory: each is spelled here and nowhere else."""
+"""Names of the files that stages write, relative to the run directory."""
 
 from __future__ import annotations
 

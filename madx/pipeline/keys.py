@@ -1,7 +1,8 @@
 """What each stage depends on: its part of the recipe, the user's files and code, and tools where they matter.
 
-Paths play no part, contents do: a run directory that is moved with its recipe stays up to date. A network stays what it
-is when a tool is updated; an engine and a measurement do not.
+Paths play no part: a run directory that is moved with its recipe stays up to date. Files count with their content,
+folders of images with names, sizes and times. A network stays what it is when a tool is updated; an engine and a
+measurement do not.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _hint(config: DataConfig) -> str:
 
 
 def _source_digest(factory: str, error: type[MadxError]) -> str:
-    """SHA-256 of the file that defines the user's callable; what that file imports is not followed."""
+    """SHA-256 of the module that the recipe names; what that module imports is not followed."""
     load_callable(factory, error=error)
     source = sys.modules[factory.partition(":")[0]].__file__
     if source is None:

@@ -1,8 +1,9 @@
 """Stages, their keys, and the rule that only work that is not done yet is done.
 
-A stage's key is a hash of what it depends on and of the files it reads. A stage whose recorded key is the same and
-whose files still have their recorded hashes is not run again. When a stage writes other files than before, what later
-stages once made of the old ones is removed, so that no verdict stands beside a network it does not speak of.
+A stage's key is a hash of what it depends on and of the files that the stages before it wrote. A stage whose recorded
+key is the same and whose files still have their recorded hashes is not run again. Before and after the work, every
+stage whose recorded inputs are no longer the files there are is forgotten, files and all: no verdict stands beside a
+network it does not speak of.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Stage:
     after: tuple[str, ...]
     depends: Callable[[Context], dict[str, Any]]
     function: str
+    only_shows: bool = False
+    """It measures nothing, so the files before it need only be whole, not of this machine and these tools."""
 
     def work(self, context: Context) -> list[str]:
         """Do the stage's work; its module is imported only now."""
@@ -46,7 +49,6 @@ class StageReport:
     name: str
     done: bool
     seconds: float
-    reason: str
 
 
 STAGES = (
@@ -54,7 +56,9 @@ STAGES = (
     Stage("prune", ("train",), keys.prune, "madx.pipeline.pruning:prune"),
     Stage("export", ("train", "prune"), keys.export, "madx.pipeline.exporting:export"),
     Stage("verify", ("train", "prune", "export"), keys.verify, "madx.pipeline.verifying:verify"),
-    Stage("report", ("train", "prune", "export", "verify"), keys.report, "madx.pipeline.reporting:report"),
+    Stage(
+        "report", ("train", "prune", "export", "verify"), keys.report, "madx.pipeline.reporting:report", only_shows=True
+    ),
 )
 
 
@@ -84,22 +88,29 @@ def run_stages(context: Context, wanted: Sequence[Stage] = STAGES, *, again: Seq
     Raises:
         ArtifactError: an earlier stage is missing or its files were changed.
     """
+    _forget_outdated(context)
     _check_earlier(context, wanted)
     return [_bring_up_to_date(context, stage, again=stage.name in again) for stage in STAGES if stage in wanted]
 
 
 def _state(context: Context, stage: Stage) -> _State:
     content = {"stage": stage.name, "depends": stage.depends(context), "inputs": _inputs(context, stage)}
-    record = context.run.stage(stage.name)
-    if record is None:
-        return _State(content, "not done yet")
-    if changed := context.run.changed_outputs(stage.name):
-        return _State(content, f"{', '.join(changed)} changed since the stage wrote it")
+    if reason := _not_whole(context, stage):
+        return _State(content, reason)
+    record = context.run.stage(stage.name) or {}
+    if record.get("key") == _State(content, "").key:
+        return _State(content, "")
     before = {"stage": stage.name, "depends": record.get("depends"), "inputs": record.get("inputs")}
-    if changes := _differences(before, content):
-        shown = ", ".join(changes[:3]) + (", ..." if len(changes) > 3 else "")
-        return _State(content, f"changed: {shown}")
-    return _State(content, "")
+    changes = _differences(before, content) or ["its key"]
+    return _State(content, "changed: " + ", ".join(changes[:3]) + (", ..." if len(changes) > 3 else ""))
+
+
+def _not_whole(context: Context, stage: Stage) -> str:
+    """Why what the stage wrote cannot be read, or nothing."""
+    if context.run.stage(stage.name) is None:
+        return "not done yet"
+    changed = context.run.changed_outputs(stage.name)
+    return f"{', '.join(changed)} changed since the stage wrote it" if changed else ""
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
@@ -114,9 +125,14 @@ def _differences(before: Any, now: Any, name: str = "") -> list[str]:
 
 
 def _check_earlier(context: Context, wanted: Sequence[Stage]) -> None:
-    needed = {name for stage in wanted for name in stage.after} - {stage.name for stage in wanted}
+    names = {stage.name for stage in wanted}
+    needed = {name for stage in wanted for name in stage.after} - names
+    only_shows = all(stage.only_shows for stage in wanted)
     for stage in STAGES:
-        if stage.name not in needed or not (reason := _state(context, stage).reason):
+        if stage.name not in needed:
+            continue
+        reason = _not_whole(context, stage) if only_shows else _state(context, stage).reason
+        if not reason:
             continue
         if stage.name == "train" and context.recipe.train is None:
             _bring_up_to_date(context, stage)  # taking over given weights is no work
@@ -132,11 +148,10 @@ def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) ->
     reason = state.reason or ("asked for again" if again else "")
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
-        return StageReport(stage.name, False, 0.0, "")
+        return StageReport(stage.name, False, 0.0)
     context.progress.say(f"{stage.name}: running ({reason})")
     started = time.monotonic()
     context.key = state.key
-    before = context.run.hashes(stage.name)
     outputs = stage.work(context)
     seconds = time.monotonic() - started
     record = {
@@ -149,21 +164,21 @@ def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) ->
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     context.run.record_stage(stage.name, record, outputs)
+    _forget_outdated(context)
     shutil.rmtree(context.checkpoint_folder, ignore_errors=True)
-    if before and before != context.run.hashes(stage.name):
-        _forget_later(context, stage)
-    return StageReport(stage.name, True, seconds, reason)
+    return StageReport(stage.name, True, seconds)
 
 
-def _forget_later(context: Context, stage: Stage) -> None:
-    """Remove what later stages made of files that are no longer there; the last stage first."""
-    for later in reversed(STAGES):
-        if stage.name in later.after:
-            context.run.forget_stage(later.name)
+def _forget_outdated(context: Context) -> None:
+    """Remove what was made of files that are no longer there, the last stage first; a kill in between does no harm."""
+    for stage in reversed(STAGES):
+        record = context.run.stage(stage.name)
+        if record is not None and record.get("inputs") != _inputs(context, stage):
+            context.run.forget_stage(stage.name)
 
 
 def _inputs(context: Context, stage: Stage) -> dict[str, str]:
-    """SHA-256 of every file that the stages before this one wrote for it to read."""
+    """SHA-256 of every file that the stages before this one wrote."""
     hashes: dict[str, str] = {}
     for name in stage.after:
         hashes |= context.run.hashes(name)

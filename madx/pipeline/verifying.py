@@ -32,6 +32,7 @@ from madx.verify.parity import measure_parity
 from madx.verify.robustness import measure_accuracy
 
 _PARITY_IMAGES = 256
+_REPEATED = "these engines were measured {} times for these gates, and this is the last: read the earlier verdicts too"
 
 
 @dataclass(frozen=True)
@@ -44,34 +45,44 @@ class _Side:
 
 def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
-    attempt = _attempts(context) + 1
+    earlier = _earlier_provenance(context)
     measured, missing, outputs = [], {}, []
     hashes: dict[str, dict[str, str]] = {}
     for config in context.recipe.export.engines:
-        try:
-            values, hashes[config.name] = _measured(context, config)
-        except EngineError as error:
-            context.progress.say(f"{config.name}: missing: {error}")
-            missing[config.name] = str(error)
+        if reason := _why_missing(context, config):
+            context.progress.say(f"{config.name}: missing: {reason}")
+            missing[config.name] = reason
             continue
+        values, hashes[config.name] = _measured(context, config)
         if values is not None:
             measured.append(values)
             outputs.append(_write_arrays(context, files.measurements(config), values.to_arrays()))
     verdict = judge(measured, context.recipe.verify.gates, missing=missing)
-    provenance = _provenance(context) | {"engines": hashes, "key": context.key, "attempt": attempt}
+    subject = {"engines": hashes, "verify": context.recipe.verify.model_dump(mode="json")}
+    attempt = _attempts(earlier, subject) + 1
+    if attempt > 1:
+        verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))
+    provenance = _provenance(context) | subject | {"attempt": attempt}
     write_json(context.run.path(files.VERDICT), verdict.to_json() | {"provenance": provenance})
     return [*outputs, files.VERDICT]
+
+
+def _why_missing(context: Context, config: EngineConfig) -> str:
+    """Every engine of the recipe is promised: why this one cannot be had here, or nothing."""
+    record = context.read_json(files.build(config))
+    if not record["built"]:
+        return f"it could not be built: {record['reason']}"
+    available = backend(config.kind).availability()
+    return "" if available.can_run or not config.verify else f"it cannot run here: {available.reason}"
 
 
 def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | None, dict[str, str]]:
     """Everything about one engine (nothing with verify: false), and the SHA-256 of the bytes that were loaded.
 
     Raises:
-        EngineError: it was not built, or cannot run here. Every engine of the recipe is promised.
+        EngineError: the engine does not work; nothing is recorded, and the next call tries again.
     """
     record = context.read_json(files.build(config))
-    if not record["built"]:
-        raise EngineError(f"it could not be built: {record['reason']}")
     payloads = {role: context.run.read(record[role]["file"]) for role in ("dense", "pruned")}
     hashes = {role: sha256_bytes(payload) for role, payload in payloads.items()}
     if not config.verify:
@@ -186,15 +197,20 @@ def _latency(context: Context, reference: Engine, candidate: Engine) -> Latency:
     )
 
 
-def _attempts(context: Context) -> int:
-    """How often these very engines and gates were measured before: rolling the dice again must be visible."""
+def _earlier_provenance(context: Context) -> dict[str, Any]:
+    """Of the verdict that this one replaces; nothing if there is none or it is damaged."""
     if files.VERDICT not in context.run.hashes("verify"):
-        return 0
+        return {}
     try:
-        _, provenance = read_verdict(context)
+        return read_verdict(context)[1]
     except ArtifactError:
-        return 0  # a damaged verdict is made again, and says nothing
-    return int(provenance["attempt"]) if provenance.get("key") == context.key else 0
+        return {}
+
+
+def _attempts(earlier: Mapping[str, Any], subject: Mapping[str, Any]) -> int:
+    """How often these very engines were measured for these very gates before: rolling the dice must be visible."""
+    same = all(earlier.get(name) == value for name, value in subject.items())
+    return int(earlier.get("attempt", 0)) if same else 0
 
 
 def _provenance(context: Context) -> dict[str, Any]:
@@ -211,7 +227,7 @@ def _provenance(context: Context) -> dict[str, Any]:
 
 
 def _chunk_file(context: Context, config: EngineConfig, number: int) -> str:
-    return f"{CHECKPOINTS}/{context.key[:16]}-{config.name}-{number:05d}.npz"
+    return f"{CHECKPOINTS}/{context.key[:16]}/{config.name}-{number:05d}.npz"
 
 
 def _store_chunk(context: Context, config: EngineConfig, number: int, value: Accuracy) -> None:

@@ -31,7 +31,7 @@ class Saliency:
 
 
 def mad_paper(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG001
-    """MAD exactly as published; masks start afresh for every batch."""
+    """MAD as its authors' implementation computes it; masks start afresh for every batch."""
     return mad_saliency(model, x_adv, y, optimise_masks(model, x_adv, y))
 
 

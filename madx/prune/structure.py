@@ -32,7 +32,7 @@ Survivors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class LayerCoverage:
-    """What became of one layer: weights kept of `weights`, shapes, and the reason if nothing was removed."""
+    """What became of one layer: weights kept of `weights`, shapes, and why its output channels or groups stayed."""
 
     name: str
     kind: str

@@ -98,7 +98,8 @@ def train_(
         Every evaluation, in order.
 
     Raises:
-        TrainingError: the loss is no longer finite, or the job has no whole batch.
+        TrainingError: the loss is no longer finite.
+        RecipeError: the training split has no whole batch.
     """
     checkpoint, progress = checkpoint or NoCheckpoint(), progress or Silent()
     run = _Run(module, job)

@@ -1,7 +1,6 @@
 """Losses of adversarial training, all on logits [B, K] and labels [B], averaged over the batch.
 
-A loss takes the logits at the adversarial images and a function that gives the logits at the clean ones, which is only
-called by the losses that need them.
+A loss takes the logits at the adversarial images and a function that gives the logits at the clean ones.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,19 @@ def test_the_demo_keeps_its_robustness(tmp_path: Path, cli: Cli) -> None:
     assert outcomes.pop("speedup") in ("PASS", "INCONCLUSIVE"), answer.out
     assert set(outcomes.values()) == {"PASS"}, answer.out
     assert (tmp_path / "run/report.html").stat().st_size > 50_000
+
+
+def test_the_2_4_recipe_builds_sparse_engines_it_cannot_run(tmp_path: Path, cli: Cli) -> None:
+    """Hardly trained, for the structure and the engines only."""
+    if "tensorrt-rtx" not in os.environ.get("MADX_PROMISED_ENGINES", "").split(","):
+        pytest.importorskip("tensorrt_rtx", reason='pip install ".[rtx]"')
+    quick = ("prune.batches=1", "prune.finetune.epochs=0.05", "prune.finetune.evaluations=1", "verify.images=100")
+    options = [word for change in quick for word in ("--set", change)]
+    answer = cli("run", ROOT / "recipes/fashion-mnist-2-4.yaml", "--run-dir", tmp_path / "run", *options)
+    assert answer.code in (0, 1, 3), answer.err
+    record = json.loads((tmp_path / "run/engines/tensorrt-rtx-fp16/build.json").read_text())
+    assert record["built"] is True
+    assert (tmp_path / "run" / record["pruned"]["file"]).stat().st_size > 100_000
+    eligible = [row for row in record["pruned"]["sparsity_2_4"].values() if row["eligible"]]
+    assert len(eligible) >= 8
+    assert not any(row["eligible"] for row in record["dense"]["sparsity_2_4"].values())
