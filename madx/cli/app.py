@@ -15,7 +15,7 @@ from rich.markup import escape
 
 import madx
 from madx.cli import show
-from madx.errors import EngineError, MadxError
+from madx.errors import ArtifactError, EngineError, MadxError
 
 if TYPE_CHECKING:
     from madx.pipeline import Context, StageReport
@@ -187,6 +187,8 @@ def inspect(
         show.print_json(findings)
     else:
         room.print_findings(findings)
+    if any(stage["changed"] for stage in findings["stages"].values()):
+        raise ArtifactError(f"{run_dir}: files are no longer what their stages wrote; `madx run` makes them again")
 
 
 def _run_to_verdict(

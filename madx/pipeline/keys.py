@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import madx
-from madx.artifacts import sha256_file
+from madx.artifacts import sha256_bytes, sha256_file
 from madx.data.places import HOW_TO_GET, candidates
 from madx.deploy.engine import backend
 from madx.errors import DataError, MadxError, ModelError
@@ -28,7 +28,7 @@ def train(context: Context) -> dict[str, Any]:
     """Everything that decides the dense weights."""
     recipe = context.recipe
     weights = recipe.model.weights
-    return _common(context) | {
+    return _common(context, gate=False) | {
         "weights": sha256_file(weights) if weights else None,
         "train": recipe.train.model_dump(mode="json") if recipe.train else None,
     }
@@ -36,7 +36,7 @@ def train(context: Context) -> dict[str, Any]:
 
 def prune(context: Context) -> dict[str, Any]:
     """Everything beside the dense weights that decides the pruned ones."""
-    return _common(context) | {"prune": context.recipe.prune.model_dump(mode="json")}
+    return _common(context, gate=False) | {"prune": context.recipe.prune.model_dump(mode="json")}
 
 
 def export(context: Context) -> dict[str, Any]:
@@ -69,13 +69,15 @@ def report(context: Context) -> dict[str, Any]:
     return {"madx": madx.__version__, "recipe": context.recipe.model_dump(mode="json", exclude={"data", "model"})}
 
 
-def _common(context: Context) -> dict[str, Any]:
+def _common(context: Context, *, gate: bool = True) -> dict[str, Any]:
+    """What all stages depend on; networks do not depend on how many gate images will judge them."""
     recipe = context.recipe
+    hidden = {"path"} if gate else {"path", "gate"}
     return {
         "seed": recipe.seed,
         "threads": recipe.threads,
         "device": context.device.type,
-        "data": recipe.data.model_dump(mode="json", exclude={"path"}) | {"files": _data_files(recipe.data)},
+        "data": recipe.data.model_dump(mode="json", exclude=hidden) | {"files": _data_files(recipe.data)},
         "model": recipe.model.model_dump(mode="json", exclude={"weights"}) | {"code": _model_code(recipe)},
         "threat": recipe.threat.model_dump(mode="json"),
     }
@@ -106,12 +108,15 @@ def _hint(config: DataConfig) -> str:
 
 
 def _source_digest(factory: str, error: type[MadxError]) -> str:
-    """SHA-256 of the module that the recipe names; what that module imports is not followed."""
+    """SHA-256 over the Python files of the package that the recipe names, or of the folder of a lone module."""
     load_callable(factory, error=error)
     source = sys.modules[factory.partition(":")[0]].__file__
     if source is None:
         raise error(f"{factory} has no source file, so madx could not tell when it changes; define it in a .py file")
-    return sha256_file(Path(source))
+    top = sys.modules[factory.partition(":")[0].partition(".")[0]]
+    folders = [Path(folder) for folder in getattr(top, "__path__", [])]
+    code = [path for folder in folders for path in folder.rglob("*.py")] or list(Path(source).parent.glob("*.py"))
+    return sha256_bytes("".join(sha256_file(path) for path in sorted(code)).encode())
 
 
 def _listing_digest(folder: Path) -> str:

@@ -43,9 +43,9 @@ def prune(context: Context) -> list[str]:
     saliency = _saliency(context, dense)
     module, held, covered, masks = _structured(context, dense, saliency)
     module.to(context.device)
-    log = {"one_shot": _measured(context, module)}
+    log = {"one_shot": _measured(context, module, "pruned, one shot")}
     if _recalibrate(context, module):
-        log["recalibrated"] = _measured(context, module)
+        log["recalibrated"] = _measured(context, module, "BatchNorm recalibrated")
     entries = _finetuned(context, module, held)
     _check_held(module, held)
     context.write_tensors(files.SALIENCY, saliency.scores)
@@ -173,17 +173,17 @@ def _finetuned(context: Context, module: nn.Module, held: Masks) -> list[dict[st
     config = context.recipe.prune.finetune
     if config is None:
         return []
-    finetuning = replace(job(context, config), masks=held)
+    finetuning = replace(job(context, config), masks=held, start_counts=True)
     entries = train_(module, finetuning, checkpoint=context.checkpoint("finetuning"), progress=context.progress)
     return [asdict(entry) for entry in entries]
 
 
-def _measured(context: Context, module: nn.Module) -> dict[str, float]:
+def _measured(context: Context, module: nn.Module, what: str) -> dict[str, float]:
     """Accuracies on some of the selection split, for the record of what each step of pruning did."""
     recipe = context.recipe
     split = context.splits.selection.take(500)
     clean, robust = evaluate(module, split, recipe.prune.attack, recipe.threat, seed=recipe.seed)
-    context.progress.say(f"pruned network: clean {clean:.1%}, robust {robust:.1%} (selection)")
+    context.progress.say(f"{what}: clean {clean:.1%}, robust {robust:.1%} (selection)")
     return {"clean": clean, "robust": robust, "images": len(split)}
 
 

@@ -8,6 +8,7 @@ network it does not speak of.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -149,9 +150,10 @@ def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) ->
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
         return StageReport(stage.name, False, 0.0)
-    context.progress.say(f"{stage.name}: running ({reason})")
-    started = time.monotonic()
     context.key = state.key
+    word = "continuing where it stopped" if context.checkpoint_folder.exists() else "running"
+    context.progress.say(f"{stage.name}: {word} ({reason})")
+    started = time.monotonic()
     outputs = stage.work(context)
     seconds = time.monotonic() - started
     record = {
@@ -165,8 +167,15 @@ def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) ->
     }
     context.run.record_stage(stage.name, record, outputs)
     _forget_outdated(context)
-    shutil.rmtree(context.checkpoint_folder, ignore_errors=True)
+    _remove_checkpoints(context)
     return StageReport(stage.name, True, seconds)
+
+
+def _remove_checkpoints(context: Context) -> None:
+    """Those of the finished stage; the folder goes with its last one."""
+    shutil.rmtree(context.checkpoint_folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        context.checkpoint_folder.parent.rmdir()
 
 
 def _forget_outdated(context: Context) -> None:

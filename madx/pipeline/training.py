@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from madx.artifacts import write_json
 from madx.models import load_weights, state_digest
@@ -23,7 +23,8 @@ def train(context: Context) -> list[str]:
     if recipe.train is not None:
         module.to(context.device)
         checkpoint = context.checkpoint("training")
-        log = train_(module, job(context, recipe.train), checkpoint=checkpoint, progress=context.progress)
+        training = replace(job(context, recipe.train), start_counts=recipe.model.weights is not None)
+        log = train_(module, training, checkpoint=checkpoint, progress=context.progress)
     context.write_tensors(files.DENSE, module.state_dict())
     write_json(
         context.run.path(files.TRAINING),

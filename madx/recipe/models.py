@@ -122,7 +122,8 @@ class LoopConfig(Section):
     weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
     """Decay of weights with two or more dimensions; biases and BatchNorm have none."""
     augment: Literal["none", "crop", "flip-crop"] = "flip-crop"
-    """crop: zero-pad by an eighth and crop back at random; flip: mirror half of the images."""
+    """crop: zero-pad by an eighth and crop back at random; flip: mirror half of the images. Flip only what keeps its
+    label when mirrored: clothes and animals do, digits, signs and text do not."""
     average: Share = 0.998
     """Decay per step of the weight average that is kept and evaluated; 0 keeps the last weights instead."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -249,7 +250,8 @@ class VerifyConfig(Section):
         GateConfig(metric="speedup", at_least=1.5),
         GateConfig(metric="robust_drop", at_most=0.03),
     )
-    """All must pass."""
+    """All must pass. Metrics: speedup, robust_accuracy, clean_accuracy (at_least); robust_drop, clean_drop,
+    parity_flips, size_ratio (at_most); confidence defaults to 0.95."""
 
     @model_validator(mode="after")
     def _some(self) -> Self:

@@ -165,7 +165,7 @@ def headline(gates: tuple[GateResult, ...], outcome: Outcome) -> str:
         return "The gate holds." if total == 1 else f"All {total} gates hold."
     if outcome is Outcome.FAIL:
         failed = counts[Outcome.FAIL]
-        return f"{failed} of {total} {_plural(total)} {'is' if failed == 1 else 'are'} broken."
+        return f"{failed} of {total} {_plural(total)} {'fails' if failed == 1 else 'fail'}."
     return f"The evidence does not decide {counts[Outcome.INCONCLUSIVE]} of {total} {_plural(total)}."
 
 

@@ -50,6 +50,8 @@ class TrainingJob:
     threat: ThreatConfig
     seed: int
     masks: Mapping[str, Tensor] | None = None
+    start_counts: bool = False
+    """The network as it comes is a candidate too, so that training cannot end with something worse."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -105,6 +107,8 @@ def train_(
     run = _Run(module, job)
     if state := checkpoint.load():
         run.load_state(state)
+    elif job.start_counts:
+        progress.say(_describe(run.evaluate(), job.steps))
     marks = _evaluation_steps(job)
     saved = time.monotonic()
     for images, labels in progress.track(_batches(job, run.step), "training", total=job.steps, done=run.step):

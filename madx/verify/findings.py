@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from madx.recipe import GateConfig
 from madx.stats import clopper_pearson, hodges_lehmann, planned_images, tango_interval
 from madx.verify.latency import CONTROL_BIAS, CONTROL_CONFIDENCE, CONTROL_SHARE
@@ -18,6 +20,8 @@ from madx.verify.measurements import Bools, Latency, Measurements
 PLANNED_POWER = 0.8
 """Chance of a decision that the advice on more images aims at."""
 
+CHANCE_CONFIDENCE = 0.95
+"""One-sided, that the reference knows more than the most frequent class."""
 TWIN_FLIPS = 0.01
 """Share of images on which an engine may disagree with its twin before examples made on the twin say too little."""
 
@@ -99,14 +103,14 @@ def _control_faults(latency: Latency, gain: float) -> tuple[str, ...]:
 def _robust_drop(measured: Measurements, gate: GateConfig) -> Finding:
     accuracy = measured.accuracy
     return _drop(
-        accuracy.robust_reference, accuracy.robust_candidate, gate, word="robust", doubts=_contract_doubts(measured)
+        accuracy.robust_reference, accuracy.robust_candidate, gate, word="robust", doubts=_doubts(measured, "robust")
     )
 
 
 def _clean_drop(measured: Measurements, gate: GateConfig) -> Finding:
     accuracy = measured.accuracy
     return _drop(
-        accuracy.clean_reference, accuracy.clean_candidate, gate, word="correct", doubts=_contract_doubts(measured)
+        accuracy.clean_reference, accuracy.clean_candidate, gate, word="correct", doubts=_doubts(measured, "correct")
     )
 
 
@@ -190,6 +194,21 @@ def _size_ratio(measured: Measurements, _gate: GateConfig) -> Finding:
     ratio = sizes.candidate / sizes.reference
     evidence = f"{sizes.candidate:,} bytes against {sizes.reference:,} of the reference: {ratio:.3f} of its size."
     return Finding(estimate=ratio, lower=ratio, upper=ratio, evidence=(evidence,))
+
+
+def _doubts(measured: Measurements, word: str) -> tuple[str, ...]:
+    """Of a drop: the contract's, and a reference that knows no more than which class is the most frequent."""
+    accuracy = measured.accuracy
+    right = accuracy.robust_reference if word == "robust" else accuracy.clean_reference
+    chance = float(np.bincount(accuracy.labels).max()) / accuracy.images
+    lower, _ = clopper_pearson(int(right.sum()), accuracy.images, confidence=CHANCE_CONFIDENCE)
+    if lower > chance:
+        return _contract_doubts(measured)
+    return (
+        *_contract_doubts(measured),
+        f"The reference has {right.mean():.1%} {word}; answering the most frequent class every time would have "
+        f"{chance:.1%}. There is nothing to keep: are these its weights, its classes, its scale of images?",
+    )
 
 
 def _contract_doubts(measured: Measurements) -> tuple[str, ...]:

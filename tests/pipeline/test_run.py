@@ -181,7 +181,7 @@ def test_json_answers_are_json(workspace: Path, cli: Cli) -> None:
 def test_inspect_shows_changed_files(workspace: Path, cli: Cli) -> None:
     (workspace / "run/masks.safetensors").write_bytes(b"other")
     answer = cli("inspect", workspace / "run")
-    assert answer.code == 0
+    assert answer.code == 2
     assert "CHANGED" in answer.out
     assert RunDirectory(workspace / "run").changed_outputs("prune") == ["masks.safetensors"]
 

@@ -118,7 +118,7 @@ def test_text_of_the_user_stays_text(pages):
                 "criterion: mad-paper",
             ],
         ),
-        ("failing", ["3 of 6 gates are broken.", "required 1.5×"]),
+        ("failing", ["3 of 6 gates fail.", "required 1.5×"]),
         ("undecided", ["The evidence does not decide 2 of 6 gates.", "lies between the limits"]),
         ("missing", ["not built: tensorrt-fp16 needs a GPU", "Latency was not measured on any engine."]),
         (

@@ -114,8 +114,8 @@ def test_clauses(result, expected):
         ([], "No gate was measured, so nothing is shown."),
         (["PASS"], "The gate holds."),
         (["PASS", "PASS"], "All 2 gates hold."),
-        (["FAIL", "PASS"], "1 of 2 gates is broken."),
-        (["FAIL", "FAIL", "INCONCLUSIVE"], "2 of 3 gates are broken."),
+        (["FAIL", "PASS"], "1 of 2 gates fails."),
+        (["FAIL", "FAIL", "INCONCLUSIVE"], "2 of 3 gates fail."),
         (["INCONCLUSIVE"], "The evidence does not decide 1 of 1 gate."),
     ],
 )

@@ -39,7 +39,7 @@ def accuracy(n=2000, kept=1000, lost=0, gained=0, overrun=0.0):
     candidate = (rows < kept) | ((rows >= kept + lost) & (rows < kept + lost + gained))
     return Accuracy(
         index=rows,
-        labels=np.zeros(n, dtype=np.int64),
+        labels=rows % 10,
         clean_reference=reference,
         clean_candidate=candidate,
         attacks=("pgd",),
@@ -199,6 +199,13 @@ def test_examples_made_on_a_twin_say_nothing_of_an_engine_that_is_another(metric
     bound = 0.03 if metric == "robust_drop" else 0.3
     strange = Parity(reference=parity(n=256), candidate=parity(flips, n=256))
     assert result(gate(metric, bound), parity=strange).outcome is outcome
+
+
+@pytest.mark.parametrize(("kept", "outcome"), [(1000, PASS), (300, PASS), (200, INCONCLUSIVE), (100, INCONCLUSIVE)])
+@pytest.mark.parametrize("metric", ["robust_drop", "clean_drop"])
+def test_a_reference_at_chance_has_nothing_to_keep(metric, kept, outcome):
+    """Ten classes of equal size: a constant answer is right on 200 of 2,000 images, attack or not."""
+    assert result(gate(metric, 0.01), accuracy=accuracy(kept=kept)).outcome is outcome
 
 
 def test_a_verdict_without_a_gate_on_robustness_says_so():
