@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
+from pathlib import Path
 
 import torch
 from model_cases import network
 from torch import nn
 
-from madx.models import state_digest
+from madx.models import build_model, load_weights, state_digest
+from madx.recipe import load_recipe
 
 
 def test_the_digest_is_sha256_over_names_types_shapes_and_bytes() -> None:
@@ -39,3 +42,15 @@ def test_the_digest_does_not_depend_on_the_order_of_registration() -> None:
     forward = nn.ModuleDict({"one": one, "two": two})
     assert state_digest(forward) == state_digest(nn.ModuleDict({"two": two, "one": one}))
     assert state_digest(forward) != state_digest(nn.ModuleDict({"one": two, "two": one}))
+
+
+def test_the_shipped_weights_are_those_that_the_recorded_training_ended_with() -> None:
+    recipes = Path(__file__).parent.parent.parent / "recipes"
+    recipe = load_recipe(recipes / "fashion-mnist.yaml")
+    module = build_model(recipe.model, shape=(1, 28, 28), classes=10, seed=0)
+    assert recipe.model.weights is not None
+    load_weights(module, recipe.model.weights)
+    record = json.loads((recipes / "weights/fashion-mnist-resnet8.run.json").read_text())
+    assert state_digest(module) == record["digest"]
+    dense = load_recipe(recipes / "fashion-mnist-dense.yaml")
+    assert (dense.model.args, dense.threat) == (recipe.model.args, recipe.threat)
