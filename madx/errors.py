@@ -58,3 +58,9 @@ class TrainingError(MadxError):
     """Training ended without a usable network: it diverged, or its robustness collapsed."""
 
     exit_code = ExitCode.INCONCLUSIVE
+
+
+class DistributedError(MadxError):
+    """The processes of one job cannot work together, or one of them is gone."""
+
+    exit_code = ExitCode.INCONCLUSIVE

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,7 +15,8 @@ from rich.markup import escape
 
 import madx
 from madx.cli import show
-from madx.errors import ArtifactError, EngineError, MadxError
+from madx.distributed import announce, join, leave_note, lost_contact
+from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
 
 if TYPE_CHECKING:
     from madx.pipeline import Context, StageReport
@@ -47,6 +48,9 @@ _INTERRUPTED = 130
 """Ctrl-C, as shells report it."""
 _CRASHED = 70
 """A bug in madx (EX_SOFTWARE of sysexits.h): Python's own 1 would read as "a gate failed"."""
+_HOW_TO_ASK = "`madx report RECIPE --exit-code` ends with the verdict's own"
+_LAUNCHERS_CODE = f"exit code {{:d}}; torchrun itself ends with 1 for every code but 0. {_HOW_TO_ASK}"
+_BUG = "this is a bug in madx, not a verdict; please report it with the lines above"
 
 
 def main() -> None:
@@ -54,12 +58,21 @@ def main() -> None:
     try:
         app(prog_name="madx")  # also when started as python -m madx
     except MadxError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]madx:[/red] {escape(str(error))}", highlight=False)
-        sys.exit(int(error.exit_code))
-    except Exception:
-        traceback.print_exc()
-        print("madx: this is a bug in madx, not a verdict; please report it with the lines above", file=sys.stderr)
+        _refuse(error)
+    except Exception as error:
+        if (lost := lost_contact(error)) is not None:
+            _refuse(lost)
+        if (told := announce(_BUG)) is not None:
+            traceback.print_exc()
+            print(f"madx: {told}", file=sys.stderr, flush=True)
         sys.exit(_CRASHED)
+
+
+def _refuse(error: MadxError) -> NoReturn:
+    """End with the error's message and exit code; of several processes one tells the message."""
+    if (told := announce(str(error))) is not None:
+        Console(stderr=True, soft_wrap=True).print(f"[red]madx:[/red] {escape(told)}", highlight=False)
+    sys.exit(int(error.exit_code))
 
 
 @app.callback(invoke_without_command=True)
@@ -152,15 +165,25 @@ def run(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None,
 
 
 @app.command()
-def report(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None) -> None:
+def report(
+    recipe: RecipeFile,
+    run_dir: RunDir = None,
+    overrides: Overrides = None,
+    exit_code: Annotated[
+        bool,
+        typer.Option("--exit-code", help="End with the verdict's exit code (torchrun ends with 1 or 0)."),
+    ] = False,
+) -> None:
     """Render the reports of a finished run again; nothing is measured."""
     from madx.pipeline import run_stages, stage_named
+    from madx.pipeline.reporting import read_verdict
 
     context = _context(recipe, run_dir, overrides, as_json=False)
     with _at_work(context):
-        run_stages(context, [stage_named("report")], again=["report"])
-    for name in context.run.hashes("report"):
-        print(context.run.path(name))
+        # An exit code is believed: it must be that of this recipe, on this machine, and not of an earlier run.
+        run_stages(context, [stage_named("report")], again=["report"], current=exit_code)
+        code = read_verdict(context)[0].exit_code if exit_code else ExitCode.PASSED
+    _end(context, code, lambda: _print_files(context, "report"))
 
 
 @app.command()
@@ -209,11 +232,29 @@ def _run_to_verdict(
         stages = [stage_named(name) for name in names]
         reports = run_stages(context, stages, again=["verify"] if again else [])
         verdict, provenance = read_verdict(context)
-    if as_json:
-        show.print_json(verdict.to_json() | {"provenance": provenance, "run_dir": str(context.run.root)})
-    else:
-        show.verdict(verdict, context.run.root, new=any(report.done for report in reports))
-    raise typer.Exit(int(verdict.exit_code))
+
+    def tell() -> None:
+        if as_json:
+            show.print_json(verdict.to_json() | {"provenance": provenance, "run_dir": str(context.run.root)})
+        else:
+            show.verdict(verdict, context.run.root, new=any(report.done for report in reports))
+
+    _end(context, verdict.exit_code, tell)
+
+
+def _end(context: Context, code: ExitCode, tell: Callable[[], None]) -> NoReturn:
+    """Give the answer, and end with its exit code."""
+    several = context.world.size > 1
+
+    def told() -> None:
+        tell()
+        if several and code:
+            print(f"madx: {_LAUNCHERS_CODE.format(code)}", file=sys.stderr)
+            leave_note(f"exit code {code:d} ({code.name.lower()}); nothing crashed. {_HOW_TO_ASK}")
+        sys.stdout.flush()  # the launcher ends what is left as soon as one process has ended
+
+    context.world.share(told)
+    raise typer.Exit(int(code))
 
 
 def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> None:
@@ -224,7 +265,7 @@ def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[st
     with _at_work(context):
         reports = run_stages(context, [stage_named(name)])
         missing = _missing_engines(context) if name == "export" else {}
-    _show_reports(context, reports, as_json)
+    context.world.share(lambda: _show_reports(context, reports, as_json))
     if missing:
         raise EngineError("; ".join(f"{engine} was not built: {reason}" for engine, reason in missing.items()))
 
@@ -236,26 +277,37 @@ def _missing_engines(context: Context) -> dict[str, str]:
     return {name: record["reason"] for name, record in records.items() if not record["built"]}
 
 
+def _print_files(context: Context, stage: str) -> None:
+    for name in context.run.hashes(stage):
+        print(context.run.path(name))
+
+
 @contextlib.contextmanager
 def _at_work(context: Context) -> Iterator[None]:
     """Hold the run directory; what the user's own code prints meanwhile goes to stderr, stdout is for the answer."""
-    with context.run.locked(), contextlib.redirect_stdout(sys.stderr):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        context.world.share(lambda: stack.enter_context(context.run.locked()))
         try:
             yield
         except KeyboardInterrupt:
-            print("madx: stopped; run the same command again to continue where it stopped")
+            if context.world.first:
+                print("madx: stopped; run the same command again to continue where it stopped")
             raise typer.Exit(_INTERRUPTED) from None
 
 
 def _context(recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> Context:
+    from madx.progress import Silent
     from madx.recipe import load_recipe
     from madx.rundir import RunDirectory
 
     loaded = load_recipe(recipe, overrides or ())  # before torch: a typing error shall not cost seconds
     from madx.pipeline import Context
 
+    world = join(loaded.device)
     root = run_dir or Path("runs") / loaded.name
-    return Context(loaded, RunDirectory(root), show.progress_for(quiet=as_json))
+    progress = show.progress_for(quiet=as_json) if world.first else Silent()
+    return Context(loaded, RunDirectory(root), progress, world)
 
 
 def _show_reports(context: Context, reports: list[StageReport], as_json: bool) -> None:

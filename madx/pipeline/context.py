@@ -1,4 +1,7 @@
-"""What every stage of one run has at hand: recipe, run directory, data, device, and the networks on disk."""
+"""What every stage of one run has at hand: recipe, run directory, data, device, and the networks on disk.
+
+In a job of several processes the run directory is process 0's: the others read through it, and write nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 import madx
-from madx.artifacts import FileCheckpoint, write_atomically
+from madx.artifacts import Checkpoint, FileCheckpoint, write_atomically, write_json
 from madx.data import Splits, load_splits
+from madx.distributed import SINGLE, World
 from madx.errors import ModelError, RecipeError
 from madx.models import build_model
 from madx.pipeline import files
@@ -32,6 +36,7 @@ class Context:
     recipe: Recipe
     run: RunDirectory
     progress: Progress
+    world: World = SINGLE
     key: str = ""
 
     @cached_property
@@ -74,28 +79,44 @@ class Context:
         """The pruned network of this run, eval mode, on the CPU."""
         return self._loaded(files.PRUNED)
 
-    def checkpoint(self, name: str) -> FileCheckpoint:
+    def checkpoint(self, name: str) -> Checkpoint:
         """Where the running stage keeps the state of its work `name`; another madx does not take it up."""
-        return FileCheckpoint(self.checkpoint_folder / f"{name}.pt", f"{madx.__version__} {self.key}")
+        file = FileCheckpoint(self.checkpoint_folder / f"{name}.pt", f"{madx.__version__} {self.key}")
+        return _SharedCheckpoint(file, self.world)
 
     @property
     def checkpoint_folder(self) -> Path:
         """Where the running stage keeps unfinished work; another recipe's stays untouched."""
         return self.run.path(f"{CHECKPOINTS}/{self.key[:16]}")
 
+    def write_bytes(self, name: str, content: bytes) -> str:
+        """Write a file of the run; returns its name."""
+        if self.world.first:
+            write_atomically(self.run.path(name), content)
+        return name
+
     def write_tensors(self, name: str, tensors: dict[str, Tensor]) -> str:
         """Write a safetensors file of the run; returns its name."""
         whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        write_atomically(self.run.path(name), save_safetensors(whole, metadata={"format": "pt"}))
+        return self.write_bytes(name, save_safetensors(whole, metadata={"format": "pt"}))
+
+    def write_json(self, name: str, content: Any) -> str:
+        """Write a JSON file of the run; returns its name."""
+        if self.world.first:
+            write_json(self.run.path(name), content)
         return name
+
+    def read_bytes(self, name: str) -> bytes:
+        """The bytes of a file that a finished stage wrote, checked against the manifest."""
+        return self.world.share(lambda: self.run.read(name))
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a file that a finished stage wrote, checked against the manifest."""
-        return load_safetensors(self.run.read(name))
+        return load_safetensors(self.read_bytes(name))
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file that a finished stage wrote, checked against the manifest."""
-        return json.loads(self.run.read(name))
+        return json.loads(self.read_bytes(name))
 
     def _loaded(self, name: str) -> nn.Module:
         """The recipe's network in the shapes, and with the values, of a file of this run."""
@@ -120,3 +141,20 @@ class Context:
         for key, (wanted, split, images) in needs.items():
             if wanted > images:
                 raise RecipeError(f"{key} is {wanted}, but there are only {images} {split} images; lower it")
+
+
+@dataclass(frozen=True)
+class _SharedCheckpoint:
+    """A file that process 0 keeps; all processes take up the state it holds."""
+
+    file: FileCheckpoint
+    world: World
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state, or None at the start."""
+        return self.world.share(self.file.load)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep `state` instead of the last one."""
+        if self.world.first:
+            self.file.save(state)

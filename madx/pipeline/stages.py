@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from madx.artifacts import sha256_bytes
-from madx.errors import ArtifactError
+from madx.errors import ArtifactError, DistributedError
 from madx.machine import describe_machine
 from madx.pipeline import keys
 from madx.pipeline.context import Context
@@ -35,6 +35,8 @@ class Stage:
     function: str
     only_shows: bool = False
     """It measures nothing, so the files before it need only be whole, not of this machine and these tools."""
+    together: bool = False
+    """All processes of a job work on it; the others are process 0's alone."""
 
     def work(self, context: Context) -> list[str]:
         """Do the stage's work; its module is imported only now."""
@@ -53,10 +55,10 @@ class StageReport:
 
 
 STAGES = (
-    Stage("train", (), keys.train, "madx.pipeline.training:train"),
-    Stage("prune", ("train",), keys.prune, "madx.pipeline.pruning:prune"),
+    Stage("train", (), keys.train, "madx.pipeline.training:train", together=True),
+    Stage("prune", ("train",), keys.prune, "madx.pipeline.pruning:prune", together=True),
     Stage("export", ("train", "prune"), keys.export, "madx.pipeline.exporting:export"),
-    Stage("verify", ("train", "prune", "export"), keys.verify, "madx.pipeline.verifying:verify"),
+    Stage("verify", ("train", "prune", "export"), keys.verify, "madx.pipeline.verifying:verify", together=True),
     Stage(
         "report", ("train", "prune", "export", "verify"), keys.report, "madx.pipeline.reporting:report", only_shows=True
     ),
@@ -81,17 +83,48 @@ def stage_named(name: str) -> Stage:
     return next(stage for stage in STAGES if stage.name == name)
 
 
-def run_stages(context: Context, wanted: Sequence[Stage] = STAGES, *, again: Sequence[str] = ()) -> list[StageReport]:
+def run_stages(
+    context: Context, wanted: Sequence[Stage] = STAGES, *, again: Sequence[str] = (), current: bool = False
+) -> list[StageReport]:
     """Bring the wanted stages up to date, in order; a stage before them that is not up to date is an error.
 
-    Stages named in `again` are run even if they are up to date.
+    Args:
+        context: the run; every process of a job calls this with the same one.
+        wanted: stages to bring up to date.
+        again: names of stages that are run even if they are up to date.
+        current: the stages before must be up to date even for stages that only show what they made.
 
     Raises:
         ArtifactError: an earlier stage is missing or its files were changed.
+        DistributedError: the processes do not have the same recipe, data, code or tools.
+        RecipeError: the processes cannot share a training batch evenly.
     """
-    _forget_outdated(context)
-    _check_earlier(context, wanted)
+    _check_alike(context, wanted)
+    context.world.share(lambda: _check_earlier(context, wanted, current=current))
     return [_bring_up_to_date(context, stage, again=stage.name in again) for stage in STAGES if stage in wanted]
+
+
+def _check_alike(context: Context, wanted: Sequence[Stage]) -> None:
+    """Processes that work on different things would end in nonsense, or wait for each other for ever."""
+    if context.world.size == 1:
+        return
+    facts: dict[str, Any] = {"stages": [stage.name for stage in wanted], "tools": tool_versions()}
+    together = [stage for stage in wanted if stage.together]
+    facts |= {stage.name: stage.depends(context) for stage in together}
+    if together:
+        splits = context.splits
+        facts["images"] = {split.name: split.fingerprint for split in (splits.train, splits.selection, splits.gate)}
+    first, *others = context.world.gather(facts)
+    for rank, other in enumerate(others, start=1):
+        if changes := _differences(first, other):
+            raise DistributedError(
+                f"processes 0 and {rank} do not agree on {', '.join(changes[:5])}; every machine of a job needs the "
+                "same recipe, data, code, tools and hardware"
+            )
+    loops = {"train": context.recipe.train, "prune": context.recipe.prune.finetune}
+    for stage in wanted:
+        if (loop := loops.get(stage.name)) is not None:
+            context.world.rows(loop.batch_size)
 
 
 def _state(context: Context, stage: Stage) -> _State:
@@ -125,10 +158,11 @@ def _differences(before: Any, now: Any, name: str = "") -> list[str]:
     return [] if before == now else [name.removeprefix("depends.").removeprefix("inputs.")]
 
 
-def _check_earlier(context: Context, wanted: Sequence[Stage]) -> None:
+def _check_earlier(context: Context, wanted: Sequence[Stage], *, current: bool) -> None:
+    _forget_outdated(context)
     names = {stage.name for stage in wanted}
     needed = {name for stage in wanted for name in stage.after} - names
-    only_shows = all(stage.only_shows for stage in wanted)
+    only_shows = all(stage.only_shows for stage in wanted) and not current
     for stage in STAGES:
         if stage.name not in needed:
             continue
@@ -145,7 +179,7 @@ def _check_earlier(context: Context, wanted: Sequence[Stage]) -> None:
 
 
 def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) -> StageReport:
-    state = _state(context, stage)
+    state = context.world.share(lambda: _state(context, stage))
     reason = state.reason or ("asked for again" if again else "")
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
@@ -154,21 +188,28 @@ def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) ->
     word = "continuing where it stopped" if context.checkpoint_folder.exists() else "running"
     context.progress.say(f"{stage.name}: {word} ({reason})")
     started = time.monotonic()
-    outputs = stage.work(context)
+    outputs = stage.work(context) if stage.together else context.world.share(lambda: stage.work(context))
     seconds = time.monotonic() - started
+    processes = context.world.size if stage.together else 1
+    facts = {"processes": processes, "seconds": round(seconds, 3)}
+    context.world.share(lambda: _record(context, stage, state, outputs, facts))
+    return StageReport(stage.name, True, seconds)
+
+
+def _record(context: Context, stage: Stage, state: _State, outputs: list[str], facts: dict[str, Any]) -> None:
+    """Enter the finished stage in the manifest, with `facts` of how it went, and tidy up."""
     record = {
         "key": state.key,
         "depends": state.content["depends"],
         "inputs": state.content["inputs"],
         "tools": tool_versions(),
         "machine": describe_machine(),
-        "seconds": round(seconds, 3),
+        **facts,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     context.run.record_stage(stage.name, record, outputs)
     _forget_outdated(context)
     _remove_checkpoints(context)
-    return StageReport(stage.name, True, seconds)
 
 
 def _remove_checkpoints(context: Context) -> None:

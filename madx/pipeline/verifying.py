@@ -8,13 +8,14 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from madx.artifacts import sha256_bytes, write_atomically, write_json
+from madx.artifacts import sha256_bytes
 from madx.deploy.engine import Engine, backend
 from madx.errors import ArtifactError, EngineError
 from madx.machine import describe_machine
@@ -29,7 +30,7 @@ from madx.verify import Adversary, Chunk, Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
 from madx.verify.measurements import Accuracy, EngineParity, Latency, Parity
 from madx.verify.parity import measure_parity
-from madx.verify.robustness import measure_accuracy
+from madx.verify.robustness import measure_accuracy, measure_chunk
 
 _PARITY_IMAGES = 256
 _REPEATED = "these engines were measured {} times for these gates, and this is the last: read the earlier verdicts too"
@@ -45,11 +46,12 @@ class _Side:
 
 def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
-    earlier = _earlier_provenance(context)
+    world = context.world
+    earlier = world.share(lambda: _earlier_provenance(context))
     measured, missing, outputs = [], {}, []
     hashes: dict[str, dict[str, str]] = {}
     for config in context.recipe.export.engines:
-        if reason := _why_missing(context, config):
+        if reason := world.share(partial(_why_missing, context, config)):
             context.progress.say(f"{config.name}: missing: {reason}")
             missing[config.name] = reason
             continue
@@ -63,7 +65,7 @@ def verify(context: Context) -> list[str]:
     if attempt > 1:
         verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))
     provenance = _provenance(context) | subject | {"attempt": attempt}
-    write_json(context.run.path(files.VERDICT), verdict.to_json() | {"provenance": provenance})
+    context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*outputs, files.VERDICT]
 
 
@@ -83,7 +85,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
         EngineError: the engine does not work; nothing is recorded, and the next call tries again.
     """
     record = context.read_json(files.build(config))
-    payloads = {role: context.run.read(record[role]["file"]) for role in ("dense", "pruned")}
+    payloads = {role: context.read_bytes(record[role]["file"]) for role in ("dense", "pruned")}
     hashes = {role: sha256_bytes(payload) for role, payload in payloads.items()}
     if not config.verify:
         return None, hashes
@@ -94,10 +96,12 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
         closing(runtime.load(payloads["pruned"], config)) as pruned,
     ):
         reference, candidate = _Side(dense, context.dense_model()), _Side(pruned, context.pruned_model())
+        # Timed by process 0 while the others wait idle: another process at work would be measured too.
+        latency = context.world.share(lambda: _latency(context, dense, pruned))
         measurements = Measurements(
             engine=config.name,
-            latency=_latency(context, dense, pruned),
-            parity=_parity(context, config, reference, candidate),
+            latency=latency,
+            parity=context.world.share(lambda: _parity(context, config, reference, candidate)),
             accuracy=_accuracy(context, config, reference, candidate),
             sizes=Sizes(reference=len(payloads["dense"]), candidate=len(payloads["pruned"])),
         )
@@ -110,17 +114,27 @@ def _accuracy(context: Context, config: EngineConfig, reference: _Side, candidat
         ("PGD on the dense twin", _adversary(context, reference.module, "verify-dense")),
         ("PGD on the pruned twin", _adversary(context, candidate.module, "verify-pruned")),
     ]
+    threat = context.recipe.threat
     total = -(-_images(context) // context.recipe.verify.chunk)
-    stored = dict(_stored_chunks(context, config, total))
-    chunks = context.progress.track(_chunks(context), "attacking both networks", total=total)
+    stored = context.world.share(lambda: dict(_stored_chunks(context, config, total)))
+    left = [number for number in range(total) if number not in stored]
+
+    def measured(number: int) -> Accuracy:
+        chunk = _chunk(context, number)
+        return measure_chunk(reference.engine, candidate.engine, chunk=chunk, adversaries=adversaries, threat=threat)
+
+    values = context.world.map(measured, left)
+    values = context.progress.track(values, "attacking both networks", total=total, done=len(stored))
+    for number, value in zip(left, values, strict=True):
+        _store_chunk(context, config, number, value)
+        stored[number] = value
     return measure_accuracy(
         reference.engine,
         candidate.engine,
-        chunks=chunks,
+        chunks=(_chunk(context, number) for number in range(total)),
         adversaries=adversaries,
-        threat=context.recipe.threat,
+        threat=threat,
         stored=stored,
-        on_chunk=lambda number, value: _store_chunk(context, config, number, value),
     )
 
 
@@ -133,13 +147,12 @@ def _adversary(context: Context, module: nn.Module, purpose: str) -> Adversary:
     return examples
 
 
-def _chunks(context: Context) -> Iterator[Chunk]:
-    """The gate's images in their committed order."""
+def _chunk(context: Context, number: int) -> Chunk:
+    """Some of the gate's images, in their committed order."""
     split, size = context.splits.gate, context.recipe.verify.chunk
-    for number, start in enumerate(range(0, _images(context), size)):
-        stop = min(start + size, _images(context))
-        images, labels = split.tensors(start, stop)
-        yield Chunk(number, split.index[start:stop], images.numpy(), labels.numpy())
+    start, stop = number * size, min((number + 1) * size, _images(context))
+    images, labels = split.tensors(start, stop)
+    return Chunk(number, split.index[start:stop], images.numpy(), labels.numpy())
 
 
 def _images(context: Context) -> int:
@@ -249,5 +262,4 @@ def _stored_chunks(context: Context, config: EngineConfig, total: int) -> Iterat
 def _write_arrays(context: Context, name: str, arrays: Mapping[str, NDArray[Any]]) -> str:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
-    write_atomically(context.run.path(name), buffer.getvalue())
-    return name
+    return context.write_bytes(name, buffer.getvalue())

@@ -1,6 +1,7 @@
 """Adversarial training and masked fine-tuning: one loop, its losses, and the recalibration of BatchNorm."""
 
 from madx.train.batchnorm import recalibrate_
-from madx.train.loop import Evaluation, TrainingJob, evaluate, train_
+from madx.train.evaluation import Evaluation, evaluate
+from madx.train.loop import TrainingJob, train_
 
 __all__ = ["Evaluation", "TrainingJob", "evaluate", "recalibrate_", "train_"]

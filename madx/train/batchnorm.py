@@ -5,84 +5,93 @@ Recalibrating on clean images restores clean accuracy and destroys robustness; o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from madx.distributed import SINGLE, World
 from madx.models.modes import evaluating
 
+Moments = list[tuple[Tensor, Tensor]]
+"""(mean, variance) of a batch in each layer."""
 
-def recalibrate_(module: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Replace every BatchNorm's running statistics by the plain average over `batches`; no weight is touched.
+
+def _as_it_is(images: Tensor) -> Tensor:
+    return images
+
+
+def recalibrate_(
+    module: nn.Module,
+    items: Iterable[Any],
+    *,
+    images: Callable[[Any], Tensor] = _as_it_is,
+    world: World = SINGLE,
+) -> int:
+    """Replace every BatchNorm's running statistics by the plain average over batches; no weight is touched.
 
     Args:
         module: its BatchNorm buffers are written; modes and momenta are as before on return, and after an error.
-        batches: adversarial images [B, ...]. They may be made lazily on `module` itself: while a batch is being made
-            the module is in eval mode with the statistics it came with.
+        items: adversarial images [B, ...], or what `images` makes a batch of. While a batch is being made the module is
+            in eval mode with the statistics it came with, so it may be made on `module` itself.
+        images: turns an item into adversarial images [B, ...].
+        world: its processes share the items; the result is the same as that of one process.
 
     Returns:
-        How many BatchNorm layers were recalibrated; with none, `batches` is not consumed.
+        How many BatchNorm layers were recalibrated; with none, `items` is not consumed.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     if not layers:
         return 0
-    collected = [_Moments(layer) for layer in layers]
+
+    def moments(item: Any) -> Moments:
+        """Batch mean and unbiased variance of every layer, on the CPU."""
+        batch = images(item)
+        with _batch_statistics(layers), torch.no_grad():
+            module(batch)
+            return [(_copy(layer.running_mean), _copy(layer.running_var)) for layer in layers]
+
     with evaluating(module):
-        for images in batches:
-            with _statistics_collected(layers, collected), torch.no_grad():
-                module(images)
-    for moments in collected:
-        moments.store_()
+        found = list(world.map(moments, items))
+    if found:
+        for layer, values in zip(layers, zip(*found, strict=True), strict=True):
+            _store_(layer, values)
     return len(layers)
 
 
-class _Moments:
-    """Running sums of a layer's batch means and unbiased variances."""
-
-    def __init__(self, layer: _BatchNorm) -> None:
-        self.layer = layer
-        self.mean = torch.zeros_like(_buffer(layer.running_mean))
-        self.variance = torch.zeros_like(_buffer(layer.running_var))
-        self.batches = 0
-
-    def add(self) -> None:
-        """Take over the statistics that the layer has just seen (it ran with momentum 1)."""
-        self.mean += _buffer(self.layer.running_mean)
-        self.variance += _buffer(self.layer.running_var)
-        self.batches += 1
-
-    def store_(self) -> None:
-        """Write the average into the layer, unless no batch was seen."""
-        if self.batches:
-            _buffer(self.layer.running_mean).copy_(self.mean / self.batches)
-            _buffer(self.layer.running_var).copy_(self.variance / self.batches)
+def _store_(layer: _BatchNorm, values: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Write the average of a layer's batch statistics into it."""
+    means, variances = zip(*values, strict=True)
+    _buffer(layer.running_mean).copy_(sum(means) / len(values))
+    _buffer(layer.running_var).copy_(sum(variances) / len(values))
+    _buffer(layer.num_batches_tracked).add_(len(values))
 
 
-class _statistics_collected:  # noqa: N801 - reads as a verb in a with statement
-    """Within: the layers run on batch statistics. After: these are added to the sums and the layers are as before."""
+class _batch_statistics:  # noqa: N801 - reads as a verb in a with statement
+    """Within: the layers run on batch statistics and hold those of the last pass. After: they are as before."""
 
-    def __init__(self, layers: list[_BatchNorm], collected: list[_Moments]) -> None:
-        self.layers, self.collected = layers, collected
+    def __init__(self, layers: list[_BatchNorm]) -> None:
+        self.layers = layers
 
     def __enter__(self) -> None:
-        self.saved = [
-            (layer.momentum, _buffer(layer.running_mean).clone(), _buffer(layer.running_var).clone())
-            for layer in self.layers
-        ]
+        self.momenta = [layer.momentum for layer in self.layers]
+        self.saved = [[buffer.clone() for buffer in layer.buffers()] for layer in self.layers]
         for layer in self.layers:
             layer.momentum = 1.0
             layer.train()
 
     def __exit__(self, *exception: object) -> None:
-        for layer, moments, (momentum, mean, variance) in zip(self.layers, self.collected, self.saved, strict=True):
-            if exception[0] is None:
-                moments.add()
+        for layer, momentum, buffers in zip(self.layers, self.momenta, self.saved, strict=True):
             layer.eval()
             layer.momentum = momentum
-            _buffer(layer.running_mean).copy_(mean)
-            _buffer(layer.running_var).copy_(variance)
+            for buffer, value in zip(layer.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+
+
+def _copy(value: Tensor | None) -> Tensor:
+    return _buffer(value).to("cpu", copy=True)
 
 
 def _buffer(value: Tensor | None) -> Tensor:

@@ -1,12 +1,14 @@
 """The adversarial training loop: from scratch, from a plain checkpoint, or after pruning with masks held.
 
 Every step draws its images, augmentation and attack from streams named by the step, so a run that was killed and
-resumed ends with the same weights as one that was not (same machine, same thread count).
+resumed ends with the same weights as one that was not (same machine, same thread count). Several processes share every
+batch: each takes its rows of the images, the augmentation and the attack that one process would see.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,16 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from madx.artifacts import Checkpoint, NoCheckpoint
-from madx.attacks import input_gradient, last_iterate, strongest_examples
+from madx.attacks import input_gradient, last_iterate
 from madx.data import Split
+from madx.distributed import SINGLE, World
 from madx.errors import RecipeError, TrainingError
-from madx.models.modes import evaluating
+from madx.models import state_digest
 from madx.progress import Progress, Silent
 from madx.recipe import AttackConfig, LoopConfig, ThreatConfig
 from madx.seeds import derive_seed, torch_generator
 from madx.train.augment import augment
-from madx.train.losses import LOSSES
+from madx.train.evaluation import Evaluation, evaluate
+from madx.train.objective import Objective
 from madx.train.schedule import learning_rate
+from madx.train.wholebatch import whole_batch_statistics
 
 _CHECKPOINT_SECONDS = 30.0
 """How much work a kill may cost; saving never changes what is computed."""
@@ -70,23 +75,13 @@ class TrainingJob:
         return max(1, round(self.config.epochs * self.steps_per_epoch))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracies on the selection split after `step` optimiser steps; shares, not percent."""
-
-    step: int
-    clean: float
-    robust: float
-    loss: float
-    event: str = ""
-
-
 def train_(
     module: nn.Module,
     job: TrainingJob,
     *,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
+    world: World = SINGLE,
 ) -> list[Evaluation]:
     """Train `module` in place; it ends in eval mode with the weights of the best evaluation on the selection split.
 
@@ -95,16 +90,17 @@ def train_(
         job: data, configuration, threat, seed and masks.
         checkpoint: where the state is kept while training; an earlier state is taken up.
         progress: shows steps and evaluations.
+        world: the processes that share every batch; process 0's weights are where all start, and all end with the same.
 
     Returns:
         Every evaluation, in order.
 
     Raises:
         TrainingError: the loss is no longer finite.
-        RecipeError: the training split has no whole batch.
+        RecipeError: the training split has no whole batch, or the processes cannot share one evenly.
     """
     checkpoint, progress = checkpoint or NoCheckpoint(), progress or Silent()
-    run = _Run(module, job)
+    run = _Run(module, job, world)
     if state := checkpoint.load():
         run.load_state(state)
     elif job.start_counts:
@@ -122,38 +118,17 @@ def train_(
     return run.log
 
 
-def evaluate(
-    module: nn.Module, split: Split, attack: AttackConfig, threat: ThreatConfig, *, seed: int
-) -> tuple[float, float]:
-    """Clean and robust accuracy of `module` on a split, float32, eval mode for the duration; two shares."""
-    device = next(module.parameters()).device
-    clean = robust = 0
-    gradient = input_gradient(module)
-    with evaluating(module):
-        for number, (images, labels) in enumerate(split.batches(250)):
-            x, y = images.to(device), labels.to(device)
-            with torch.no_grad():
-                right = module(x).argmax(1) == y
-                clean += int(right.sum())
-                x, y = x[right], y[right]
-                if len(x) == 0:
-                    continue
-            generator = torch_generator(seed, "evaluate", number)
-            worst = strongest_examples(module, gradient, x, y, threat=threat, attack=attack, generator=generator)
-            with torch.no_grad():
-                robust += int((module(worst).argmax(1) == y).sum())
-    return clean / len(split), robust / len(split)
-
-
 class _Run:
     """The state of one training run: what a checkpoint holds."""
 
-    def __init__(self, module: nn.Module, job: TrainingJob) -> None:
-        self.module, self.job = module, job
+    def __init__(self, module: nn.Module, job: TrainingJob, world: World) -> None:
+        self.module, self.job, self.world = module, job, world
+        self.rows = world.rows(job.config.batch_size)
         self.device = next(module.parameters()).device
         if any(parameter.dim() == 4 for parameter in module.parameters()):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         module.train()
+        self.objective = world.data_parallel(Objective(module, job.config))
         self.attack = _FGSM if job.config.method == "fgsm" else job.config.attack
         self.masks = {name: mask.to(self.device) for name, mask in (job.masks or {}).items()}
         self._hold_masks()  # before the copy: the average must not start from entries that are removed
@@ -165,7 +140,7 @@ class _Run:
         self.best: dict[str, Tensor] = {}
 
     def advance(self, images: Tensor, labels: Tensor) -> None:
-        """One optimiser step on one batch of clean images."""
+        """One optimiser step on one whole batch of clean images, of which this process works on its rows."""
         config, job = self.job.config, self.job
         generator = torch_generator(job.seed, "step", self.step)
         x = augment(images, config.augment, generator).to(self.device)
@@ -174,31 +149,46 @@ class _Run:
         y = labels.to(self.device)
         adversarial = self._examples(x, y, generator)
         self.module.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = self.module(adversarial)
-            clean = self.module(x) if config.loss != "ce" else logits
-        loss = LOSSES[config.loss](logits.float(), clean.float, y, config.beta)
+        with whole_batch_statistics(self.world):
+            loss = self.objective(adversarial, x[self.rows], y[self.rows])
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._update(learning_rate(config, self.step, job.steps))
-        self.loss = float(loss.detach())
-        if not torch.isfinite(loss):
+        self.loss = self._mean(loss.detach())
+        if not math.isfinite(self.loss):
             raise TrainingError(
                 f"the training loss is {self.loss} at step {self.step}; lower lr (given: {config.lr:g})"
             )
         self.step += 1
         self._follow()
 
+    def _mean(self, loss: Tensor) -> float:
+        """The loss of the whole batch."""
+        self.world.sum_([loss])
+        return float(loss) / self.world.size
+
     def _examples(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        """Adversarial images made in eval mode, so that the attack moves no BatchNorm statistics."""
-        config = self.job.config
+        """Adversarial images of this process's rows, made in eval mode, so that the attack moves no BatchNorm.
+
+        The attack draws for the whole batch, so that an image's random start does not depend on how many processes
+        there are; it climbs on this process's rows alone.
+        """
+        config, rows = self.job.config, self.rows
         self.module.eval()
-        targets = y
+        targets = y[rows]
         if config.loss == "trades":
             with torch.no_grad():
-                targets = self.module(x).float().softmax(1)
-        gradient = input_gradient(self.module, precision=config.precision)
-        return last_iterate(gradient, x, targets, threat=self.job.threat, attack=self.attack, generator=generator)
+                targets = self.module(x[rows]).float().softmax(1)
+        climb = input_gradient(self.module, precision=config.precision)
+
+        def gradient(points: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+            logits, own = climb(points[rows], targets)
+            slope = torch.zeros_like(points)
+            slope[rows] = own
+            return logits, slope
+
+        examples = last_iterate(gradient, x, y, threat=self.job.threat, attack=self.attack, generator=generator)
+        return examples[rows]
 
     def _update(self, lr: float) -> None:
         for group in self.optimiser.param_groups:
@@ -233,7 +223,9 @@ class _Run:
         """Measure the average on the selection split, keep it if it is the best, roll back if FGSM has collapsed."""
         job = self.job
         split = job.selection.take(job.config.selection_images)
-        clean, robust = evaluate(self.average, split, job.config.selection_attack, job.threat, seed=job.seed)
+        clean, robust = evaluate(
+            self.average, split, job.config.selection_attack, job.threat, seed=job.seed, world=self.world
+        )
         best = max((entry.robust for entry in self.log), default=0.0)
         event = ""
         if robust > best or not self.best:
@@ -248,9 +240,15 @@ class _Run:
         return self.log[-1]
 
     def finish_(self) -> None:
-        """Leave the module with the best evaluated weights."""
+        """Leave the module with the best evaluated weights.
+
+        Raises:
+            TrainingError: the processes do not have the same ones.
+        """
         self.module.load_state_dict(self.best)
         self.module.eval()
+        if len(set(self.world.gather(state_digest(self.module)))) > 1:
+            raise TrainingError("the processes ended with different weights: a bug in madx, or in one of the machines")
 
     def state(self) -> dict[str, Any]:
         """Everything a later process needs to go on."""
