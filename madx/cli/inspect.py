@@ -1,9 +1,13 @@
-"""`madx inspect`: what is in a run directory, and whether its files still are what the stages wrote."""
+"""`madx inspect`: what is in a run directory, and whether its files still are what the stages wrote.
+
+A terminal gets tables with bars, anything else one plain line for each fact.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,9 +18,17 @@ from madx.artifacts import read_json
 from madx.errors import ArtifactError
 from madx.rundir import RunDirectory
 
+if TYPE_CHECKING:
+    from madx.report.sensitivity import LayerRow
+
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_LEVELS = "▁▂▃▄▅▆▇█"
+_NARROWEST = 80
+"""Columns that the tables are made for; a wider terminal gets longer bars."""
+
 
 def examine(root: Path) -> dict[str, Any]:
-    """Stages, files, kept share per layer and verdict of a run, JSON-ready.
+    """Stages, files, kept share and saliency per layer, and verdict of a run, JSON-ready.
 
     Raises:
         ArtifactError: the folder is not a run directory.
@@ -32,13 +44,14 @@ def examine(root: Path) -> dict[str, Any]:
         "run_dir": str(root),
         "stages": stages,
         "coverage": _optional(root / "coverage.json"),
+        "saliency": _optional(root / "saliency.json"),
         "verdict": _optional(root / "verdict.json"),
     }
 
 
 def print_findings(findings: dict[str, Any]) -> None:
-    """For people."""
-    console = Console(highlight=False)
+    """For people, and for what reads lines."""
+    console = Console(highlight=False, soft_wrap=True)
     for name, stage in findings["stages"].items():
         console.print(
             f"[bold]{name}[/bold]  {stage['finished'] or 'at an unknown time'}, {stage['seconds'] or 0:.0f} s"
@@ -47,19 +60,91 @@ def print_findings(findings: dict[str, Any]) -> None:
             state = "  [red]CHANGED since the stage wrote it[/red]" if file in stage["changed"] else ""
             console.print(f"  {escape(file)}  {entry.get('bytes', 0):,} bytes  {entry['sha256'][:12]}{state}")
     if coverage := findings["coverage"]:
-        console.print(_layers(coverage))
+        _print_coverage(console, coverage)
+    if saliency := findings["saliency"]:
+        _print_saliency(console, saliency)
     if verdict := findings["verdict"]:
         console.print(f"verdict: [bold]{verdict['outcome']}[/bold]")
 
 
-def _layers(coverage: dict[str, Any]) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, title=f"kept {coverage['kept_share']:.1%} of the weights")
-    for heading in ("layer", "before", "after", "kept", "why its outputs stayed"):
-        table.add_column(heading, justify="right" if heading == "kept" else "left")
+def _print_coverage(console: Console, coverage: dict[str, Any]) -> None:
+    title = f"kept {coverage['kept_share']:.1%} of the weights"
+    table = _table(title, "layer", "before", "after", "kept:", "why its outputs stayed")
+    if not console.is_terminal:
+        console.print(title)
     for layer in coverage["layers"]:
-        shapes = ("x".join(map(str, layer[side])) for side in ("shape_before", "shape_after"))
-        table.add_row(layer["name"], *shapes, f"{layer['kept'] / layer['weights']:.1%}", escape(layer["reason"]))
+        before, after = ("x".join(map(str, layer[side])) for side in ("shape_before", "shape_after"))
+        kept, reason = f"{layer['kept'] / layer['weights']:.1%}", escape(layer["reason"])
+        table.add_row(escape(layer["name"]), before, after, kept, reason)
+        if not console.is_terminal:
+            console.print(f"  {escape(layer['name'])}: {before} to {after}, kept {kept}{reason and f'; {reason}'}")
+    if console.is_terminal:
+        console.print(table)
+
+
+def _print_saliency(console: Console, saliency: dict[str, Any]) -> None:
+    from madx.report import sensitivity
+
+    rows, points = sensitivity.layer_rows(saliency), sensitivity.curve(saliency)
+    if console.is_terminal:
+        console.print(_sensitivity(rows, console.width))
+    else:
+        console.print("saliency")
+        for row in rows:
+            console.print(
+                f"  {escape(row.name)}: mean {row.mean:.3g}, kept {row.kept:.1%}, below zero {row.negative:.1%}, "
+                f"exactly zero {row.zero:.1%}"
+            )
+    for sentence in (sensitivity.basis(saliency), sensitivity.settled(saliency)):
+        console.print(escape(sentence), soft_wrap=not console.is_terminal)
+    if points:
+        overlaps = ", ".join(f"{point.overlap:.0%} after {point.batches}" for point in points)
+        console.print(f"Overlap of the halves: {overlaps} batches.", soft_wrap=not console.is_terminal)
+
+
+def _sensitivity(rows: Sequence[LayerRow], width: int) -> Table:
+    """Mean saliency on a logarithmic scale, kept share, and how the scores are spread, from negative to positive."""
+    from madx.report import words
+    from madx.report.sensitivity import scale_of
+
+    table = _table("saliency", "layer", "mean:", "log scale", "kept:", "", "spread")
+    length = 10 + max(0, width - _NARROWEST) // 4
+    places = scale_of([row.mean for row in rows]).place([row.mean for row in rows])
+    largest = max(abs(places)) or 1.0
+    for row, place in zip(rows, places, strict=True):
+        colour = "yellow" if place < 0 else "blue"
+        table.add_row(
+            escape(row.name),
+            words.scientific(float(f"{row.mean:.1e}")),
+            f"[{colour}]{_bar(abs(place) / largest, length)}[/{colour}]",
+            f"{row.kept:.1%}",
+            f"[blue]{_bar(row.kept, length)}[/blue]",
+            _spark([a + b for a, b in zip(row.kept_counts, row.removed_counts, strict=True)], length + 6),
+        )
     return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    """A heading with a colon at its end is a column of numbers."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, title=title, title_justify="left", title_style="bold")
+    for heading in headings:
+        numbers = heading.endswith(":")
+        table.add_column(heading.rstrip(":"), justify="right" if numbers else "left", no_wrap=heading != headings[-1])
+    return table
+
+
+def _bar(share: float, length: int) -> str:
+    """A bar of at most `length` characters, to an eighth of a character."""
+    whole, eighths = divmod(round(8 * length * share), 8)
+    return _EIGHTHS[8] * whole + _EIGHTHS[eighths].strip()
+
+
+def _spark(counts: Sequence[int], length: int) -> str:
+    """The counts as columns, neighbours taken together until they fit; nothing is drawn where there are none."""
+    together = -(-len(counts) // length)
+    sums = [sum(counts[start : start + together]) for start in range(0, len(counts), together)]
+    top = max(sums, default=0) or 1
+    return "".join(_LEVELS[min(7, 8 * value // top)] if value else " " for value in sums)
 
 
 def _optional(path: Path) -> Any:

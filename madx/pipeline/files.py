@@ -7,6 +7,7 @@ from madx.recipe import EngineConfig
 DENSE = "dense/model.safetensors"
 TRAINING = "dense/training.json"
 SALIENCY = "saliency.safetensors"
+SALIENCY_SUMMARY = "saliency.json"
 MASKS = "masks.safetensors"
 PRUNED = "pruned/model.safetensors"
 FINETUNING = "pruned/finetuning.json"

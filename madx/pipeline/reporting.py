@@ -52,7 +52,7 @@ def read_content(context: Context) -> ReportContent:
         coverage=context.read_json(files.COVERAGE),
         finetuning=context.read_json(files.FINETUNING),
         builds={engine.name: context.read_json(files.build(engine)) for engine in engines},
-        saliency=_layer_means(context),
+        saliency=_saliency(context),
         stages={name: record for name, record in context.run.manifest()["stages"].items() if name != "report"},
     )
 
@@ -63,9 +63,9 @@ def read_arrays(payload: bytes) -> dict[str, NDArray[Any]]:
         return {name: content[name] for name in content.files}
 
 
-def _layer_means(context: Context) -> dict[str, float]:
-    """Mean saliency of each parameter, in the network's order: how sensitive it is to adversarial examples."""
-    scores = context.read_tensors(files.SALIENCY)
-    layers = [layer["name"] for layer in context.read_json(files.COVERAGE)["layers"]]
-    names = [f"{layer}.{kind}" if layer else kind for layer in layers for kind in ("weight", "bias")]
-    return {name: float(scores[name].mean()) for name in names if name in scores}
+def _saliency(context: Context) -> dict[str, Any]:
+    """What the prune stage summed up; nothing in a run of an older madx."""
+    content: dict[str, Any] = {}
+    if files.SALIENCY_SUMMARY in context.run.hashes("prune"):
+        content = context.read_json(files.SALIENCY_SUMMARY)
+    return content

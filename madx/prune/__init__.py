@@ -4,8 +4,12 @@ Scores are float32, one for each entry of a parameter, keyed by the parameter's 
 bool with the parameter's shape, True = kept.
 """
 
-from madx.prune.criteria import CRITERIA, IMAGE_FREE, Saliency, average_saliency
+from madx.prune.averaging import Saliency, average_saliency, average_scores
+from madx.prune.convergence import Round, Settling, batches_needed, has_settled
+from madx.prune.criteria import CRITERIA, IMAGE_FREE
+from madx.prune.learned import LEARNERS, Task, learn_scores
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
+from madx.prune.removal import Removal, remove
 from madx.prune.resize import resize_to_
 from madx.prune.saliency import mad_saliency, optimise_masks
 from madx.prune.structure import (
@@ -17,22 +21,35 @@ from madx.prune.structure import (
     remove_channels_,
     survivor_masks,
 )
+from madx.prune.summary import SaliencySummary, summarise
 
 __all__ = [
     "CRITERIA",
     "IMAGE_FREE",
+    "LEARNERS",
     "MAKES_OUTPUTS",
     "Coverage",
     "LayerCoverage",
+    "Removal",
+    "Round",
     "Saliency",
+    "SaliencySummary",
+    "Settling",
     "Survivors",
+    "Task",
     "apply_masks_",
     "average_saliency",
+    "average_scores",
+    "batches_needed",
     "coverage",
+    "has_settled",
+    "learn_scores",
     "mad_saliency",
     "optimise_masks",
+    "remove",
     "remove_channels_",
     "resize_to_",
+    "summarise",
     "survivor_masks",
     "two_four_masks",
     "unstructured_masks",

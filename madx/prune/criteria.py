@@ -1,46 +1,74 @@
-"""Criteria behind one signature, and the average of a criterion over many batches."""
+"""Criteria behind one signature: (model, adversarial images, labels, generator) -> scores of one batch.
+
+Scores are averaged over batches; for the criteria of `learned.LEARNERS` the average is where learning starts. All
+second-order ones weigh the removal of the WHOLE weight with a diagonal of the Fisher matrix of the adversarial loss at
+the full network; `mad-paper` weighs what its masks take away, at the masked network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from madx.artifacts import Checkpoint, NoCheckpoint
-from madx.errors import TrainingError
-from madx.prune.curvature import scored_parameters
+from madx.models.modes import evaluating
+from madx.prune.averaging import Criterion
+from madx.prune.diagonal import diagonal_curvature
+from madx.prune.layers import scored_parameters
 from madx.prune.saliency import mad_saliency, optimise_masks
 
-Criterion = Callable[[nn.Module, Tensor, Tensor, torch.Generator], dict[str, Tensor]]
-"""(model, adversarial images, labels, generator) -> scores of one batch."""
+# ruff: noqa: ARG001 - criteria share one signature, and not each needs all of it
 
-_SAVE_EVERY = 5
-"""Batches between checkpoints."""
-
-
-@dataclass(frozen=True)
-class Saliency:
-    """Scores averaged over `batches`; `halves` are the averages over the even and the odd batches alone."""
-
-    scores: dict[str, Tensor]
-    halves: tuple[dict[str, Tensor], dict[str, Tensor]]
-    batches: int
+_PART = 16
+"""Images whose gradients are averaged before they are squared."""
 
 
-def mad_paper(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG001
+def mad_damage(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Where the repaired MAD starts: 1/2 F w^2, the second-order damage of removing the whole weight.
+
+    F is the diagonal of the empirical Fisher matrix WITHOUT a Kronecker factorisation: squared gradients of parts of
+    the batch, small enough that an image's own gradient is not lost in their mean. Learning from the factorised
+    diagonal, G_ii A_jj, was measured to be a gamble (docs/criteria.md).
+    """
+    parameters = scored_parameters(model)
+    parts = list(zip(torch.split(x_adv, _PART), torch.split(y, _PART), strict=True))
+    fisher: dict[str, Tensor] = {}
+    for images, labels in parts:
+        for name, slope in _slopes(model, parameters, images, labels).items():
+            fisher[name] = fisher.get(name, 0) + slope.square() / len(parts)
+    return {name: 0.5 * parameters[name].detach().square() * value for name, value in fisher.items()}
+
+
+def mad_paper(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """MAD as its authors' implementation computes it; masks start afresh for every batch."""
     return mad_saliency(model, x_adv, y, optimise_masks(model, x_adv, y))
 
 
-def magnitude(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG001
+def mad_reversed(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """The control: MAD as published, with the most important entries removed first."""
+    return {name: -score for name, score in mad_paper(model, x_adv, y, generator).items()}
+
+
+def adversarial_taylor(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """First-order damage (w dL/dw)^2 of the batch (Molchanov et al. 2019, arXiv 1906.10771, on adversarial images)."""
+    parameters = scored_parameters(model)
+    slopes = _slopes(model, parameters, x_adv, y)
+    return {name: (parameters[name].detach() * slope).square() for name, slope in slopes.items()}
+
+
+def adversarial_obd(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Optimal Brain Damage (LeCun et al. 1989) on adversarial images: 1/2 G_ii A_jj w_ij^2, the K-FAC diagonal."""
+    weights = scored_parameters(model)
+    curvature = diagonal_curvature(model, x_adv, y)
+    return {name: 0.5 * weights[name].detach().square() * value for name, value in curvature.items()}
+
+
+def magnitude(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """The weight's absolute value; the images play no part."""
     return {name: parameter.detach().abs() for name, parameter in scored_parameters(model).items()}
 
 
-def random(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG001
+def random(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """Uniform noise: what any criterion has to beat."""
     return {
         name: torch.rand(parameter.shape, generator=generator).to(parameter.device)
@@ -48,56 +76,24 @@ def random(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generato
     }
 
 
-CRITERIA: dict[str, Criterion] = {"mad-paper": mad_paper, "magnitude": magnitude, "random": random}
-
-IMAGE_FREE = frozenset({"magnitude", "random"})
-"""Criteria for which one batch says all."""
-
-
-def average_saliency(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor, torch.Generator]],
-    criterion: Criterion,
-    *,
-    start: int = 0,
-    state: dict[str, Any] | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> Saliency:
-    """Average a criterion over batches of (adversarial images, labels, generator of the batch).
-
-    Args:
-        model: the dense network; not changed.
-        batches: those from batch number `start` on.
-        criterion: one of CRITERIA.
-        start: number of the first batch in `batches`, for work that continues.
-        state: what `checkpoint` held after `start` batches.
-        checkpoint: takes the running sums every few batches.
-
-    Raises:
-        TrainingError: a score is not finite, or there is no batch.
-    """
-    checkpoint = checkpoint or NoCheckpoint()
-    sums: list[dict[str, Tensor]] = [dict(half) for half in state["sums"]] if state else [{}, {}]
-    count = start
-    for x_adv, y, generator in batches:
-        _add_(sums[count % 2], criterion(model, x_adv, y, generator))
-        count += 1
-        if count % _SAVE_EVERY == 0:
-            checkpoint.save({"sums": [dict(half) for half in sums], "batches": count})
-    if count == 0:
-        raise TrainingError("there was no batch to compute the saliency on")
-    total = {name: (sums[0][name] + sums[1].get(name, 0)) / count for name in sums[0]}
-    for name, score in total.items():
-        if not score.isfinite().all():
-            raise TrainingError(
-                f"the saliency of {name} is not finite; is the network trained, and are its weights finite?"
-            )
-    counts = ((count + 1) // 2, count // 2)
-    halves = [{name: value / n for name, value in half.items()} for half, n in zip(sums, counts, strict=True)]
-    return Saliency(total, (halves[0], halves[1]), count)
+def _slopes(model: nn.Module, parameters: dict[str, nn.Parameter], x_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Gradient of the mean cross-entropy at the parameters that the loss depends on."""
+    with evaluating(model), torch.enable_grad():
+        loss = F.cross_entropy(model(x_adv), y)
+        slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return {name: slope for name, slope in zip(parameters, slopes, strict=True) if slope is not None}
 
 
-def _add_(total: dict[str, Tensor], scores: dict[str, Tensor]) -> None:
-    for name, score in scores.items():
-        whole = score.detach().to("cpu", torch.float32)
-        total[name] = total[name] + whole if name in total else whole.clone()
+CRITERIA: dict[str, Criterion] = {
+    "mad": mad_damage,
+    "mad-paper": mad_paper,
+    "mad-reversed": mad_reversed,
+    "taylor": adversarial_taylor,
+    "obd": adversarial_obd,
+    "hydra": magnitude,
+    "magnitude": magnitude,
+    "random": random,
+}
+
+IMAGE_FREE = frozenset({"hydra", "magnitude", "random"})
+"""Criteria for which one batch says all, as far as the average goes."""

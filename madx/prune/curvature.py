@@ -18,46 +18,11 @@ one convolution forward and one weight gradient, for any stride, dilation, paddi
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from madx.errors import ModelError
+from madx.prune.layers import ScoredLayer, linear_map, scored_layers, scored_parameters
 
-SCORED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""Layers whose weights and biases have a saliency."""
-
-ScoredLayer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
-
-
-def scored_layers(module: nn.Module) -> dict[str, ScoredLayer]:
-    """Every convolution and linear layer by name; a module in several places counts once, by its first name.
-
-    Raises:
-        ModelError: there is none, or one whose weight is not a parameter of its own.
-    """
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, SCORED_LAYERS)}
-    if not layers:
-        raise ModelError("the network has no convolution and no linear layer, so there is nothing to prune")
-    owners: dict[nn.Parameter, str] = {}
-    for name, layer in layers.items():
-        weight = dict(layer.named_parameters(recurse=False)).get("weight")
-        if weight is None:
-            raise ModelError(
-                f"the weight of {name} is computed from other tensors (a parametrisation such as weight_norm); remove "
-                "that first, for example with torch.nn.utils.parametrize.remove_parametrizations"
-            )
-        if owners.setdefault(weight, name) != name:
-            raise ModelError(f"{owners[weight]} and {name} share one weight; use one module in both places, or copy it")
-    return layers
-
-
-def scored_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights and biases of the scored layers by parameter name, in the network's order."""
-    parameters: dict[str, nn.Parameter] = {}
-    for layer_name, layer in scored_layers(module).items():
-        for kind, parameter in layer.named_parameters(recurse=False):
-            parameters[f"{layer_name}.{kind}" if layer_name else kind] = parameter
-    return parameters
+__all__ = ["input_product", "output_curvature", "scored_layers", "scored_parameters"]
 
 
 def input_product(layer: ScoredLayer, inputs: Tensor, perturbation: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -70,8 +35,9 @@ def input_product(layer: ScoredLayer, inputs: Tensor, perturbation: dict[str, Te
     """
     leaves = {kind: value.detach().requires_grad_() for kind, value in perturbation.items()}
     with torch.enable_grad():
-        outputs = _linear_map(layer, inputs.detach(), leaves["weight"], leaves.get("bias"))
-        products = torch.autograd.grad(0.5 * outputs.square().sum(), list(leaves.values()))
+        outputs = linear_map(layer, inputs.detach(), leaves["weight"], leaves.get("bias"))
+        # The gradient of 1/2 sum |z|^2 at z is z itself, so no square is formed.
+        products = torch.autograd.grad(outputs, list(leaves.values()), outputs.detach())
     return dict(zip(leaves, products, strict=True))
 
 
@@ -81,12 +47,3 @@ def output_curvature(layer: ScoredLayer, gradient: Tensor) -> Tensor:
     others = [dimension for dimension in range(gradient.dim()) if dimension != channel]
     positions = gradient.numel() // (gradient.shape[0] * gradient.shape[channel])
     return gradient.square().sum(others) / positions
-
-
-def _linear_map(layer: ScoredLayer, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The layer's map with other weights; convolutions bring their own padding mode."""
-    if isinstance(layer, nn.Linear):
-        return F.linear(inputs, weight, bias)
-    # The one place where torch applies padding_mode.
-    outputs: Tensor = layer._conv_forward(inputs, weight, bias)
-    return outputs

@@ -12,25 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from madx.errors import ModelError
-from madx.prune.curvature import ScoredLayer, scored_layers
+from madx.prune.layers import ScoredLayer, parameter_name, scored_layers
 
 GROUP = 4
 """Consecutive input channels that 2:4 looks at together."""
 
 
-def unstructured_masks(module: nn.Module, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+def unstructured_masks(
+    module: nn.Module, scores: Mapping[str, Tensor], sparsity: float, *, unscored: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
     """Remove the `sparsity` share with the lowest scores, as the MAD paper does.
 
     All convolution weights and biases are one pool; of a linear layer each output row, its bias included, is a pool of
     its own.
 
+    Args:
+        module: the network, not changed.
+        scores: for every scored parameter.
+        sparsity: share of each pool.
+        unscored: layers that stay whole, from `unscored_layers`; they have no mask and need no scores.
+
     Raises:
         ModelError: a scored layer has no scores, or scores of the wrong shape.
     """
-    layers = scored_layers(module)
     pooled: dict[str, Tensor] = {}
     masks: dict[str, Tensor] = {}
-    for name, layer in layers.items():
+    for name, layer in scored_layers(module).items():
+        if name in (unscored or {}):
+            continue
         own = _scores_of(name, layer, scores)
         if isinstance(layer, nn.Linear):
             masks |= _row_masks(own, sparsity)
@@ -44,21 +53,33 @@ def unstructured_masks(module: nn.Module, scores: Mapping[str, Tensor], sparsity
     return masks
 
 
-def two_four_masks(module: nn.Module, scores: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def two_four_masks(
+    module: nn.Module, scores: Mapping[str, Tensor], *, unscored: Mapping[str, str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Keep the two highest of every four consecutive input channels, at each output channel and kernel position.
 
     This is the rule of TensorRT's sparse kernels. Biases are kept.
 
+    Args:
+        module: the network, not changed.
+        scores: for every scored parameter.
+        unscored: layers that stay whole and why, from `unscored_layers`; they need no scores.
+
     Returns:
         Masks of the eligible layers' weights, and for each other layer the reason why it stays dense.
+
+    Raises:
+        ModelError: an eligible layer has no scores, or scores of the wrong shape.
     """
     masks: dict[str, Tensor] = {}
-    dense: dict[str, str] = {}
+    dense: dict[str, str] = dict(unscored or {})
     for name, layer in scored_layers(module).items():
+        if name in dense:
+            continue
         if reason := _why_dense(layer):
             dense[name] = reason
             continue
-        parameter = _parameter_name(name, "weight")
+        parameter = parameter_name(name, "weight")
         score = _scores_of(name, layer, scores)[parameter].movedim(1, -1)
         groups = score.reshape(-1, GROUP)
         kept = _keep_highest(groups, 0.5).view(score.shape)
@@ -115,16 +136,14 @@ def _scores_of(name: str, layer: ScoredLayer, scores: Mapping[str, Tensor]) -> d
     """The scores of a layer's weight and bias, in that order."""
     found: dict[str, Tensor] = {}
     for kind, parameter in layer.named_parameters(recurse=False):
-        full = _parameter_name(name, kind)
+        full = parameter_name(name, kind)
         if full not in scores:
-            raise ModelError(f"there is no saliency for {full}: the forward pass does not use this layer")
+            raise ModelError(
+                f"there is no saliency for {full}; name {name or 'the network'} in `unscored` if it is to stay whole"
+            )
         if scores[full].shape != parameter.shape:
             raise ModelError(
                 f"the saliency of {full} has shape {list(scores[full].shape)}, the parameter {list(parameter.shape)}"
             )
         found[full] = scores[full]
     return found
-
-
-def _parameter_name(layer: str, kind: str) -> str:
-    return f"{layer}.{kind}" if layer else kind

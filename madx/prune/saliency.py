@@ -11,7 +11,8 @@ It is signed and is ranked as it is. The network is in eval mode throughout, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,15 +20,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from madx.errors import ModelError
+from madx.models.folding import folded
 from madx.models.modes import evaluating
-from madx.prune.curvature import (
-    ScoredLayer,
-    input_product,
-    output_curvature,
-    scored_layers,
-    scored_parameters,
-)
+from madx.prune.curvature import input_product, output_curvature
+from madx.prune.layers import ScoredLayer, scored_layers, scored_parameters
 
+_EXAMPLES = 8
+"""Images that folding is observed and checked on."""
+_EXACT_STEPS = 1
+"""With bf16: first steps in full precision. Adam's first is the sign of the gradient, and decides most of the masks."""
 _LOWEST_MASK = 1e-4
 _THETA_ONE = math.log(math.expm1(1.0))
 """softplus(theta) = 1"""
@@ -35,7 +36,14 @@ _THETA_LOWEST = math.log(math.expm1(_LOWEST_MASK))
 
 
 def optimise_masks(
-    model: nn.Module, x_adv: Tensor, y: Tensor, *, steps: int = 20, lr: float = 0.1
+    model: nn.Module,
+    x_adv: Tensor,
+    y: Tensor,
+    *,
+    steps: int = 20,
+    lr: float = 0.1,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    fold: bool = False,
 ) -> dict[str, Tensor]:
     """Masks of every scored weight and bias that lower the adversarial loss of the masked network.
 
@@ -48,26 +56,29 @@ def optimise_masks(
         y: labels, int64 [B].
         steps: Adam steps.
         lr: Adam's learning rate.
+        precision: of the passes through the network after the first; masks and loss themselves stay in the
+            model's. Adam follows the signs of tiny gradients, so bf16 gives other masks where the loss hardly cares.
+        fold: work on `madx.models.folding.folded`, which rounds otherwise and is faster.
 
     Returns:
         Mask values shaped as their parameters; a mask at its upper clamp is exactly 1.
     """
-    weights = {name: parameter.detach() for name, parameter in scored_parameters(model).items()}
-    frozen = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    thetas = {name: torch.full_like(weight, _THETA_ONE, requires_grad=True) for name, weight in weights.items()}
-    optimiser = torch.optim.Adam(thetas.values(), lr=lr)
+    logits = _masked_network(model, x_adv, fold=fold)
+    parameters = scored_parameters(model)
+    theta = _flat_like(parameters, _THETA_ONE).requires_grad_()
+    optimiser = torch.optim.Adam([theta], lr=lr)
     with evaluating(model), torch.enable_grad():
-        for _ in range(steps):
-            masked = {name: weight * F.softplus(thetas[name]) for name, weight in weights.items()}
-            loss = F.cross_entropy(functional_call(model, frozen | masked, (x_adv,)), y)
-            gradients = torch.autograd.grad(loss, list(thetas.values()), allow_unused=True)
-            for theta, gradient in zip(thetas.values(), gradients, strict=True):
-                theta.grad = gradient
+        for step in range(steps):
+            low = precision == "bf16" and step >= _EXACT_STEPS
+            with torch.autocast(x_adv.device.type, torch.bfloat16, enabled=low):
+                outputs = logits(_cut(F.softplus(theta), parameters, channels_last=fold))
+            loss = F.cross_entropy(outputs.to(theta.dtype), y)
+            (theta.grad,) = torch.autograd.grad(loss, theta)
             optimiser.step()
             with torch.no_grad():
-                for theta in thetas.values():
-                    theta.clamp_(_THETA_LOWEST, _THETA_ONE)
-    return {name: _mask_values(theta.detach()) for name, theta in thetas.items()}
+                theta.clamp_(_THETA_LOWEST, _THETA_ONE)
+    masks = _cut(_mask_values(theta.detach()), parameters, channels_last=fold)
+    return {name: mask.contiguous() for name, mask in masks.items()}
 
 
 def mad_saliency(model: nn.Module, x_adv: Tensor, y: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -110,19 +121,28 @@ def _statistics(
     """
     products: dict[str, Tensor] = {}
     curvatures: dict[str, Tensor] = {}
+    sources = [x_adv.detach().requires_grad_()]
 
-    def observe(name: str, layer: ScoredLayer) -> Callable[..., None]:
+    def observe(name: str, layer: ScoredLayer) -> Callable[..., Tensor | None]:
         prefix = f"{name}." if name else ""
 
         def on_gradient(gradient: Tensor) -> None:
             curvatures[name] = curvatures.get(name, 0) + output_curvature(layer, gradient)
 
-        def on_forward(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+        def on_forward(
+            _: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+        ) -> Tensor | None:
             kinds = [kind for kind in ("weight", "bias") if f"{prefix}{kind}" in removed]
             perturbation = {kind: removed[f"{prefix}{kind}"] for kind in kinds}
             for kind, product in input_product(layer, (*inputs, *named.values())[0], perturbation).items():
                 products[f"{prefix}{kind}"] = products.get(f"{prefix}{kind}", 0) + product
-            output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+            if output.requires_grad:
+                output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+                return None
+            # It does not depend on the images (a learned query, say): backward has to reach it on its own account.
+            sources.append(output.detach().requires_grad_())
+            sources[-1].register_hook(on_gradient)  # type: ignore[no-untyped-call]
+            return sources[-1].clone()
 
         return on_forward
 
@@ -133,13 +153,47 @@ def _statistics(
     ]
     try:
         with evaluating(model), torch.enable_grad():
-            images = x_adv.detach().requires_grad_()
-            loss = F.cross_entropy(functional_call(model, frozen | masked, (images,)), y)
-            torch.autograd.grad(loss, images)  # for its hooks: the gradients at the layers' outputs
+            loss = F.cross_entropy(functional_call(model, frozen | masked, (sources[0],)), y)
+            # For its hooks: the gradients at the layers' outputs.
+            torch.autograd.grad(loss, sources, allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
     return products, curvatures
+
+
+def _masked_network(model: nn.Module, x_adv: Tensor, *, fold: bool) -> Callable[[dict[str, Tensor]], Tensor]:
+    """Masks -> logits of the network with weights w m on `x_adv`."""
+    if fold:
+        network = folded(model, x_adv[:_EXAMPLES])
+        return lambda masks: network.masked(masks, x_adv)
+    frozen = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def logits(masks: dict[str, Tensor]) -> Tensor:
+        masked = {name: frozen[name] * mask for name, mask in masks.items()}
+        outputs: Tensor = functional_call(model, frozen | masked, (x_adv,))
+        return outputs
+
+    return logits
+
+
+def _flat_like(parameters: Mapping[str, Tensor], value: float) -> Tensor:
+    """One vector for all parameters: a step of Adam is then a few operations, however many layers there are."""
+    first = next(iter(parameters.values()))
+    return torch.full((sum(p.numel() for p in parameters.values()),), value, dtype=first.dtype, device=first.device)
+
+
+def _cut(flat: Tensor, parameters: Mapping[str, Tensor], *, channels_last: bool) -> dict[str, Tensor]:
+    """Views of `flat` shaped as the parameters; with `channels_last`, 4-D ones have that order in memory."""
+    pieces = torch.split(flat, [parameter.numel() for parameter in parameters.values()])
+    views: dict[str, Tensor] = {}
+    for (name, parameter), piece in zip(parameters.items(), pieces, strict=True):
+        if channels_last and parameter.dim() == 4:
+            outputs, inputs, height, width = parameter.shape
+            views[name] = piece.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+        else:
+            views[name] = piece.view(parameter.shape)
+    return views
 
 
 def _mask_values(theta: Tensor) -> Tensor:

@@ -21,7 +21,16 @@ from torch.nn.modules.conv import _ConvNd
 from madx.errors import ModelError
 from madx.plugins import USER_ERRORS, describe
 from madx.prune.agreement import check_same_function
-from madx.prune.curvature import scored_layers, scored_parameters
+from madx.prune.layers import (
+    NOT_USED,
+    SCORED_LAYERS,
+    listed_layers,
+    own_parameters,
+    parameter_name,
+    scored_layers,
+    scored_parameters,
+    unscored_layers,
+)
 from madx.prune.resize import is_depthwise, resize_to_
 
 MAKES_OUTPUTS = "makes the network's outputs"
@@ -45,13 +54,13 @@ class LayerCoverage:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Every scored layer of the network, in its order; none is left out."""
+    """Every layer of the network that holds weights, scored or not, in its order; none is left out."""
 
     layers: tuple[LayerCoverage, ...]
 
     @property
     def kept_share(self) -> float:
-        """Share of the scored weights and biases that is left."""
+        """Share of these layers' weights and biases that is left."""
         return sum(layer.kept for layer in self.layers) / sum(layer.weights for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
@@ -66,6 +75,7 @@ def remove_channels_(
     *,
     round_to: int,
     example: Tensor,
+    unscored: Mapping[str, str] | None = None,
 ) -> tuple[Survivors, dict[str, str]]:
     """Remove the `sparsity` share of the channels of every group of coupled layers, lowest score first.
 
@@ -79,6 +89,8 @@ def remove_channels_(
         sparsity: share of each group's channels.
         round_to: what is kept of each group is a multiple of this, and at least one multiple.
         example: images [B, C, H, W] to trace with.
+        unscored: layers without scores and why, from `unscored_layers`; what is tied to such a convolution or linear
+            layer stays whole. Without it, those that the structure tells.
 
     Returns:
         The survivors of every parameter and float buffer, and the reason for each layer whose output channels all
@@ -93,7 +105,7 @@ def remove_channels_(
     with torch.no_grad():
         for _, tensor in _float_tensors(positions):
             tensor.copy_(torch.arange(tensor.numel(), dtype=tensor.dtype).view(tensor.shape))
-    dense: dict[str, str] = {}
+    dense = dict(unscored_layers(module) if unscored is None else unscored)
     _prune_(graph, list(_decisions(positions, graph, scores, sparsity, round_to, dense)))
     survivors = {name: tensor.detach().round().long() for name, tensor in _float_tensors(positions)}
     values = dict(_float_tensors(module))
@@ -116,18 +128,22 @@ def coverage(dense: nn.Module, pruned: nn.Module, masks: Mapping[str, Tensor], r
     Args:
         dense: before pruning.
         pruned: the same layers, maybe smaller.
-        masks: which entries of the DENSE parameters are kept; a parameter without a mask is whole.
-        reasons: why layers stayed whole.
+        masks: which entries of the DENSE parameters are kept; a parameter without a mask is as large as it is in
+            `pruned`.
+        reasons: why layers stayed whole; what the structure tells need not be among them.
     """
-    after = scored_layers(pruned)
+    reasons = {**unscored_layers(dense), **reasons}
+    after = listed_layers(pruned)
     rows = []
-    for name, layer in scored_layers(dense).items():
-        weights = kept = 0
-        for kind, parameter in layer.named_parameters(recurse=False):
-            mask = masks.get(f"{name}.{kind}" if name else kind)
-            weights += parameter.numel()
-            kept += parameter.numel() if mask is None else int(mask.sum())
-        before, now = tuple(layer.weight.shape), tuple(after[name].weight.shape)
+    for name, layer in listed_layers(dense).items():
+        own, left = own_parameters(layer), own_parameters(after[name])
+        kept = 0
+        for kind in own:
+            mask = masks.get(parameter_name(name, kind))
+            kept += left[kind].numel() if mask is None else int(mask.sum())
+        weights = sum(parameter.numel() for parameter in own.values())
+        largest = max(own, key=lambda kind: (own[kind].dim() > 1, own[kind].numel()))
+        before, now = tuple(own[largest].shape), tuple(left[largest].shape)
         rows.append(LayerCoverage(name, type(layer).__name__, before, now, weights, kept, reasons.get(name, "")))
     return Coverage(tuple(rows))
 
@@ -167,10 +183,15 @@ def _decisions(
     round_to: int,
     dense: dict[str, str],
 ) -> Iterator[tuple[nn.Module, Any, list[int]]]:
-    """(root layer, its pruning function, channels to remove) of each group; reasons for the others go to `dense`."""
+    """(root layer, its pruning function, channels to remove) of each group; reasons for the others go to `dense`.
+
+    `dense` comes with the layers that have no scores.
+    """
     names = {layer: name for name, layer in module.named_modules()}
-    kept_whole: dict[nn.Module, str] = {
-        layer: reason for layer in scored_layers(module).values() if (reason := _why_whole(graph, layer))
+    layers = {name: layer for name, layer in listed_layers(module).items() if isinstance(layer, SCORED_LAYERS)}
+    unscored: dict[nn.Module, str] = {layer: dense[name] for name, layer in layers.items() if name in dense}
+    kept_whole = unscored | {
+        layer: reason for layer in layers.values() if layer not in unscored and (reason := _why_whole(graph, layer))
     }
     dense.update({names[layer]: reason for layer, reason in kept_whole.items()})
     for group in graph.get_all_groups():
@@ -179,7 +200,7 @@ def _decisions(
             raise _untraceable(f"it sees {channels} channels in {names[root]}, {type(root).__name__}")
         makers = _makers(group, graph)
         parts = [(part, len(part) - _kept_channels(len(part), sparsity, round_to)) for part in _parts(makers)]
-        reason = _why_group_whole(group, makers, kept_whole, names)
+        reason = _why_group_whole(group, makers, kept_whole, names) or _why_columns_stay(group, unscored, names)
         if not reason and not any(count for _, count in parts):
             reason = f"{channels} channels, and what is kept is a multiple of {round_to}"
         if reason:
@@ -226,6 +247,12 @@ def _why_group_whole(
     return next((f"read by {names[layer]}: {_grouped(layer)}" for layer in layers if _grouped(layer)), "")
 
 
+def _why_columns_stay(group: Any, unscored: Mapping[nn.Module, str], names: Mapping[nn.Module, str]) -> str:
+    """Why the layers that read a group's channels need them all, or nothing."""
+    layers = [item.dep.target.module for item in group]
+    return next((f"read by {names[layer]}: {unscored[layer]}" for layer in layers if layer in unscored), "")
+
+
 def _lowest(scores: Tensor, channels: list[int], count: int) -> list[int]:
     """The `count` of `channels` with the lowest scores; ties go in order of position."""
     order = scores[channels].argsort(stable=True)[:count].tolist()
@@ -255,7 +282,7 @@ def _channel_scores(
 def _why_whole(graph: tp.DependencyGraph, layer: nn.Module) -> str:
     """Why a layer's output channels must stay, or nothing."""
     if layer not in graph.module2node:
-        return "the forward pass does not use this layer"
+        return NOT_USED
     outputs = MAKES_OUTPUTS if _reaches_output(graph.module2node[layer]) else ""
     return _grouped(layer) or outputs
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from madx.recipe.gates import GateConfig, LatencyConfig
 from madx.recipe.section import Section
-from madx.recipe.values import Arguments, Count, FactoryName, ImageCount, Integer, Number, Share, not_bool
+from madx.recipe.values import Arguments, Count, CountOrAuto, FactoryName, ImageCount, Integer, Number, Share, not_bool
 
 RECIPE_VERSION = 1
 
@@ -161,17 +161,38 @@ class FinetuneConfig(LoopConfig):
     """How often the network is measured on the selection split; the one with the best robust accuracy is kept."""
 
 
+class LearningConfig(Section):
+    """How the criteria that learn their scores (mad, hydra) do so; the others ignore it."""
+
+    steps: Count = 100
+    """Steps of the scores; each takes one batch of prune.batch_size images, attacked on the network as it is pruned
+    at that moment."""
+    attack: AttackConfig = AttackConfig(steps=3, relative_step=2.5)
+    """These examples."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Autocast of the passes."""
+
+
 class PruneConfig(Section):
     """Saliency, structure, BatchNorm recalibration and fine-tuning."""
 
-    criterion: Literal["mad-paper", "magnitude", "random"] = "mad-paper"
-    """How entries are ranked. mad-paper: Lee, Kim, Ro, CVPR 2022; magnitude and random are the baselines."""
-    batches: Count = 40
-    """Batches of training images that the saliency is averaged over."""
+    criterion: Literal["mad", "mad-paper", "mad-reversed", "taylor", "obd", "hydra", "magnitude", "random"] = "mad"
+    """How entries are ranked. mad: masks learned under the budget, from second-order adversarial damage on; mad-paper:
+    Lee, Kim, Ro, CVPR 2022; taylor and obd: first- and second-order damage; hydra: masks learned from the magnitude on;
+    magnitude, random and mad-reversed are baselines and controls."""
+    batches: CountOrAuto = 40
+    """Batches of training images that the saliency is averaged over; auto takes more until what is kept has settled."""
+    settled: Annotated[Share, Field(gt=0)] = 0.9
+    """The kept set has settled when those of the even and of the odd batches alone overlap by this share (Jaccard) at
+    two looks in a row."""
+    max_batches: Annotated[Integer, Field(ge=2)] = 256
+    """With batches: auto, the most that are taken; the report says whether the kept set had settled by then."""
     batch_size: Count = 128
     """Images a saliency batch."""
     attack: AttackConfig = AttackConfig(steps=10)
     """Examples the saliency is computed on."""
+    learning: LearningConfig = LearningConfig()
+    """Masks under the budget, for the criteria mad and hydra."""
     structure: Literal["unstructured", "channels", "2:4", "channels+2:4"] = "channels"
     """What is removed: single weights, whole channels, two of every four input channels at each position, or both."""
     sparsity: Annotated[Number, Field(gt=0, lt=1)] = 0.5

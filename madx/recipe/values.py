@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 
 def not_bool(value: Any) -> Any:
@@ -26,6 +33,14 @@ def _fraction(value: Any) -> Any:
         raise ValueError(f"the fraction {value!r} divides by zero; write for example '8/255'") from None
     except ValueError:
         raise ValueError(f"{value!r} is neither a number nor a fraction such as '8/255'") from None
+
+
+def _count_or_auto(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """One message instead of one for each kind of value that would do."""
+    try:
+        return handler(value)
+    except ValidationError:
+        raise ValueError(f"{repr(value)[:60]} is neither a whole number from 1 on nor auto") from None
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
@@ -52,6 +67,7 @@ Share = Annotated[Number, Field(ge=0, lt=1)]
 FactoryName = Annotated[str, AfterValidator(_factory)]
 Integer = Annotated[int, BeforeValidator(not_bool)]
 Count = Annotated[Integer, Field(ge=1)]
+CountOrAuto = Annotated[Count | Literal["auto"], WrapValidator(_count_or_auto)]
 ImageCount = Annotated[Integer, Field(ge=3)]
 """Images that engines are compared on: an engine's contract takes three to check."""
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]

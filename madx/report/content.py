@@ -26,7 +26,7 @@ class ReportContent:
     """Accuracies on the selection split: one-shot, recalibrated, and the evaluations of fine-tuning."""
     builds: Mapping[str, Mapping[str, Any]]
     """engines/<name>/build.json by engine name."""
-    saliency: Mapping[str, float]
-    """Mean saliency by parameter name."""
+    saliency: Mapping[str, Any]
+    """saliency.json: what it was averaged over, how it settled, and each layer's mean, spread and kept share."""
     stages: Mapping[str, Mapping[str, Any]]
     """The manifest's record of each finished stage."""

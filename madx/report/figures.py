@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,6 @@ from madx.verify import GateResult, Latency, Outcome
 
 _WIDTH = 4.7
 """Inches of a figure: on a phone it is drawn at about this size, so that its text can still be read there."""
-_LONGEST_NAME = 34
-"""Characters of a label beside a picture."""
 _LOG_FROM = 8.0
 """A positive axis whose ends differ by more than this factor is logarithmic."""
 _COLOURS = {Outcome.PASS: svg.PASS, Outcome.FAIL: svg.FAIL, Outcome.INCONCLUSIVE: svg.INCONCLUSIVE}
@@ -103,29 +101,6 @@ def accuracies(steps: Sequence[Step], name: str) -> Markup:
         return svg.inline(figure, name, label="clean and robust accuracy along the steps of pruning")
 
 
-def saliencies(means: Mapping[str, float], name: str) -> Markup:
-    """Mean saliency of each parameter: on a log axis if all are positive and far apart, otherwise from zero."""
-    known = {parameter: mean for parameter, mean in means.items() if math.isfinite(mean)}
-    if not known:
-        return Markup("")
-    rows, values = np.arange(len(known)), np.array(list(known.values()))
-    with svg.drawing(_WIDTH, 0.55 + 0.19 * len(known)) as (figure, axes):
-        axes.plot(values, rows, "o", color=svg.PRUNED, markersize=4.5)
-        logarithmic = _far_apart(values)
-        if logarithmic:
-            _logarithmic(axes)
-        else:
-            axes.hlines(rows, 0, values, color=svg.PRUNED, linewidth=1.4)
-            axes.axvline(0, color=svg.MUTED, linewidth=0.8)
-        axes.set_yticks(rows, [_short(parameter) for parameter in known])
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
-        axes.set(ylim=(len(known) - 0.4, -0.6), xlabel=f"mean saliency{' (log scale)' if logarithmic else ''}")
-        axes.grid()
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        return svg.inline(figure, name, label="mean saliency of each parameter")
-
-
 def _dots(count: int) -> dict[str, Any]:
     """Smaller and fainter where there are many, so that a crowd shows as one."""
     few = count <= 150
@@ -159,19 +134,3 @@ def _logarithmic(axes: Axes) -> None:
     low, high = axes.get_xlim()
     few = high < 150 * low
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
-
-
-def _short(name: str) -> str:
-    """The end of a long parameter name tells it from its neighbours."""
-    name = words.clean(name)
-    return name if len(name) <= _LONGEST_NAME else f"…{name[-_LONGEST_NAME:]}"
-
-
-def _power(value: float) -> str:
-    """Tick label without mathematics mode: 2e-07 -> "2×10⁻⁷"."""
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:g}".replace("-", words.MINUS)
-    mantissa, _, exponent = f"{value:.3e}".partition("e")
-    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    factor = f"{float(mantissa):g}".replace("-", words.MINUS)
-    return f"10{raised}" if factor == "1" else f"{factor}{words.TIMES}10{raised}"

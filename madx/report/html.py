@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from madx.report import figures, views, words
+from madx.report import figures, saliency_figures, sensitivity, views, words
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
 from madx.verify import GateResult, Measurements
@@ -35,8 +34,7 @@ def render_html(content: ReportContent) -> str:
         attack=views.attack_sentence(content),
         steps=views.steps(content.finetuning),
         steps_plot=figures.accuracies(views.steps(content.finetuning), "steps"),
-        unplotted=[name for name, mean in content.saliency.items() if not math.isfinite(mean)],
-        saliency_plot=figures.saliencies(views.ordered_saliency(content), "saliency"),
+        saliency=_saliency(content.saliency) if content.saliency else None,
         recipe=yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True),
         unknown=views.UNKNOWN,
     )
@@ -70,6 +68,22 @@ def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) 
     }
 
 
+def _saliency(saliency: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page shows of the saliency."""
+    rows, points = sensitivity.layer_rows(saliency), sensitivity.curve(saliency)
+    enough = saliency["settling"]["enough"] if points else 1.0
+    return {
+        "sentences": (sensitivity.basis(saliency), sensitivity.settled(saliency), sensitivity.most_sensitive(rows)),
+        "rows": rows,
+        "threshold": saliency["threshold"],
+        "enough": enough,
+        "layers": saliency_figures.layers(rows, "layers"),
+        "settling": saliency_figures.settling(points, enough, "settling"),
+        "histogram": saliency_figures.histogram(saliency, rows, "histogram"),
+        "histograms": saliency_figures.histograms(saliency, rows, "histograms"),
+    }
+
+
 def _tied(text: str) -> str:
     """Numbers are not parted from their units at a line's end."""
     return re.sub(r"(?<=\d) (?=%|points|ms\b)", "\u00a0", text)
@@ -87,5 +101,6 @@ _FILTERS = {
     "clauses": views.clauses,
     "confidence": words.confidence,
     "plain": words.plain,
+    "scientific": words.scientific,
     "tied": _tied,
 }

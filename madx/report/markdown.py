@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import yaml
 
-from madx.report import views, words
+from madx.report import sensitivity, views, words
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
 from madx.verify import Accuracy, GateResult, Latency, Outcome
@@ -22,10 +22,10 @@ _MOST_CHARACTERS = 2000
 
 
 def render_markdown(content: ReportContent) -> str:
-    """The verdict, its gates and warnings, accuracy and latency; the provenance is folded."""
+    """The verdict, its gates and warnings, accuracy, latency and saliency; tables of details are folded."""
     engines = views.engine_views(content)
     parts = (_verdict(content, engines), _warnings(content), _gates(content), _accuracy(content, engines))
-    lines = chain(*parts, _latency(engines), _evidence(content), _provenance(content))
+    lines = chain(*parts, _latency(engines), _saliency(content), _evidence(content), _provenance(content))
     return words.clean("\n".join(lines).rstrip() + "\n")
 
 
@@ -133,6 +133,26 @@ def _time_row(view: EngineView, latency: Latency) -> tuple[str, ...]:
     return _code(view.name), str(latency.batch), *medians, speedup, control, _text(latency.timing)
 
 
+def _saliency(content: ReportContent) -> Iterator[str]:
+    yield from ("### Saliency", "")
+    if not content.saliency:
+        yield from (f"Saliency was {views.UNKNOWN}.", "")
+        return
+    rows = sensitivity.layer_rows(content.saliency)
+    sentences = (
+        sensitivity.basis(content.saliency),
+        sensitivity.settled(content.saliency),
+        sensitivity.most_sensitive(rows),
+    )
+    yield from (_text(" ".join(sentences)), "", "<details><summary>Layer by layer</summary>", "")
+    cells = (
+        (_text(row.name), words.scientific(row.mean), words.percent(row.negative), words.percent(row.kept))
+        for row in rows
+    )
+    yield from _table(("layer", "mean saliency:", "below zero:", "kept:"), cells)
+    yield from ("", "</details>", "")
+
+
 def _evidence(content: ReportContent) -> Iterator[str]:
     sentences = [(gate, sentence) for gate in content.verdict.gates for sentence in gate.evidence]
     if not sentences:
@@ -164,7 +184,7 @@ def _provenance(content: ReportContent) -> Iterator[str]:
     yield from ("", "</details>", "")
 
 
-def _table(headings: Sequence[str], rows: Iterator[tuple[str, ...]] | map[tuple[str, ...]]) -> Iterator[str]:
+def _table(headings: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """A heading with a colon at its end is a column of numbers."""
     yield "| " + " | ".join(heading.rstrip(":") for heading in headings) + " |"
     yield "| " + " | ".join("---:" if heading.endswith(":") else "---" for heading in headings) + " |"

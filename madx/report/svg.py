@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,11 +64,18 @@ def drawing(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
 
     matplotlib's settings are the user's own again afterwards.
     """
+    with panels(width, height, (1,)) as (figure, (axes,)):
+        yield figure, axes
+
+
+@contextmanager
+def panels(width: float, height: float, ratios: Sequence[float]) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """As `drawing`, with axes side by side that share their rows and have widths in these ratios."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.add_subplot()
+        yield figure, figure.subplots(1, len(ratios), squeeze=False, sharey=True, width_ratios=ratios)[0]
 
 
 def inline(figure: Figure, name: str, *, label: str) -> Markup:

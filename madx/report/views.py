@@ -199,13 +199,6 @@ def built_files(build: Mapping[str, Any]) -> dict[str, BuiltFile]:
     return {role: _built_file(build[role]) for role in ("dense", "pruned") if role in build}
 
 
-def ordered_saliency(content: ReportContent) -> dict[str, float]:
-    """Mean saliency by parameter, in the network's order as the coverage has it; others after them."""
-    order = {layer["name"]: number for number, layer in enumerate(content.coverage.get("layers", ()))}
-    names = sorted(content.saliency, key=lambda name: order.get(name.rpartition(".")[0], len(order)))
-    return {name: content.saliency[name] for name in names}
-
-
 def _with_accuracies(gate: GateResult, measured: Measurements | None) -> str:
     if measured is None or gate.metric not in ("robust_drop", "clean_drop"):
         return words.clause(gate)

@@ -17,6 +17,7 @@ from madx.verify import GateResult, Outcome
 ABSENT = "not measured"
 TIMES = "\N{MULTIPLICATION SIGN}"
 MINUS = "\N{MINUS SIGN}"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TOO_FEW = "too few data for limits"
 _MOST_DECIMALS = 6
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -75,6 +76,19 @@ def milliseconds(seconds: float) -> str:
     """Three significant digits at least: 0.000412 -> "0.412 ms"."""
     value = 1000 * seconds
     return f"{value:,.0f} ms" if value >= 1000 else f"{value:#.3g} ms".replace(". ", " ")
+
+
+def scientific(value: float) -> str:
+    """Few digits of any magnitude, with true signs and raised exponents: 2.04e-07 -> "2.04×10⁻⁷"."""
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.4g}".replace("-", MINUS)
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(mantissa):g}{TIMES}{power_of_ten(int(exponent))}".replace("-", MINUS)
+
+
+def power_of_ten(exponent: int) -> str:
+    """-7 -> "10⁻⁷"."""
+    return f"10{str(exponent).translate(_RAISED)}"
 
 
 def size(count: int) -> str:

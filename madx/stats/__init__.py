@@ -1,12 +1,12 @@
-"""Statistics of the release gates: numpy and scipy only, no randomness, no files.
+"""Statistics of the release gates and of rankings: numpy and scipy only, no randomness, no files.
 
 One module per question: `paired` (two engines on the same images), `shares` (one engine's accuracy), `ranks`
-(paired timings). Every limit is ONE-SIDED at the stated confidence, so a pair of limits at 0.95 is a two-sided
-90 % interval.
+(paired timings, and how two rankings agree). Every limit is ONE-SIDED at the stated confidence, so a pair of limits at
+0.95 is a two-sided 90 % interval.
 """
 
 from madx.stats.paired import planned_images, tango_interval, tango_statistic, tango_test
-from madx.stats.ranks import hodges_lehmann, signed_rank_cut
+from madx.stats.ranks import hodges_lehmann, signed_rank_cut, spearman
 from madx.stats.shares import clopper_pearson
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "hodges_lehmann",
     "planned_images",
     "signed_rank_cut",
+    "spearman",
     "tango_interval",
     "tango_statistic",
     "tango_test",

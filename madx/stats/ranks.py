@@ -1,7 +1,7 @@
-"""The centre of paired log ratios: Hodges-Lehmann, with limits from the signed-rank test.
+"""The centre of paired log ratios: Hodges-Lehmann, with limits from the signed-rank test; and rank correlation.
 
-Layout: float64 [P], one independent value per block pair. The limits assume that the values lie symmetrically
-about their centre; random order of the two engines within a pair gives that under no difference.
+Layout of log ratios: float64 [P], one independent value per block pair. The limits assume that the values lie
+symmetrically about their centre; random order of the two engines within a pair gives that under no difference.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from madx.errors import MadxError
 from madx.stats.checks import check_confidence
@@ -53,6 +54,32 @@ def signed_rank_cut(n: int, alpha: float) -> int:
         return int(np.searchsorted(np.cumsum(_null_distribution(n)), alpha, side="right"))
     mean, deviation = n * (n + 1) / 4, math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
     return max(0, math.floor(mean + float(ndtri(alpha)) * deviation + 0.5))
+
+
+def spearman(one: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
+    """Spearman's rank correlation of each row of two tables, tied values at their mean rank (Biometrika 3:271, 1904).
+
+    Args:
+        one: [R, N], N >= 1, finite.
+        other: the same.
+
+    Returns:
+        [R] in [-1, 1]; NaN where all values of a row are tied, as nothing is ranked there.
+
+    Raises:
+        MadxError: if the tables differ in shape, are empty, or hold a value that is not finite.
+    """
+    tables = [np.asarray(table, dtype=np.float64) for table in (one, other)]
+    shapes = [list(table.shape) for table in tables]
+    if shapes[0] != shapes[1] or tables[0].ndim != 2 or not tables[0].size:
+        raise MadxError(f"expected two tables of one shape [rows, values], got {shapes[0]} and {shapes[1]}")
+    if not all(np.isfinite(table).all() for table in tables):
+        raise MadxError("expected finite values to rank, got NaN or infinity")
+    first, second = (rankdata(table, axis=1) - (table.shape[1] + 1) / 2 for table in tables)
+    scale = np.sqrt((first**2).sum(1) * (second**2).sum(1))
+    with np.errstate(invalid="ignore"):
+        correlations: NDArray[np.float64] = np.clip((first * second).sum(1) / scale, -1, 1)
+    return correlations
 
 
 def _null_distribution(n: int) -> NDArray[np.float64]:

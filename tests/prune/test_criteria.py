@@ -1,35 +1,21 @@
-"""The average of a criterion over batches: halves, resuming, and what must not go on."""
+"""Criteria: shapes, what each one is, and which of them need no images."""
 
 from __future__ import annotations
 
-import copy
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
 from small_networks import plain
 from torch import Tensor, nn
 
-from madx.errors import TrainingError
-from madx.prune import CRITERIA, IMAGE_FREE, average_saliency, mad_saliency, optimise_masks
+from madx.prune import CRITERIA, IMAGE_FREE, mad_saliency, optimise_masks
 from madx.prune.curvature import scored_parameters
+from madx.prune.diagonal import diagonal_curvature
 from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
 
 Batch = tuple[Tensor, Tensor, torch.Generator]
-
-
-class Kept:
-    """A checkpoint in memory that keeps every state it is given, as a file would: by value."""
-
-    def __init__(self) -> None:
-        self.states: list[dict[str, Any]] = []
-
-    def load(self) -> dict[str, Any] | None:
-        return self.states[-1] if self.states else None
-
-    def save(self, state: dict[str, Any]) -> None:
-        self.states.append(copy.deepcopy(state))
 
 
 def batches(count: int, start: int = 0) -> list[Batch]:
@@ -82,59 +68,41 @@ def test_what_the_criteria_are(network: nn.Module) -> None:
         assert torch.equal(score, expected[key])
     for key, score in CRITERIA["magnitude"](network, x, y, torch_generator(0)).items():
         assert torch.equal(score, torch.where(parameters[key] < 0, -parameters[key], parameters[key]))
+    paper = CRITERIA["mad-paper"](network, x, y, torch_generator(0))
+    for key, score in CRITERIA["mad-reversed"](network, x, y, torch_generator(0)).items():
+        assert torch.equal(score, -paper[key])
     one, same, other = (CRITERIA["random"](network, x, y, torch_generator(seed)) for seed in (0, 0, 1))
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert not any(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 6])
-def test_average_and_halves(count: int, network: nn.Module) -> None:
-    given = batches(count)
-    single = [CRITERIA["mad-paper"](network, x, y, generator) for x, y, generator in batches(count)]
-    saliency = average_saliency(network, given, CRITERIA["mad-paper"])
-    assert saliency.batches == count
-    for key, score in saliency.scores.items():
-        torch.testing.assert_close(score, torch.stack([scores[key] for scores in single]).mean(0))
-        for half, part in zip(saliency.halves, (single[::2], single[1::2]), strict=True):
-            assert (key in half) == bool(part)
-            if part:
-                torch.testing.assert_close(half[key], torch.stack([scores[key] for scores in part]).mean(0))
+def test_taylor_is_the_squared_change_of_the_loss_in_a_first_order_model(network: nn.Module) -> None:
+    ((x, y, _),) = batches(1)
+    loss = nn.functional.cross_entropy(network(x), y)
+    loss.backward()
+    scores = CRITERIA["taylor"](network, x, y, torch_generator(0))
+    for key, parameter in scored_parameters(network).items():
+        assert parameter.grad is not None
+        torch.testing.assert_close(scores[key], (parameter.detach() * parameter.grad) ** 2)
 
 
-@pytest.mark.parametrize("end", [13, 10])
-def test_a_killed_run_continues_to_the_same_bits(end: int, network: nn.Module) -> None:
-    kept = Kept()
-    whole = average_saliency(network, batches(end), CRITERIA["random"], checkpoint=kept)
-    assert [state["batches"] for state in kept.states] == [5, 10]
-    for state in kept.states:
-        before = copy.deepcopy(state)
-        start = state["batches"]
-        for _ in range(2):  # twice: taking a state up does not use it up
-            resumed = average_saliency(
-                network, batches(end, start), CRITERIA["random"], start=start, state=state, checkpoint=Kept()
-            )
-            assert resumed.batches == whole.batches
-            pairs = zip((resumed.scores, *resumed.halves), (whole.scores, *whole.halves), strict=True)
-            assert all(torch.equal(a[key], b[key]) for a, b in pairs for key in whole.scores)
-        assert all(torch.equal(a[key], b[key]) for a, b in zip(state["sums"], before["sums"], strict=True) for key in a)
+def test_obd_is_half_the_curvature_times_the_squared_weight(network: nn.Module) -> None:
+    ((x, y, _),) = batches(1)
+    curvature = diagonal_curvature(network, x, y)
+    for key, score in CRITERIA["obd"](network, x, y, torch_generator(0)).items():
+        torch.testing.assert_close(score, curvature[key] * scored_parameters(network)[key].detach() ** 2 / 2)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("bad", [0, 1])
-def test_scores_that_are_not_finite(value: float, bad: int, network: nn.Module) -> None:
-    calls = []
-
-    def criterion(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        scores = CRITERIA["random"](model, x, y, generator)
-        if len(calls) == bad:
-            scores["1.0.bias"][3] = value
-        calls.append(1)
-        return scores
-
-    with pytest.raises(TrainingError, match=r"saliency of 1\.0\.bias is not finite"):
-        average_saliency(network, batches(3), criterion)
-
-
-def test_no_batch(network: nn.Module) -> None:
-    with pytest.raises(TrainingError, match="no batch"):
-        average_saliency(network, [], CRITERIA["random"])
+def test_mad_starts_from_squared_gradients_of_parts_of_the_batch(network: nn.Module) -> None:
+    generator = torch_generator(0, "parts")
+    x, y = torch.rand(20, 2, 4, 4, generator=generator), torch.arange(20) % 5
+    scores = CRITERIA["mad"](network, x, y, generator)
+    fisher = {key: torch.zeros_like(parameter) for key, parameter in network.named_parameters()}
+    for part in (slice(0, 16), slice(16, 20)):
+        network.zero_grad()
+        nn.functional.cross_entropy(network(x[part]), y[part]).backward()
+        for key, parameter in network.named_parameters():
+            assert parameter.grad is not None
+            fisher[key] += parameter.grad**2 / 2
+    for key, parameter in scored_parameters(network).items():
+        torch.testing.assert_close(scores[key], parameter.detach() ** 2 * fisher[key] / 2)

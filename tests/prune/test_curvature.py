@@ -13,7 +13,8 @@ from small_networks import Lambda
 from torch import Tensor, nn
 
 from madx.prune import mad_saliency
-from madx.prune.curvature import ScoredLayer, input_product, output_curvature
+from madx.prune.curvature import input_product, output_curvature
+from madx.prune.layers import ScoredLayer
 
 Array = NDArray[np.float64]
 PAD = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

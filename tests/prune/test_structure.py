@@ -13,7 +13,7 @@ from small_networks import SMALL
 from torch import nn
 
 from madx.prune import Survivors, coverage, survivor_masks
-from madx.prune.curvature import scored_layers, scored_parameters
+from madx.prune.layers import scored_layers, scored_parameters
 
 BRANCHES = {"parts.add": 2}
 """Of concatenated_residual: its channels are tied to two branches, and each of them gives its own share."""

@@ -51,8 +51,13 @@ VALUES: dict[str, list[str]] = {
     "prune: {sparsity: 0}": ["prune.sparsity", "greater than 0", "given: 0"],
     "prune: {structure: '2:4', sparsity: 0.6}": ["prune.structure: 2:4 removes exactly half", "0.6"],
     "prune: 3": ["prune", "dictionary", "given: 3"],
-    "prune: {batches: 4.5}": ["prune.batches", "integer", "given: 4.5"],
-    "prune: {batches: true}": ["prune.batches", "true is not a number"],
+    "prune: {batches: 4.5}": ["prune.batches", "4.5 is neither a whole number from 1 on nor auto"],
+    "prune: {batches: 0}": ["prune.batches", "0 is neither a whole number from 1 on nor auto"],
+    "prune: {batches: Auto}": ["prune.batches", "'Auto' is neither"],
+    "prune: {batches: true}": ["prune.batches", "true is neither"],
+    "prune: {settled: 0}": ["prune.settled", "greater than 0", "given: 0"],
+    "prune: {settled: 95}": ["prune.settled", "less than 1", "given: 95"],
+    "prune: {max_batches: 1}": ["prune.max_batches", "greater than or equal to 2", "given: 1"],
     "prune: {round_to: 0}": ["prune.round_to", "greater than or equal to 1", "given: 0"],
     "seed: false": ["seed", "false is not a number"],
     "seed: -1": ["seed", "given: -1"],
@@ -301,3 +306,8 @@ YAML_WORDS = [
 def test_any_yaml_like_text_too(words: list[str]) -> None:
     text = "".join(words)
     assert attempt(text)
+
+
+@pytest.mark.parametrize(("text", "batches"), [("auto", "auto"), ("40", 40), ("'40'", 40), ("1", 1)])
+def test_batches_are_counted_or_left_to_the_saliency(text: str, batches: int | str) -> None:
+    assert parsed(f"prune: {{batches: {text}}}").prune.batches == batches

@@ -1,6 +1,5 @@
 """Report contents made in code: every outcome, with and without the parts that a run may lack."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -101,13 +100,51 @@ def content(measured=None, gates=GATES, missing=None, **changes):
             ],
         },
         builds={name: build(name) if name not in (missing or {}) else unbuilt(name) for name in names},
-        saliency={"conv1.weight": 5.6e-07, "layer1.conv1.weight": 2.9e-08, "linear.bias": 4.1e-06},
+        saliency=saliency(),
         stages={
             "train": {"seconds": 4000.2, "finished": "2026-01-02T03:04:05Z", "outputs": {"dense/model": {}}},
             "prune": {"seconds": 75.04, "finished": "2026-01-02T03:14:05Z", "outputs": {"pruned/model": {}}},
         },
     )
     return replace(whole, **changes)
+
+
+LAYERS = {"conv1": 5.6e-07, "layer1.conv1": -2.9e-08, "linear": 4.1e-06}
+"""Mean saliency by layer."""
+
+
+def saliency(means=LAYERS, *, overlaps=(0.4, 0.91, 0.93), enough=0.9, passes=0.3, threshold=2e-9):
+    """What the prune stage sums up; without overlaps the halves were not compared."""
+    curve = [
+        {"batches": 2 ** (number + 1), "correlation": 0.5 + number / 10, "overlap": overlap, "chance": 0.11}
+        for number, overlap in enumerate(overlaps)
+    ]
+    settled = {"asked": "auto", "enough": enough, "settled": bool(curve) and overlaps[-1] >= enough, "curve": curve}
+    return {
+        "criterion": "mad-paper",
+        "batches": curve[-1]["batches"] if curve else 1,
+        "batch_size": 128,
+        "passes": passes,
+        "settling": settled if curve else None,
+        "quantile_levels": [0.5],
+        "edges": [-1e-7, -1e-8, -1e-9, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5],
+        "layers": [layer_saliency(name, mean) for name, mean in means.items()],
+        "threshold": threshold,
+    }
+
+
+def layer_saliency(name, mean):
+    return {
+        "name": name,
+        "entries": 1000,
+        "kept": 250,
+        "mean": mean,
+        "negative": 0.2,
+        "zero": 0.31,
+        "quantiles": [mean / 2],
+        "kept_counts": [0, 0, 0, 50, 100, 90, 10],
+        "removed_counts": [100, 50, 500, 100, 0, 0, 0],
+    }
 
 
 def build(name):
@@ -165,7 +202,7 @@ HOSTILE_RUN = content(
     missing={HOSTILE: HOSTILE},
     recipe={"name": HOSTILE},
     coverage={"kept_share": 0.5, "layers": [{**COVERAGE["layers"][0], "name": HOSTILE, "reason": HOSTILE}]},
-    saliency={f"{HOSTILE}.weight": -1e-7, "$x_1$ 层.weight": 2e-7, "nan.weight": math.nan},
+    saliency=saliency({HOSTILE: -1e-7, "$x_1$ 层": 2e-7, "": 0.0}, overlaps=()),
     stages={HOSTILE: {}},
 )
 CONTENTS = {

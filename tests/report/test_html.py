@@ -161,9 +161,26 @@ def test_a_network_that_was_not_finetuned_says_so():
     assert re.search(r"one-shot\s*50.0 %\s*20.0 %", text)
 
 
-def test_a_saliency_that_is_no_number_is_named(pages):
-    assert "Without a finite mean: nan.weight." in Page(pages["hostile"]).text
-    assert "Without a finite mean" not in pages["passing"]
+@pytest.mark.parametrize(
+    ("changes", "phrases"),
+    [
+        (
+            {},
+            [
+                "The kept set has settled",
+                "(wanted 90.0 % twice in a row; by chance 11.0 %)",
+                "dashed: below it the convolutions",
+            ],
+        ),
+        ({"overlaps": (0.3,)}, ["The kept set has not settled", "Other images would keep other weights."]),
+        ({"passes": 2.5}, ["2.5 passes over the training split", "the halves share images"]),
+        ({"overlaps": ()}, ["Criterion: mad-paper, from one batch."]),
+    ],
+)
+def test_says_how_far_the_saliency_has_settled(changes, phrases):
+    text = Page(render_html(cases.content(saliency=cases.saliency(**changes)))).text
+    assert [phrase for phrase in phrases if phrase not in text] == []
+    assert ("rank correlation" in text) == (changes.get("overlaps") != ())
 
 
 def _luminance(colour):
@@ -201,8 +218,8 @@ def test_colours_can_be_told_apart(pages, scheme, words, ground, least):
 
 
 def test_one_picture_for_each_gate_and_the_rest(pages):
-    assert pages["passing"].count('<svg class="plot"') == len(cases.GATES) + 4
-    assert pages["two engines"].count('<svg class="plot"') == 2 * (len(cases.GATES) + 2) + 2
+    assert pages["passing"].count('<svg class="plot"') == len(cases.GATES) + 7
+    assert pages["two engines"].count('<svg class="plot"') == 2 * (len(cases.GATES) + 2) + 5
 
 
 def test_matplotlib_is_left_as_it_was():

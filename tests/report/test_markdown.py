@@ -77,3 +77,12 @@ def test_a_long_log_is_cut_below_the_limit_of_a_step_summary():
 def test_a_fence_is_longer_than_any_in_the_recipe():
     text = render_markdown(cases.content(recipe={"name": "a ```` b"}))
     assert "\n`````yaml\n" in text
+
+
+def test_the_saliency_has_a_row_for_each_layer():
+    text = render_markdown(cases.PASSING)
+    table = next(rows for rows in tables(text) if rows[0][:2] == ["layer", "mean saliency"])
+    assert [row[0] for row in table[2:]] == list(cases.LAYERS)
+    assert table[3] == ["layer1.conv1", "−2.9×10⁻⁸", "20.0 %", "25.0 %"]
+    assert "The kept set has settled" in text
+    assert "Saliency was not recorded." in render_markdown(cases.BARE)

@@ -70,8 +70,3 @@ def test_a_ratio_without_limits_says_so():
 )
 def test_status_of_an_engine_that_was_not_measured(build, expected):
     assert views.EngineView("e", build, None, ()).status == expected
-
-
-def test_saliency_follows_the_network():
-    content = cases.content(saliency={"other": 1.0, "linear.bias": 1.0, "conv1.weight": 1.0})
-    assert list(views.ordered_saliency(content)) == ["conv1.weight", "linear.bias", "other"]

@@ -145,3 +145,18 @@ def test_printed_limits_never_contradict_the_outcome(metric, bound, steps):
 
 def _number(text):
     return Decimal(text.split()[0].removesuffix("×").replace("−", "-"))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.0, "0"),
+        (2.04e-7, "2.04×10⁻⁷"),
+        (-1e-12, "−1×10⁻¹²"),
+        (0.25, "0.25"),
+        (-0.001, "−0.001"),
+        (123456.0, "1.23×10⁵"),
+    ],
+)
+def test_any_magnitude_has_few_digits(value, expected):
+    assert words.scientific(value) == expected

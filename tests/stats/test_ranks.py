@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import wilcoxon
+from scipy.stats import spearmanr, wilcoxon
 
 from madx.errors import MadxError
-from madx.stats import hodges_lehmann, ranks, signed_rank_cut
+from madx.stats import hodges_lehmann, ranks, signed_rank_cut, spearman
 
 
 def brute_force_cut(n, alpha):
@@ -94,3 +94,37 @@ def test_each_limit_covers_as_promised(n):
 def test_what_is_not_a_row_of_numbers_is_refused(values):
     with pytest.raises(MadxError, match="finite log ratios"):
         hodges_lehmann(values, 0.95)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_rank_correlation_is_scipys(ties):
+    rng = np.random.default_rng(0)
+    one, other = rng.standard_normal((2, 5, 40))
+    other = other + one
+    if ties:
+        one, other = one.round(), other.round()
+    expected = [spearmanr(a, b).statistic for a, b in zip(one, other, strict=True)]
+    assert spearman(one, other) == pytest.approx(expected, rel=1e-12)
+
+
+def test_rank_correlation_of_special_rows():
+    rows = [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]
+    found = spearman(rows, [[1.0, 8.0, 27.0], [0.0, -1.0, -2.0], [1.0, 2.0, 3.0]])
+    assert found[:2].tolist() == [1.0, -1.0]
+    assert math.isnan(found[2]), "where all is tied nothing is ranked"
+    assert math.isnan(spearman([[1.0]], [[2.0]])[0])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ([[1.0, 2.0]], [[1.0]], r"\[1, 2\] and \[1, 1\]"),
+        ([1.0, 2.0], [1.0, 2.0], "two tables"),
+        ([[]], [[]], "two tables"),
+        ([[1.0, math.nan]], [[1.0, 2.0]], "finite"),
+        ([[1.0, 2.0]], [[math.inf, 2.0]], "finite"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(one, other, message):
+    with pytest.raises(MadxError, match=message):
+        spearman(one, other)

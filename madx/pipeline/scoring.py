@@ -1,0 +1,125 @@
+"""The first part of the prune stage: the criterion's scores on adversarial batches of the training split."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from madx.attacks import input_gradient, last_iterate
+from madx.pipeline.context import Context
+from madx.prune import (
+    CRITERIA,
+    IMAGE_FREE,
+    LEARNERS,
+    Removal,
+    Round,
+    Saliency,
+    Settling,
+    average_scores,
+    batches_needed,
+    has_settled,
+    remove,
+    summarise,
+)
+from madx.recipe import PruneConfig
+from madx.seeds import derive_seed, torch_generator
+
+
+def averaged(context: Context, dense: nn.Module) -> Saliency:
+    """The criterion's average over the recipe's batches, taken up where a killed run was."""
+    config = context.recipe.prune
+    model = copy.deepcopy(dense).to(context.device)
+    checkpoint = context.checkpoint("saliency")
+    state = checkpoint.load()
+    start, total = state["batches"] if state else 0, _most_batches(config)
+    scores = context.world.map(partial(_batch_scores, context, model), range(start, total))
+    scores = context.progress.track(scores, f"saliency ({config.criterion})", total=total, done=start)
+    settling = None if config.criterion in IMAGE_FREE else _settling(context, dense)
+    saliency = average_scores(model, scores, settling=settling, state=state, checkpoint=checkpoint)
+    if saliency.curve:
+        context.progress.say(_verdict(config, saliency.curve))
+    return saliency
+
+
+def summary(context: Context, dense: nn.Module, saliency: Saliency, removal: Removal) -> dict[str, Any]:
+    """For saliency.json: on how many batches it rests, how they settled, and each layer's scores."""
+    config = context.recipe.prune
+    record = {
+        "criterion": config.criterion,
+        "batches": saliency.batches,
+        "batch_size": config.batch_size,
+        "passes": saliency.batches / (len(context.splits.train) // config.batch_size),
+        "settling": _settling_record(config, saliency) if saliency.curve else None,
+    }
+    return record | summarise(dense, saliency.scores, removal.masks).to_json()
+
+
+def _settling_record(config: PruneConfig, saliency: Saliency) -> dict[str, Any]:
+    return {
+        "asked": config.batches,
+        "enough": config.settled,
+        "settled": has_settled(saliency.curve, config.settled),
+        "curve": [asdict(point) for point in saliency.curve],
+    }
+
+
+def _most_batches(config: PruneConfig) -> int:
+    """How many batches the saliency may take."""
+    if config.criterion in IMAGE_FREE:
+        return 1
+    return config.max_batches if config.batches == "auto" else config.batches
+
+
+def _settling(context: Context, dense: nn.Module) -> Settling:
+    """The halves are compared by the very rule that prunes; for a criterion that learns, where its learning starts."""
+    config = context.recipe.prune
+    learner = LEARNERS.get(config.criterion)
+    example = torch.zeros(2, *context.splits.train.shape)
+    return Settling(
+        keep=lambda scores: remove(dense, learner.start(scores) if learner else scores, config, example=example).masks,
+        enough=config.settled,
+        stops=config.batches == "auto",
+        tell=lambda point: context.progress.say(f"saliency after {point.batches} batches: {_agreement(point)}"),
+    )
+
+
+def _agreement(point: Round) -> str:
+    ranks = "" if point.correlation is None else f", their ranks correlate by {point.correlation:.3f}"
+    return f"the kept sets of its two halves overlap by {point.overlap:.1%}{ranks}"
+
+
+def _verdict(config: PruneConfig, curve: Sequence[Round]) -> str:
+    """Whether the kept set has settled, and what would help if not."""
+    last = curve[-1]
+    wanted = f"prune.settled: {config.settled:g} at two looks in a row"
+    found = f"after {last.batches} batches: its halves overlap by {last.overlap:.1%} ({wanted})"
+    if has_settled(curve, config.settled):
+        return f"the kept set has settled {found}"
+    key = "max_batches" if config.batches == "auto" else "batches"
+    needed = max(last.batches + 1, batches_needed(last, config.settled))
+    return f"the kept set has NOT settled {found}; that would take at least about {needed:,} batches (prune.{key})"
+
+
+def _batch_scores(context: Context, model: nn.Module, number: int) -> dict[str, Tensor]:
+    """The criterion on one adversarial batch; on the CPU, where every process can take them up."""
+    recipe, config = context.recipe, context.recipe.prune
+    images, labels = numbered_batch(context, config.batch_size, number)
+    x, y = images.to(context.device), labels.to(context.device)
+    generator = torch_generator(recipe.seed, "saliency", number)
+    x_adv = last_iterate(input_gradient(model), x, y, threat=recipe.threat, attack=config.attack, generator=generator)
+    scores = CRITERIA[config.criterion](model, x_adv, y, generator)
+    return {name: score.detach().cpu() for name, score in scores.items()}
+
+
+def numbered_batch(context: Context, batch_size: int, number: int) -> tuple[Tensor, Tensor]:
+    """Images and labels of batch `number` of the training split; each pass over it has an order of its own."""
+    split = context.splits.train
+    turn, start = divmod(number, len(split) // batch_size)
+    shuffle = derive_seed(context.recipe.seed, "prune", turn)
+    return next(split.batches(batch_size, shuffle=shuffle, drop_last=True, start=start))

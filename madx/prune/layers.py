@@ -1,0 +1,204 @@
+"""Which layers have a saliency, and why the others have none.
+
+A layer is scored if it is a convolution or linear layer that owns its weight. Everything else that holds weights, that
+is a parameter with two or more dimensions, is listed with the reason; scales and shifts of normalisations are no
+weights. Layers are keyed by module name, parameters by parameter name ("layer1.conv1.weight").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from madx.errors import ModelError
+from madx.models.modes import evaluating
+from madx.plugins import USER_ERRORS, describe
+from madx.seeds import torch_generator
+
+SCORED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""Layers whose weights and biases have a saliency."""
+
+ScoredLayer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+
+_PARAMETRISED = "parametrizations."
+"""Where torch keeps what a computed weight is computed from."""
+
+NOT_USED = "the forward pass does not use this layer"
+
+_AGREEMENT = 1e-3
+"""Of a layer's largest output, in float32: far above rounding, far below what another formula gives."""
+
+
+def scored_layers(module: nn.Module) -> dict[str, ScoredLayer]:
+    """Every layer with a saliency by name; a module in several places counts once, by its first name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    reasons = _reasons_in_structure(module)
+    layers = {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, SCORED_LAYERS) and name not in reasons
+    }
+    if not layers:
+        listed = "".join(f"; {name or 'the network'}: {reason}" for name, reason in reasons.items())
+        raise ModelError(f"the network has no convolution and no linear layer that could be pruned{listed}")
+    return layers
+
+
+def scored_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights and biases of the scored layers by parameter name, in the network's order."""
+    return {
+        parameter_name(name, kind): parameter
+        for name, layer in scored_layers(module).items()
+        for kind, parameter in layer.named_parameters(recurse=False)
+    }
+
+
+def unscored_layers(module: nn.Module, *, shape: Sequence[int] | None = None) -> dict[str, str]:
+    """Every layer that holds weights and has no saliency, with the reason.
+
+    What the structure does not tell shows in one pass over uniform noise: layers that are not called, that compute
+    something else than their weight and bias say, or whose output does not reach the logits.
+
+    Args:
+        module: not changed.
+        shape: of the images, [B, C, H, W]; without it, only what the structure tells.
+
+    Returns:
+        Reasons by layer name, in the network's order.
+
+    Raises:
+        ModelError: the network has no layer to score, or does not run on such images.
+    """
+    reasons = _reasons_in_structure(module)
+    if shape is not None:
+        reasons |= _reasons_in_use(module, shape)
+    return {name: reasons[name] for name, _ in module.named_modules() if name in reasons}
+
+
+def listed_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Every layer that holds weights, scored or not, in the network's order."""
+    reasons = _reasons_in_structure(module)
+    return {
+        name: layer for name, layer in module.named_modules() if name in reasons or isinstance(layer, SCORED_LAYERS)
+    }
+
+
+def own_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
+    """A layer's parameters without those of the layers in it; what its weight is computed from counts as its own."""
+    return {
+        kind: parameter
+        for kind, parameter in layer.named_parameters()
+        if "." not in kind or kind.startswith(_PARAMETRISED)
+    }
+
+
+def parameter_name(layer: str, kind: str) -> str:
+    """The network's name of a layer's parameter."""
+    return f"{layer}.{kind}" if layer else kind
+
+
+def linear_map(layer: ScoredLayer, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The layer's map with other weights; convolutions bring their own padding mode."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(inputs, weight, bias)
+    # The one place where torch applies padding_mode.
+    outputs: Tensor = layer._conv_forward(inputs, weight, bias)
+    return outputs
+
+
+def _reasons_in_structure(module: nn.Module) -> dict[str, str]:
+    """The reasons that can be seen without running the network."""
+    owners: dict[nn.Parameter, list[str]] = {}
+    for name, layer in module.named_modules():
+        for parameter in layer.parameters(recurse=False):
+            owners.setdefault(parameter, []).append(name)
+    reasons: dict[str, str] = {}
+    for name, layer in module.named_modules():
+        inside_a_parametrisation = f".{name}".find(f".{_PARAMETRISED}") >= 0 or name.endswith("parametrizations")
+        if not inside_a_parametrisation and (reason := _why_unscored(name, layer, owners)):
+            reasons[name] = reason
+    return reasons
+
+
+def _why_unscored(name: str, layer: nn.Module, owners: dict[nn.Parameter, list[str]]) -> str:
+    own = dict(layer.named_parameters(recurse=False))
+    if not isinstance(layer, SCORED_LAYERS):
+        weights = [kind for kind, parameter in own.items() if parameter.dim() > 1]
+        return (
+            f"no convolution and no linear layer, which alone have a saliency: {', '.join(weights)}" if weights else ""
+        )
+    if "weight" not in own:
+        return "its weight is computed from other tensors (a parametrisation such as weight_norm)"
+    for kind, parameter in own.items():
+        others = [other or "the network" for other in owners[parameter] if other != name]
+        if others:
+            return f"shares its {kind} with {', '.join(others)}"
+    return ""
+
+
+def _reasons_in_use(module: nn.Module, shape: Sequence[int]) -> dict[str, str]:
+    """The reasons that show when the network runs."""
+    layers = scored_layers(module)
+    reasons: dict[str, str] = {}
+    called: set[str] = set()
+    reached: set[str] = set()
+
+    def watch(name: str) -> Callable[..., None]:
+        def on_forward(
+            layer: ScoredLayer, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+        ) -> None:
+            called.add(name)
+            if not _is_its_map(layer, (*inputs, *named.values())[0], output):
+                reasons[name] = "its output is not that of its weight and bias (a forward pass of its own, or a hook)"
+            if output.requires_grad:
+                output.register_hook(lambda _: reached.add(name))  # type: ignore[no-untyped-call]
+
+        return on_forward
+
+    hooks = [layer.register_forward_hook(watch(name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        used = _parameters_in_use(module, shape)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in layers:
+        if name not in called:
+            without_call = "the forward pass uses its weight without calling the layer"
+            reasons[name] = without_call if parameter_name(name, "weight") in used else NOT_USED
+        elif name not in reached:
+            reasons[name] = "its output does not reach the logits"
+    return reasons
+
+
+def _parameters_in_use(module: nn.Module, shape: Sequence[int]) -> set[str]:
+    """Names of the parameters that the logits of noise depend on."""
+    leaves = {name: parameter.detach().requires_grad_() for name, parameter in module.named_parameters()}
+    first = next(iter(leaves.values()))
+    noise = torch.rand(*shape, generator=torch_generator(0, "unscored")).to(first)
+    try:
+        with evaluating(module), torch.enable_grad():
+            logits = functional_call(module, leaves, (noise,))
+    except USER_ERRORS as problem:
+        raise ModelError(
+            f"the network does not run on images of shape {list(shape)} ({describe(problem)}); give the shape of the "
+            "data it was made for"
+        ) from problem
+    if not logits.requires_grad:
+        return set()
+    slopes = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
+    return {name for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
+
+
+@torch.no_grad()
+def _is_its_map(layer: ScoredLayer, inputs: Tensor, output: Tensor) -> bool:
+    expected = linear_map(layer, inputs, layer.weight, layer.bias)
+    if expected.shape != output.shape:
+        return False
+    return bool((expected - output).abs().max() <= _AGREEMENT * expected.abs().max())

@@ -1,0 +1,218 @@
+"""Scores learned under the budget: which entries to keep is itself optimised on the adversarial loss.
+
+The network always runs pruned: the pruning rule turns the scores into masks, the attack climbs the loss of the masked
+network, and the masks pass the gradient on to the scores as if they were the scores themselves (straight-through:
+Bengio et al. 2013, arXiv 1308.3432). Weights stay as they are. HYDRA (Sehwag et al. 2020, arXiv 2002.10509) does so
+from the weights' magnitude; MAD's masks, which the paper optimises without a budget and afresh for each batch, become
+one set of masks under the budget that starts where second-order damage points.
+
+Scores are keyed by parameter name and shaped as their parameters, larger = more important.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from madx.artifacts import Checkpoint, NoCheckpoint
+from madx.errors import TrainingError
+from madx.prune.convergence import Keep
+from madx.prune.layers import scored_parameters
+from madx.recipe import LearningConfig
+
+Scores = dict[str, Tensor]
+Attack = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+"""(network, images, labels, generator) -> adversarial images."""
+
+_SAVE_EVERY = 25
+"""Steps between checkpoints: some seconds of work."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Where the scores start, how they move, and what competes with what."""
+
+    start: Callable[[Mapping[str, Tensor]], Scores]
+    """Averaged scores of batches -> the learned scores before the first step."""
+    optimiser: Callable[[list[Tensor]], torch.optim.Optimizer]
+    """Its learning rate falls to zero along half a cosine."""
+    ranked: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    """Learned scores -> scores as the pruning rule compares them."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the masks are learned for."""
+
+    config: LearningConfig
+    keep: Keep
+    """The pruning rule at the recipe's sparsity and structure."""
+    attack: Attack
+    """Makes the adversarial images."""
+
+
+def learn_scores(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor, torch.Generator]],
+    start: Mapping[str, Tensor],
+    learner: Learner,
+    task: Task,
+    *,
+    checkpoint: Checkpoint | None = None,
+) -> Scores:
+    """Learn scores from CLEAN batches; each is attacked on the network as it is pruned then.
+
+    Args:
+        model: the dense network, in eval mode and on its device; not changed.
+        batches: (images, labels, generator) of steps 0, 1, ...; those that a checkpoint holds already are skipped.
+        start: averaged scores.
+        learner: one of LEARNERS.
+        task: number of steps, precision, pruning rule and attack.
+        checkpoint: takes scores, optimiser and BatchNorm statistics every few steps; an earlier state is taken up.
+
+    Returns:
+        Scores on the CPU, float32, as the pruning rule compares them.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    checkpoint = checkpoint or NoCheckpoint()
+    run = _Run(model, start, learner, task)
+    if state := checkpoint.load():
+        run.load_state(state)
+    for step, (images, labels, generator) in enumerate(batches):
+        if step < run.step:
+            continue
+        run.advance(task.attack(run.masked_network(), images, labels, generator), labels)
+        if run.step % _SAVE_EVERY == 0:
+            checkpoint.save(run.state())
+    return {name: score.detach().cpu() for name, score in learner.ranked(run.scores).items()}
+
+
+class _Run:
+    """The scores, and a copy of the network that is always pruned by them."""
+
+    def __init__(self, model: nn.Module, start: Mapping[str, Tensor], learner: Learner, task: Task) -> None:
+        self.learner, self.task = learner, task
+        self.masked = copy.deepcopy(model)
+        self.parameters = {name: value for name, value in scored_parameters(self.masked).items() if name in start}
+        self.weights = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.scores = {
+            name: score.to(self.weights[name]).requires_grad_() for name, score in learner.start(start).items()
+        }
+        self.optimiser = learner.optimiser(list(self.scores.values()))
+        self.rate = self.optimiser.param_groups[0]["lr"]
+        self.step = 0
+
+    def advance(self, x_adv: Tensor, labels: Tensor) -> None:
+        """One step of the scores on one batch of adversarial images of the masked network."""
+        loss, slopes = self._loss(x_adv, labels)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss of the masked network is {loss} at step {self.step} of learning its masks")
+        for name, slope in slopes.items():
+            self.scores[name].grad = slope * self.weights[name]
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * (1 + math.cos(math.pi * self.step / self.task.config.steps)) / 2
+        self.optimiser.step()
+        self.step += 1
+
+    @torch.no_grad()
+    def masked_network(self) -> nn.Module:
+        """The network as the scores prune it now; `advance` works on it."""
+        masks = self.task.keep({name: score.detach() for name, score in self.learner.ranked(self.scores).items()})
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.weights[name] * masks[name] if name in masks else self.weights[name])
+        return self.masked
+
+    def _loss(self, x_adv: Tensor, labels: Tensor) -> tuple[float, dict[str, Tensor]]:
+        """Mean cross-entropy and its gradient at the masked weights; BatchNorm sees the batch, as in training."""
+        layers = [layer for layer in self.masked.modules() if isinstance(layer, _BatchNorm)]
+        for layer in layers:
+            layer.train()
+        with torch.enable_grad():
+            with torch.autocast(x_adv.device.type, torch.bfloat16, enabled=self.task.config.precision == "bf16"):
+                logits = self.masked(x_adv)
+            loss = F.cross_entropy(logits.float(), labels)
+            slopes = torch.autograd.grad(loss, list(self.parameters.values()))
+        for layer in layers:
+            layer.eval()
+        return float(loss.detach()), dict(zip(self.parameters, slopes, strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """Everything a later process needs to go on."""
+        return {
+            "step": self.step,
+            "scores": {name: score.detach() for name, score in self.scores.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "buffers": dict(self.masked.named_buffers()),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.step = state["step"]
+        with torch.no_grad():
+            for name, score in state["scores"].items():
+                self.scores[name].copy_(score)
+            for name, buffer in self.masked.named_buffers():
+                buffer.copy_(state["buffers"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def ranks_in_network(scores: Mapping[str, Tensor]) -> Scores:
+    """Each entry's rank among all of the network's, evenly spread over (0, 1]; ties go in order of position."""
+    flat = _ranks(torch.cat([score.flatten() for score in scores.values()]))
+    parts = torch.split(flat, [score.numel() for score in scores.values()])
+    return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
+
+
+def ranks_in_layer(scores: Mapping[str, Tensor]) -> Scores:
+    """Each entry's rank within its parameter, over (0, 1]; compared over the network, layers keep equal shares."""
+    return {name: _ranks(score.flatten()).view_as(score) for name, score in scores.items()}
+
+
+def scaled_by_fan_in(scores: Mapping[str, Tensor]) -> Scores:
+    """HYDRA's start: |w| over the layer's largest, times the width of Kaiming's uniform distribution."""
+    return {
+        name: score / score.max().clamp_min(torch.finfo(score.dtype).tiny) * math.sqrt(6 / max(1, score[0].numel()))
+        for name, score in scores.items()
+    }
+
+
+def unchanged(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The scores themselves: all entries compete as the pruning rule has it."""
+    return scores
+
+
+def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """Adam, as MAD optimises its masks; an entry moves by up to half of all ranks in 100 steps.
+
+    Twice that rate lets whole layers run empty (docs/criteria.md).
+    """
+    return torch.optim.Adam(parameters, lr=0.01, betas=(0.9, 0.99))
+
+
+def sgd(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """SGD as HYDRA's authors use it."""
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    order = values.argsort(stable=True)
+    ranks = torch.empty(len(values), device=values.device)
+    ranks[order] = torch.arange(1, len(values) + 1, device=values.device) / len(values)
+    return ranks
+
+
+LEARNERS: dict[str, Learner] = {
+    "mad": Learner(ranks_in_layer, adam, unchanged),
+    "hydra": Learner(scaled_by_fan_in, sgd, ranks_in_layer),
+}
+"""Criteria whose averaged scores are only the start."""

@@ -1,0 +1,105 @@
+"""`madx inspect` of a made-up run: bars in a terminal, one line a fact elsewhere, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+LAYERS = {"conv1": (3e-6, 40), "features.block.long_name.conv2": (-2e-9, 400), "": (0.0, 1000)}
+"""Mean saliency, and entries kept of 1000."""
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """The files that inspect reads, under a manifest that knows them."""
+    contents = {
+        "coverage.json": {
+            "kept_share": 0.48,
+            "layers": [
+                {
+                    "name": name,
+                    "shape_before": [8, 3, 3, 3],
+                    "shape_after": [8, 3, 3, 3],
+                    "weights": 1000,
+                    "kept": kept,
+                    "reason": "[i]why" if name == "conv1" else "",
+                }
+                for name, (_, kept) in LAYERS.items()
+            ],
+        },
+        "saliency.json": {
+            "criterion": "mad-paper",
+            "batches": 4,
+            "batch_size": 128,
+            "passes": 0.25,
+            "settling": {
+                "asked": "auto",
+                "enough": 0.9,
+                "settled": False,
+                "curve": [{"batches": 4, "correlation": 0.5, "overlap": 0.4, "chance": 0.1}],
+            },
+            "edges": [-1e-6, -1e-8, 1e-8, 1e-6, 1e-4],
+            "layers": [
+                {
+                    "name": name,
+                    "entries": 1000,
+                    "kept": kept,
+                    "mean": mean,
+                    "negative": 0.3,
+                    "zero": 0.1,
+                    "kept_counts": [0, 0, kept, 0],
+                    "removed_counts": [500 - kept // 2, 0, 0, 500 - kept // 2],
+                }
+                for name, (mean, kept) in LAYERS.items()
+            ],
+        },
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    outputs = {name: {"sha256": "0" * 64, "bytes": 1} for name in contents}
+    record = {"outputs": outputs, "seconds": 1.0, "finished": "2026-01-02T03:04:05Z"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "stages": {"prune": record}}))
+    return tmp_path
+
+
+def test_plain_lines_hold_every_fact(run_dir: Path, cli: Cli) -> None:
+    lines = cli("inspect", run_dir).out.splitlines()
+    assert "  conv1: 8x3x3x3 to 8x3x3x3, kept 4.0%; [i]why" in lines
+    assert "  conv1: mean 3e-06, kept 4.0%, below zero 30.0%, exactly zero 10.0%" in lines
+    assert "  features.block.long_name.conv2: mean -2e-09, kept 40.0%, below zero 30.0%, exactly zero 10.0%" in lines
+    assert "  the network: mean 0, kept 100.0%, below zero 30.0%, exactly zero 10.0%" in lines
+    assert any("The kept set has not settled" in line and "40.0 %" in line for line in lines)
+    assert "Overlap of the halves: 40% after 4 batches." in lines
+    assert not any("█" in line or "\x1b" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_gets_bars_that_fit(run_dir: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", cli("inspect", run_dir).out)
+    assert max(map(len, text.splitlines())) <= width
+    table = text[text.index("saliency\n") :].splitlines()
+    conv, other, network = (
+        next(line for line in table if line.strip().startswith(name)) for name in ("conv1", "feat", "the")
+    )
+    assert "3×10⁻⁶" in conv  # noqa: RUF001
+    assert conv.count("█") > 2 * other[: other.index("%")].count("█"), "the mean's bar is the longest"
+    assert network.split("%")[1].count("█") > 2 * other.split("%")[1].count("█")
+
+
+def test_machines_get_the_saliency(run_dir: Path, cli: Cli) -> None:
+    findings = json.loads(cli("inspect", run_dir, "--json").out)
+    assert findings["saliency"] == json.loads((run_dir / "saliency.json").read_text())
+
+
+def test_a_run_without_a_saliency_record_is_shown(run_dir: Path, cli: Cli) -> None:
+    (run_dir / "saliency.json").unlink()
+    answer = cli("inspect", run_dir)
+    assert "kept 48.0% of the weights" in answer.out
+    assert "mean" not in answer.out

@@ -1,0 +1,87 @@
+"""Every structure of a recipe: what it leaves agrees with its masks, and the dense network stays as it is."""
+
+from __future__ import annotations
+
+import copy
+from typing import get_args
+
+import pytest
+import torch
+from small_networks import Lambda, plain
+from torch import Tensor, nn
+
+from madx.errors import ModelError
+from madx.prune import remove, two_four_masks, unstructured_masks
+from madx.prune.layers import scored_parameters
+from madx.recipe import PruneConfig
+from madx.seeds import torch_generator
+
+EXAMPLE = torch.zeros(2, 16, 6, 6)
+STRUCTURES = get_args(PruneConfig.model_fields["structure"].annotation)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(16, 64, 3),
+            nn.ReLU(),
+            nn.Conv2d(64, 32, 3),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(32, 5),
+        ).eval()
+
+
+def scores_of(network: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: torch.rand(parameter.shape, generator=torch_generator(0, name))
+        for name, parameter in scored_parameters(network).items()
+    }
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_network_is_what_the_masks_say(structure: str, network: nn.Module) -> None:
+    before = copy.deepcopy(network.state_dict())
+    config = PruneConfig(structure=structure, round_to=16)
+    removal = remove(network, scores_of(network), config, example=EXAMPLE)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    pruned = dict(removal.module.named_parameters())
+    for name, parameter in network.named_parameters():
+        survives = removal.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+        left = pruned[name][removal.held[name]] if name in removal.held else pruned[name].flatten()
+        assert torch.equal(left.flatten(), parameter[survives])
+    for name, mask in removal.held.items():
+        assert (pruned[name][~mask] == 0).all()
+    assert (removal.channels is not None) == ("channels" in structure)
+    if removal.channels:
+        assert removal.channels == (96, 48)
+
+
+def test_the_rules_are_those_of_the_masks(network: nn.Module) -> None:
+    scores = scores_of(network)
+    plainly = remove(network, scores, PruneConfig(structure="unstructured", sparsity=0.7), example=EXAMPLE)
+    expected = unstructured_masks(network, scores, 0.7)
+    assert all(torch.equal(mask, expected[name]) for name, mask in plainly.masks.items())
+    half = remove(network, scores, PruneConfig(structure="2:4"), example=EXAMPLE)
+    masks, reasons = two_four_masks(network, scores)
+    assert all(torch.equal(mask, masks[name]) for name, mask in half.masks.items())
+    assert half.reasons == reasons == {"5": "5 output channels are not a multiple of 8"}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_layer_that_nothing_scores_stays_whole_and_is_listed(structure: str) -> None:
+    network = Lambda(lambda parts, x: parts["body"](x), body=plain(), unused=nn.Linear(32, 32))
+    scores = {name: score for name, score in scores_of(network).items() if "unused" not in name}
+    removal = remove(network, scores, PruneConfig(structure=structure, round_to=4), example=torch.zeros(2, 2, 4, 4))
+    assert "does not use this layer" in removal.reasons["parts.unused"]
+    mask = removal.masks.get("parts.unused.weight")
+    assert mask is None or mask.all()
+
+
+def test_scores_that_are_missing_are_an_error(network: nn.Module) -> None:
+    scores = scores_of(network)
+    del scores["2.weight"]
+    with pytest.raises(ModelError, match=r"2\.weight"):
+        remove(network, scores, PruneConfig(structure="unstructured"), example=EXAMPLE)
