@@ -1,24 +1,29 @@
-"""Cost of MAD's saliency per batch, against a straightforward K-FAC and one training step, all in one run.
+"""Cost of MAD's saliency per batch: parts, faster variants, a straightforward K-FAC and a training step, in one run.
 
     python benchmarks/saliency.py            # the 78k-parameter ResNet-8 of tests/data, batch 128
     python benchmarks/saliency.py --resnet18 # and ResNet-18 at 3x32x32, batch 32 (minutes)
 
-The straightforward K-FAC unfolds patches, forms A = sum a a^T (K x K) for every layer, and multiplies; attack and mask
-optimisation are the same for both. Each figure is the median over the repeats; each method runs in a process of its
-own, whose peak memory is read from the operating system. Quote the ratios: the machine's speed drops out.
+The straightforward K-FAC unfolds patches, forms A = sum a a^T (K x K) for every layer, and multiplies. Each figure is
+the median over the repeats. Each method runs in a process of its own, and once more for the peak of its memory above
+what a batch of two left loaded, while freed tensors go straight back to the system. The overlap is that of the sets
+pruned at 90 % with plain float32's, after the whole chain from the same random start. Set the threads with
+OMP_NUM_THREADS and quote the ratios: the machine's speed drops out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,14 +33,38 @@ from torch.func import functional_call
 
 from madx.attacks import input_gradient, last_iterate
 from madx.models import build_model
-from madx.prune import mad_saliency, optimise_masks
-from madx.prune.curvature import output_curvature, scored_layers, scored_parameters
+from madx.models.folding import folded
+from madx.prune import mad_saliency, optimise_masks, unstructured_masks
+from madx.prune.curvature import output_curvature
+from madx.prune.layers import scored_layers, scored_parameters
 from madx.recipe import AttackConfig, ModelConfig, ThreatConfig
 from madx.seeds import torch_generator
 
 FIXTURE = Path(__file__).parent.parent / "tests/data/mad_reference.npz"
-METHODS = ("training step", "madx", "kfac")
+Precision = Literal["fp32", "bf16"]
 Batch = tuple[nn.Module, Tensor, Tensor]
+
+
+class Variant(NamedTuple):
+    """How the attack and the mask optimisation are computed; statistics and saliency are always in float32."""
+
+    fold: bool = False
+    attack: Precision = "fp32"
+    masks: Precision = "fp32"
+
+
+PLAIN = "float32"
+VARIANTS = {
+    PLAIN: Variant(),
+    "folded": Variant(fold=True),
+    "folded, bf16 masks": Variant(fold=True, masks="bf16"),
+    "folded, bf16": Variant(fold=True, attack="bf16", masks="bf16"),
+}
+STEP, KFAC = "training step", "K-FAC"
+METHODS = (STEP, KFAC, *VARIANTS)
+PARTS = ("attack", "masks", "statistics")
+GOAL = 0.9
+"""Share pruned in the comparison."""
 
 
 def resnet8() -> Batch:
@@ -98,26 +127,67 @@ def training_step(model: nn.Module, x: Tensor, y: Tensor) -> None:
     F.cross_entropy(model(x), y).backward()
 
 
-def measure(network: str, method: str, repeats: int) -> dict[str, float]:
-    """Median seconds of each part, and the process's peak memory above what it had before."""
+def chain(variant: Variant, batch: Batch, results: dict[str, Any]) -> dict[str, Callable[[], None]]:
+    """The parts of the saliency, in order; each leaves its result for the next in `results`. Folding counts."""
+    model, x, y = batch
+
+    def attack() -> None:
+        module = folded(model, x[:8]) if variant.fold else model
+        gradient, generator = input_gradient(module, precision=variant.attack), torch_generator(0, "attack")
+        threat, config = ThreatConfig(eps=0.1), AttackConfig(steps=10)
+        x_adv = last_iterate(gradient, x, y, threat=threat, attack=config, generator=generator)
+        results["images"] = x_adv.contiguous()
+
+    def masks() -> None:
+        results["masks"] = optimise_masks(model, results["images"], y, precision=variant.masks, fold=variant.fold)
+
+    def statistics() -> None:
+        results["scores"] = mad_saliency(model, results["images"], y, results["masks"])
+
+    return dict(zip(PARTS, (attack, masks, statistics), strict=True))
+
+
+def parts_of(method: str, batch: Batch, results: dict[str, Any]) -> Mapping[str, Callable[[], object]]:
+    """What a method does, part by part."""
+    model, x, y = batch
+    if method == STEP:
+        return {STEP: lambda: training_step(model, x, y)}
+    if method == KFAC:
+        masks = {name: torch.full_like(parameter, 0.5) for name, parameter in scored_parameters(model).items()}
+        return {"statistics": lambda: kfac_saliency(model, x, y, masks)}
+    return chain(VARIANTS[method], batch, results)
+
+
+def seconds(network: str, method: str, repeats: int, file: Path) -> dict[str, float]:
+    """Median seconds of each part; the pruned set goes to `file`."""
+    batch, results = NETWORKS[network](), {}
+    found = {name: timed(part, repeats) for name, part in parts_of(method, batch, results).items()}
+    if method in VARIANTS:
+        np.save(file, pruned_convolutions(batch[0], results["scores"]))
+    return found
+
+
+def memory(network: str, method: str) -> dict[str, float]:
+    """Peak memory of the whole batch above that of two images, after which all code is loaded."""
     model, x, y = NETWORKS[network]()
-    gradient, threat = input_gradient(model), ThreatConfig(eps=0.1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    parts: dict[str, Callable[[], object]] = {}
-    if method == "training step":
-        parts["training step"] = lambda: training_step(model, x, y)
-    else:
-        statistics_of = mad_saliency if method == "madx" else kfac_saliency
-        attack = AttackConfig(steps=10)
-        parts["attack"] = lambda: last_iterate(
-            gradient, x, y, threat=threat, attack=attack, generator=torch_generator(0, "attack")
-        )
-        parts["masks"] = lambda: optimise_masks(model, x, y)
-        masks = optimise_masks(model, x, y)
-        parts["statistics and saliency"] = lambda: statistics_of(model, x, y, masks)
-    seconds = {name: timed(part, repeats) for name, part in parts.items()}
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return seconds | {"peak MB": peak}
+    for part in parts_of(method, (model, x[:2], y[:2]), {}).values():
+        part()
+    before = resident()
+    for part in parts_of(method, (model, x, y), {}).values():
+        part()
+    return {"peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before}
+
+
+def resident() -> float:
+    """MB that this process holds now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def pruned_convolutions(model: nn.Module, scores: dict[str, Tensor]) -> np.ndarray:
+    """Bool over all convolution weights: what the paper's rule removes."""
+    masks = unstructured_masks(model, scores, GOAL)
+    return np.concatenate([~mask.numpy().ravel() for name, mask in masks.items() if scores[name].dim() == 4])
 
 
 def timed(part: Callable[[], object], repeats: int) -> float:
@@ -131,19 +201,37 @@ def timed(part: Callable[[], object], repeats: int) -> float:
     return statistics.median(samples)
 
 
+def child(options: list[str], **environment: str) -> dict[str, float]:
+    """What `seconds` or `memory` finds in a process of its own."""
+    command = [sys.executable, __file__, *options]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    return json.loads(run.stdout)
+
+
 def compare(network: str, repeats: int) -> None:
     """Print every method's parts, and the ratios."""
-    found = {}
-    for method in METHODS:
-        command = [sys.executable, __file__, "--one", network, method, "--repeats", str(repeats)]
-        found[method] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    print(f"{network}, {torch.get_num_threads()} threads, median of {repeats}")
-    for method, parts in found.items():
-        print(f"  {method:14}" + "  ".join(f"{name} {value:.3f}" for name, value in parts.items()))
-    step, ours, theirs = found["training step"], found["madx"], found["kfac"]
-    part = "statistics and saliency"
-    print(f"  statistics and saliency: {theirs[part] / ours[part]:.2f} times as fast as K-FAC,")
-    print(f"    the cost of {ours[part] / step['training step']:.2f} training steps")
+    found: dict[str, dict[str, float]] = {}
+    sets: dict[str, np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for method in METHODS:
+            file = Path(folder) / "pruned.npy"
+            options = ["--one", network, method, "--repeats", str(repeats)]
+            found[method] = child([*options, "--save", str(file)]) | child(options, MALLOC_MMAP_THRESHOLD_="65536")
+            if method in VARIANTS:
+                sets[method] = np.load(file)
+    step, kfac = found[STEP], found[KFAC]
+    print(f"{network}, {torch.get_num_threads()} threads, seconds per batch, median of {repeats}")
+    print(f"  {STEP}: {step[STEP]:.3f}, peak memory {step['peak MB']:.0f} MB")
+    print(f"  {KFAC}: statistics {kfac['statistics']:.3f}, peak memory {kfac['peak MB']:.0f} MB")
+    print("  | madx | attack | masks | statistics | all | statistics / training step | peak memory / its | overlap |")
+    print("  | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, removed in sets.items():
+        parts = found[name]
+        figures = [f"{parts[part]:.3f}" for part in PARTS] + [f"{sum(parts[part] for part in PARTS):.3f}"]
+        ratios = [f"{parts['statistics'] / step[STEP]:.2f}", f"{parts['peak MB'] / step['peak MB']:.2f}"]
+        overlap = (removed & sets[PLAIN]).sum() / sets[PLAIN].sum()
+        print(f"  | {name} | {' | '.join(figures + ratios)} | {overlap:.2%} |")
+    print(f"  statistics {kfac['statistics'] / found[PLAIN]['statistics']:.2f} times as fast as {KFAC}'s")
 
 
 def main() -> None:
@@ -152,9 +240,11 @@ def main() -> None:
     parser.add_argument("--resnet18", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "METHOD"), help=argparse.SUPPRESS)
+    parser.add_argument("--save", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(*arguments.one, arguments.repeats)))
+        save = arguments.save
+        print(json.dumps(seconds(*arguments.one, arguments.repeats, save) if save else memory(*arguments.one)))
         return
     for network in ["resnet8", *(["resnet18"] if arguments.resnet18 else [])]:
         compare(network, arguments.repeats)

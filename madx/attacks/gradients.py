@@ -9,17 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from madx.attacks.losses import Loss
+
 Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(images [B, ...], targets) -> (logits [B, K], gradient of the summed loss at the images [B, ...])."""
 
 
 def input_gradient(
-    module: nn.Module, *, precision: Literal["fp32", "bf16"] = "fp32", largest_gap: float | None = None
+    module: nn.Module,
+    *,
+    loss: Loss | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    largest_gap: float | None = None,
 ) -> Gradient:
-    """Cross-entropy gradient of `module` at its input; the module's mode, parameters and their .grad stay as they are.
+    """Gradient of a loss of `module` at its input; the module's mode, parameters and their .grad stay as they are.
 
-    Targets are labels int64 [B], or probabilities [B, K]: against the network's own clean probabilities the gradient is
-    that of KL(p || q), which is what TRADES climbs.
+    Targets are what `loss` takes. Without a loss it is torch's cross-entropy, and targets are labels int64 [B], or
+    probabilities [B, K]: against the network's own clean probabilities the gradient is that of KL(p || q), which is
+    what TRADES climbs.
 
     A softmax that is saturated in float32 has a zero gradient, and an attack that climbs it stands still: multiplying a
     network's logits would make it look robust. With `largest_gap`, the logits of an image whose two largest differ by
@@ -33,12 +40,17 @@ def input_gradient(
                 logits = module(images)
             logits = logits.float()
             # The sum, not the mean: an image's gradient must not depend on the batch it is attacked in.
-            loss = F.cross_entropy(_unsaturated(logits, largest_gap), targets, reduction="sum")
+            total = (loss or _cross_entropy)(_unsaturated(logits, largest_gap), targets).sum()
             # Asked for the input alone, autograd computes no weight gradients.
-            (slope,) = torch.autograd.grad(loss, images)
+            (slope,) = torch.autograd.grad(total, images)
         return logits.detach(), slope
 
     return gradient
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Torch's own, [B]: unlike `losses.CrossEntropy` it takes probabilities, and its gradient is to scale."""
+    return F.cross_entropy(logits, targets, reduction="none")
 
 
 def _unsaturated(logits: Tensor, largest_gap: float | None) -> Tensor:

@@ -61,19 +61,19 @@ class L2:
         noise = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
         dimensions = like[0].numel()
         radius = torch.rand(len(like), generator=generator, dtype=like.dtype).to(like.device) ** (1 / dimensions)
-        return self.direction(noise) * _per_image(radius, like) * eps
+        return self.direction(noise) * per_image(radius, like) * eps
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The gradient over its own length; an image with a zero gradient stays where it is."""
         # Scaled first: the squares of a saturated network's tiny gradient underflow, and the attack would stand still.
         largest = gradient.flatten(1).abs().amax(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        scaled = gradient / _per_image(largest, gradient)
-        return scaled / _per_image(self.size(scaled).clamp_min(_TINY), scaled)
+        scaled = gradient / per_image(largest, gradient)
+        return scaled / per_image(self.size(scaled).clamp_min(_TINY), scaled)
 
     def project(self, perturbation: Tensor, eps: float) -> Tensor:
         """Shrink to the sphere what lies outside of it."""
         scale = (eps / self.size(perturbation).clamp_min(_TINY)).clamp_max(1)
-        return perturbation * _per_image(scale, perturbation)
+        return perturbation * per_image(scale, perturbation)
 
     def size(self, perturbation: Tensor) -> Tensor:
         """Euclidean length, [B]."""
@@ -94,6 +94,12 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
-def _per_image(values: Tensor, like: Tensor) -> Tensor:
+def inside(norm: Norm, point: Tensor, images: Tensor, eps: float) -> Tensor:
+    """`point` [B, ...] brought back into the ball around `images`, and into the box [0, 1]."""
+    # In this order: the images are in the box, so clamping to it makes no perturbation larger.
+    return (images + norm.project(point - images, eps)).clamp(0, 1)
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
     """[B] -> [B, 1, ..., 1] to multiply with `like`."""
     return values.view(-1, *([1] * (like.dim() - 1)))

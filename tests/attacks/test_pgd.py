@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from madx.attacks import input_gradient, last_iterate, norm_named, strongest_examples
-from madx.attacks.pgd import wrong_margin
+from madx.attacks import input_gradient, last_iterate, norm_named, strongest_examples, wrong_margin
 from madx.recipe import AttackConfig
 
 LONG = AttackConfig(steps=60, relative_step=30)
@@ -240,24 +239,6 @@ def test_an_attack_is_repeatable_and_touches_nothing_of_its_caller(run: Callable
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
     assert all(parameter.grad is None for parameter in module.parameters())
     assert not first.requires_grad
-
-
-@pytest.mark.parametrize(
-    ("row", "label", "margin"),
-    [
-        ([1.0, 5.0, 2.0], 0, 4.0),
-        ([1.0, 5.0, 2.0], 1, -3.0),
-        ([3.0, 3.0, 3.0], 2, 0.0),
-        ([-2.0, -7.0], 1, 5.0),
-        ([math.inf, 0.0], 0, -math.inf),
-        ([math.nan, 0.0], 0, math.inf),
-        ([0.0, math.nan], 0, math.inf),
-        ([math.inf, math.inf], 0, math.inf),
-    ],
-)
-def test_margins(row: list[float], label: int, margin: float) -> None:
-    logits = torch.tensor([row, row])
-    assert wrong_margin(logits, torch.tensor([label, label])).tolist() == [margin, margin]
 
 
 def test_a_network_that_returns_nan_off_the_clean_image_does_not_count_as_standing() -> None:

@@ -1,0 +1,261 @@
+"""Which criterion keeps the most robust accuracy? The shipped Fashion-MNIST network, pruned without structure.
+
+    python benchmarks/criteria.py                      # every cell that the results file lacks; hours on two cores
+    python benchmarks/criteria.py --seeds 0 --sparsities 0.9 --criteria mad magnitude
+    python benchmarks/criteria_table.py                # the results file -> docs/criteria-table.md, docs/criteria.svg
+
+A cell is one criterion at one sparsity with one seed (of the batches, their attacks and the fine-tuning). Three
+networks come of it: one-shot; with BatchNorm recalibrated on adversarial images; and after the same fine-tuning for
+every criterion. Scores of criteria that average use BATCHES batches; those that learn take LEARNING_STEPS steps more:
+work that the others do not do, so scoring_seconds stands beside each.
+
+Each network is measured on the test set's first images: clean, PGD-50 (one start) and APGD (cross-entropy, then
+targeted DLR at the likeliest wrong classes). The attacks climb bfloat16 gradients and every example is scored again in
+float32; `--check` compares that with float32 gradients on the dense network. The results file keeps every image's
+outcome as a hexadecimal bit string, so that differences between criteria are paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from madx.attacks import Apgd, TargetedApgd, Victim, input_gradient, last_iterate, run_suite, strongest_examples
+from madx.data import Split, load_splits
+from madx.models import build_model, load_weights
+from madx.prune import (
+    CRITERIA,
+    IMAGE_FREE,
+    LEARNERS,
+    Task,
+    apply_masks_,
+    average_saliency,
+    learn_scores,
+    unstructured_masks,
+)
+from madx.recipe import AttackConfig, FinetuneConfig, LearningConfig, load_recipe
+from madx.seeds import derive_seed, torch_generator
+from madx.train import TrainingJob, recalibrate_, train_
+
+HERE = Path(__file__).parent
+RECIPE = load_recipe(HERE.parent / "recipes/fashion-mnist.yaml")
+RESULTS = HERE / "results/criteria.jsonl"
+SPARSITIES = (0.8, 0.9, 0.95, 0.7, 0.99, 0.5)
+SEEDS = (0, 1, 2)
+BATCHES, LEARNING_STEPS, RECALIBRATION_BATCHES, ROUNDS = 20, 100, 8, 2
+IMAGES_ONE_SHOT, IMAGES_FINETUNED = 500, 1000
+ATTACK = AttackConfig(steps=10)
+PGD50 = AttackConfig(steps=50, relative_step=2.5)
+APGD = (Apgd(steps=25), TargetedApgd(steps=25, targets=3))
+FINETUNE = FinetuneConfig(
+    epochs=0.5,
+    lr=0.05,
+    attack=AttackConfig(steps=3, relative_step=2.5),
+    augment="none",
+    average=0.98,
+    evaluations=1,
+    selection_images=250,
+    selection_attack=AttackConfig(steps=1),
+)
+
+
+@lru_cache
+def splits() -> Any:
+    """The recipe's data."""
+    return load_splits(RECIPE.data, RECIPE.seed)
+
+
+def dense() -> nn.Module:
+    """The shipped network."""
+    train = splits().train
+    model = build_model(RECIPE.model, shape=train.shape, classes=train.classes, seed=0)
+    assert RECIPE.model.weights is not None
+    load_weights(model, RECIPE.model.weights)
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+def batches(count: int, *words: object) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(number, images, labels) of `count` training batches in an order named by `words`."""
+    split: Split = splits().train
+    for turn in itertools.count():
+        shuffle = derive_seed(*words, turn)
+        for number, (x, y) in enumerate(split.batches(128, shuffle=shuffle, drop_last=True)):
+            whole = turn * (len(split) // 128) + number
+            if whole == count:
+                return
+            yield whole, x.contiguous(memory_format=torch.channels_last), y
+
+
+def adversarial(model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, generator: torch.Generator) -> Tensor:
+    """PGD examples of one batch."""
+    gradient = input_gradient(model, precision="bf16")
+    examples = last_iterate(gradient, x, y, threat=RECIPE.threat, attack=attack, generator=generator)
+    return examples.contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache(maxsize=1)
+def averaged(criterion: str, seed: int) -> dict[str, Tensor]:
+    """The criterion's scores, averaged over batches."""
+    model = dense()
+    count = 1 if criterion in IMAGE_FREE else BATCHES
+    made = (
+        (adversarial(model, x, y, ATTACK, torch_generator(seed, "scores", n)), y, torch_generator(seed, criterion, n))
+        for n, x, y in batches(count, seed, "scores")
+    )
+    return average_saliency(model, made, CRITERIA[criterion]).scores
+
+
+def masks_of(criterion: str, sparsity: float, seed: int) -> dict[str, Tensor]:
+    """What the criterion keeps."""
+    model, scores = dense(), averaged(criterion, seed)
+
+    def keep(ranked: Any) -> dict[str, Tensor]:
+        return unstructured_masks(model, ranked, sparsity)
+
+    if criterion in LEARNERS:
+        config = LearningConfig(steps=LEARNING_STEPS)
+        scores = learn_scores(
+            model,
+            ((x, y, torch_generator(seed, "learn", n)) for n, x, y in batches(LEARNING_STEPS, seed, "learn")),
+            scores,
+            LEARNERS[criterion],
+            Task(config, keep, lambda net, x, y, generator: adversarial(net, x, y, config.attack, generator)),
+        )
+    return keep(scores)
+
+
+def recalibrated_(model: nn.Module, seed: int) -> None:
+    """BatchNorm on adversarial images of the pruned network itself."""
+    for turn in range(ROUNDS):
+        recalibrate_(
+            model,
+            (
+                adversarial(model, x, y, ATTACK, torch_generator(seed, "recalibrate", turn, n))
+                for n, x, y in batches(RECALIBRATION_BATCHES, seed, "recalibrate")
+            ),
+        )
+
+
+def finetuned_(model: nn.Module, masks: dict[str, Tensor], seed: int) -> None:
+    """The same steps on the same images for every criterion."""
+    job = TrainingJob(splits().train, splits().selection, FINETUNE, RECIPE.threat, seed, masks=masks)
+    train_(model, job)
+    model.to(memory_format=torch.channels_last)
+
+
+def outcomes(model: nn.Module, images: int, *, pgd: bool, precision: str = "bf16") -> dict[str, np.ndarray]:
+    """For each of the first test images whether it was classified correctly: clean, under PGD-50, under APGD."""
+    source = splits().gate.source
+    found: dict[str, list[np.ndarray]] = {"clean": [], "pgd50": [], "apgd": []}
+    model.eval()
+    for start in range(0, images, 250):
+        index = np.arange(start, start + 250)
+        x = torch.from_numpy(source.images(index)).contiguous(memory_format=torch.channels_last)
+        y = torch.from_numpy(source.labels[index])
+        found["clean"].append(right(model, x, y))
+        generator = torch_generator(0, "criteria", start)
+        if pgd:
+            gradient = input_gradient(model, precision=precision, largest_gap=10.0)
+            points = strongest_examples(model, gradient, x, y, threat=RECIPE.threat, attack=PGD50, generator=generator)
+            found["pgd50"].append(right(model, points, y) & found["clean"][-1])
+        victim = Victim(Victim.of(model).forward, lambda loss: input_gradient(model, precision=precision, loss=loss))
+        points = run_suite(victim, x, y, attacks=APGD, threat=RECIPE.threat, generator=generator).points
+        found["apgd"].append(right(model, points, y) & found["clean"][-1])
+    return {name: np.concatenate(parts) for name, parts in found.items() if parts}
+
+
+@torch.no_grad()
+def right(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
+    """Scored in float32."""
+    return (model(x).argmax(1) == y).numpy()
+
+
+def cell(criterion: str, sparsity: float, seed: int) -> dict[str, Any]:
+    """One criterion at one sparsity with one seed. PGD-50 is taken with the first seed only."""
+    pgd = seed == SEEDS[0]
+    started = time.monotonic()
+    masks = masks_of(criterion, sparsity, seed)
+    entry: dict[str, Any] = {"criterion": criterion, "sparsity": sparsity, "seed": seed}
+    entry["scoring_seconds"] = round(time.monotonic() - started, 1)
+    entry["kept"] = {name: round(mask.float().mean().item(), 4) for name, mask in masks.items() if mask.dim() > 1}
+    model = dense()
+    apply_masks_(model, masks)
+    entry["one_shot"] = packed(outcomes(model, IMAGES_ONE_SHOT, pgd=pgd))
+    recalibrated_(model, seed)
+    entry["recalibrated"] = packed(outcomes(model, IMAGES_ONE_SHOT, pgd=pgd))
+    finetuned_(model, masks, seed)
+    entry["finetuned"] = packed(outcomes(model, IMAGES_FINETUNED, pgd=pgd))
+    return entry | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def dense_cell(seed: int, *, finetune: bool) -> dict[str, Any]:
+    """The dense network as it comes, and after the same fine-tuning: what pruning can hope for."""
+    model = dense()
+    entry: dict[str, Any] = {"criterion": "dense", "sparsity": 0.0, "seed": seed}
+    entry["one_shot"] = packed(outcomes(model, IMAGES_FINETUNED, pgd=seed == SEEDS[0]))
+    if finetune:
+        model = copy.deepcopy(model)
+        finetuned_(model, {}, seed)
+        entry["finetuned"] = packed(outcomes(model, IMAGES_FINETUNED, pgd=seed == SEEDS[0]))
+    return entry
+
+
+def packed(found: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Outcomes as hexadecimal bit strings, first image first."""
+    return {name: {"images": len(bits), "right": np.packbits(bits).tobytes().hex()} for name, bits in found.items()}
+
+
+def done() -> set[tuple[str, float, int]]:
+    """Cells that the results file has."""
+    if not RESULTS.exists():
+        return set()
+    entries = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    return {(entry["criterion"], entry["sparsity"], entry["seed"]) for entry in entries}
+
+
+def measure(criteria: list[str], sparsities: list[float], seeds: list[int]) -> None:
+    """Every cell that is missing, one line each. Several processes may share the work by different arguments."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    for seed, sparsity, criterion in itertools.product(seeds, sparsities, criteria):
+        if (criterion, sparsity, seed) in done():
+            continue
+        entry = dense_cell(seed, finetune=True) if criterion == "dense" else cell(criterion, sparsity, seed)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        shares = {
+            name: {kind: f"{np.unpackbits(np.frombuffer(bytes.fromhex(v['right']), np.uint8)).sum() / v['images']:.1%}"
+                   for kind, v in entry[name].items()}
+            for name in ("one_shot", "recalibrated", "finetuned") if name in entry
+        }  # fmt: skip
+        print(criterion, sparsity, seed, json.dumps(shares), flush=True)
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--criteria", nargs="+", default=[*CRITERIA])
+    parser.add_argument("--sparsities", nargs="+", type=float, default=[*SPARSITIES])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[*SEEDS])
+    parser.add_argument("--check", action="store_true", help="bfloat16 against float32 gradients, dense network")
+    arguments = parser.parse_args()
+    if arguments.check:
+        for precision in ("bf16", "fp32"):
+            found = outcomes(dense(), IMAGES_FINETUNED, pgd=True, precision=precision)
+            print(precision, {name: f"{bits.mean():.1%}" for name, bits in found.items()})
+        return
+    measure(arguments.criteria, arguments.sparsities, arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What a suite of attacks knows of a network: its logits, and the gradient of any loss; both count what they are asked.
+
+Images are float32 [B, ...] in [0, 1], logits float32 [B, K].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from madx.attacks.gradients import Gradient, input_gradient
+from madx.attacks.losses import Loss
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A network under attack.
+
+    Nothing says that both callables are the same network: `forward` may be an engine and `gradient` its torch twin.
+    The logits that a gradient returns decide where the attack goes on and which point is the worst.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    """Images -> logits, no gradient asked for."""
+    gradient: Callable[[Loss], Gradient]
+    """Loss -> its gradient at images."""
+
+    @classmethod
+    def of(cls, module: nn.Module, *, precision: Literal["fp32", "bf16"] = "fp32") -> Victim:
+        """A torch network, in the mode (eval, surely) and the memory format that it is in; see `input_gradient`.
+
+        In bf16, gradients and the logits that come with them are rounded: score the points again in float32.
+        """
+
+        def forward(images: Tensor) -> Tensor:
+            with torch.no_grad():
+                logits: Tensor = module(images).float()
+            return logits
+
+        return cls(forward, lambda loss: input_gradient(module, loss=loss, precision=precision))
+
+
+@dataclass
+class Passes:
+    """How many images went through a network."""
+
+    forward: int = 0
+    """Forward only."""
+    gradient: int = 0
+    """Forward and backward."""
+
+    def counting(self, victim: Victim) -> Victim:
+        """The same network; what it is asked is added up here."""
+
+        def forward(images: Tensor) -> Tensor:
+            self.forward += len(images)
+            return victim.forward(images)
+
+        def gradient(loss: Loss) -> Gradient:
+            slope_of = victim.gradient(loss)
+
+            def counted(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+                self.gradient += len(images)
+                return slope_of(images, targets)
+
+            return counted
+
+        return Victim(forward, gradient)
