@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -154,7 +154,7 @@ def finetuned_(model: nn.Module, masks: dict[str, Tensor], seed: int) -> None:
     model.to(memory_format=torch.channels_last)
 
 
-def outcomes(model: nn.Module, images: int, *, pgd: bool, precision: str = "bf16") -> dict[str, np.ndarray]:
+def outcomes(model: nn.Module, images: int, *, pgd: bool, precision: Literal["fp32", "bf16"] = "bf16") -> dict[str, np.ndarray]:
     """For each of the first test images whether it was classified correctly: clean, under PGD-50, under APGD."""
     source = splits().gate.source
     found: dict[str, list[np.ndarray]] = {"clean": [], "pgd50": [], "apgd": []}
@@ -169,7 +169,7 @@ def outcomes(model: nn.Module, images: int, *, pgd: bool, precision: str = "bf16
             gradient = input_gradient(model, precision=precision, largest_gap=10.0)
             points = strongest_examples(model, gradient, x, y, threat=RECIPE.threat, attack=PGD50, generator=generator)
             found["pgd50"].append(right(model, points, y) & found["clean"][-1])
-        victim = Victim(Victim.of(model).forward, lambda loss: input_gradient(model, precision=precision, loss=loss))
+        victim = Victim.of(model, precision=precision)
         points = run_suite(victim, x, y, attacks=APGD, threat=RECIPE.threat, generator=generator).points
         found["apgd"].append(right(model, points, y) & found["clean"][-1])
     return {name: np.concatenate(parts) for name, parts in found.items() if parts}
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="bfloat16 against float32 gradients, dense network")
     arguments = parser.parse_args()
     if arguments.check:
-        for precision in ("bf16", "fp32"):
+        for precision in get_args(Precision):
             found = outcomes(dense(), IMAGES_FINETUNED, pgd=True, precision=precision)
             print(precision, {name: f"{bits.mean():.1%}" for name, bits in found.items()})
         return

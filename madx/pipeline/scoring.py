@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from madx.attacks import input_gradient, last_iterate
+from madx.attacks import Gradient, input_gradient, last_iterate
+from madx.models.folding import folded
 from madx.pipeline.context import Context
 from madx.prune import (
+    BF16,
     CRITERIA,
     IMAGE_FREE,
     LEARNERS,
@@ -30,6 +32,9 @@ from madx.prune import (
 from madx.recipe import PruneConfig
 from madx.seeds import derive_seed, torch_generator
 
+_EXAMPLES = 2
+"""Images on which folding is checked."""
+
 
 def averaged(context: Context, dense: nn.Module) -> Saliency:
     """The criterion's average over the recipe's batches, taken up where a killed run was."""
@@ -38,7 +43,9 @@ def averaged(context: Context, dense: nn.Module) -> Saliency:
     checkpoint = context.checkpoint("saliency")
     state = checkpoint.load()
     start, total = state["batches"] if state else 0, _most_batches(config)
-    scores = context.world.map(partial(_batch_scores, context, model), range(start, total))
+    example = numbered_batch(context, _EXAMPLES, 0)[0].to(context.device)
+    attacked = input_gradient(folded(model, example))
+    scores = context.world.map(partial(_batch_scores, context, model, attacked), range(start, total))
     scores = context.progress.track(scores, f"saliency ({config.criterion})", total=total, done=start)
     settling = None if config.criterion in IMAGE_FREE else _settling(context, dense)
     saliency = average_scores(model, scores, settling=settling, state=state, checkpoint=checkpoint)
@@ -106,14 +113,15 @@ def _verdict(config: PruneConfig, curve: Sequence[Round]) -> str:
     return f"the kept set has NOT settled {found}; that would take at least about {needed:,} batches (prune.{key})"
 
 
-def _batch_scores(context: Context, model: nn.Module, number: int) -> dict[str, Tensor]:
+def _batch_scores(context: Context, model: nn.Module, attacked: Gradient, number: int) -> dict[str, Tensor]:
     """The criterion on one adversarial batch; on the CPU, where every process can take them up."""
     recipe, config = context.recipe, context.recipe.prune
     images, labels = numbered_batch(context, config.batch_size, number)
     x, y = images.to(context.device), labels.to(context.device)
     generator = torch_generator(recipe.seed, "saliency", number)
-    x_adv = last_iterate(input_gradient(model), x, y, threat=recipe.threat, attack=config.attack, generator=generator)
-    scores = CRITERIA[config.criterion](model, x_adv, y, generator)
+    x_adv = last_iterate(attacked, x, y, threat=recipe.threat, attack=config.attack, generator=generator)
+    criterion = (BF16 if config.precision == "bf16" else CRITERIA)[config.criterion]
+    scores = criterion(model, x_adv, y, generator)
     return {name: score.detach().cpu() for name, score in scores.items()}
 
 

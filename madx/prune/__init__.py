@@ -6,7 +6,8 @@ bool with the parameter's shape, True = kept.
 
 from madx.prune.averaging import Saliency, average_saliency, average_scores
 from madx.prune.convergence import Round, Settling, batches_needed, has_settled
-from madx.prune.criteria import CRITERIA, IMAGE_FREE
+from madx.prune.criteria import BF16, CRITERIA, IMAGE_FREE
+from madx.prune.layers import unscored_layers
 from madx.prune.learned import LEARNERS, Task, learn_scores
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
 from madx.prune.removal import Removal, remove
@@ -24,6 +25,7 @@ from madx.prune.structure import (
 from madx.prune.summary import SaliencySummary, summarise
 
 __all__ = [
+    "BF16",
     "CRITERIA",
     "IMAGE_FREE",
     "LEARNERS",
@@ -52,5 +54,6 @@ __all__ = [
     "summarise",
     "survivor_masks",
     "two_four_masks",
+    "unscored_layers",
     "unstructured_masks",
 ]

