@@ -192,7 +192,8 @@ def _parameters_in_use(module: nn.Module, shape: Sequence[int]) -> set[str]:
         ) from problem
     if not logits.requires_grad:
         return set()
-    slopes = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
     return {name for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
 
 

@@ -124,12 +124,12 @@ class _Run:
         self.optimiser.step()
         self.step += 1
 
-    @torch.no_grad()
     def masked_network(self) -> nn.Module:
         """The network as the scores prune it now; `advance` works on it."""
         masks = self.task.keep({name: score.detach() for name, score in self.learner.ranked(self.scores).items()})
-        for name, parameter in self.parameters.items():
-            parameter.copy_(self.weights[name] * masks[name] if name in masks else self.weights[name])
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self.weights[name] * masks[name] if name in masks else self.weights[name])
         return self.masked
 
     def _loss(self, x_adv: Tensor, labels: Tensor) -> tuple[float, dict[str, Tensor]]:

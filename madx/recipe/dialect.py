@@ -1,6 +1,6 @@
 """The YAML that recipes are written in: PyYAML's safe subset, read and written by the same rules.
 
-Differences from YAML 1.1: 1e-3 is a number (as in YAML 1.2), a key may stand once in a section, keys are text, and
+Differences from YAML 1.1: 1e-3 is a number and 2:4 is text (both as in YAML 1.2), a key may stand once in a section, keys are text, and
 there are no aliases.
 """
 
@@ -13,6 +13,10 @@ import yaml
 
 _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
 """Numbers such as 1e-3, which YAML 1.1 takes for text."""
+
+
+_SEXAGESIMAL = re.compile(r"^[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?$")
+"""Text such as 2:4, which YAML 1.1 takes for two minutes and four seconds."""
 
 
 class Loader(yaml.SafeLoader):
@@ -51,4 +55,6 @@ for _kind in (Loader, Dumper):
     # The tables are the class's own from here on: PyYAML's safe classes stay as they are.
     _kind.yaml_implicit_resolvers = {first: list(rules) for first, rules in _kind.yaml_implicit_resolvers.items()}
     for _first in "-+0123456789":
-        _kind.yaml_implicit_resolvers.setdefault(_first, []).append(("tag:yaml.org,2002:float", _EXPONENT))
+        _rules = _kind.yaml_implicit_resolvers.setdefault(_first, [])
+        _rules.insert(0, ("tag:yaml.org,2002:str", _SEXAGESIMAL))
+        _rules.append(("tag:yaml.org,2002:float", _EXPONENT))
