@@ -89,6 +89,23 @@ def ranking(cells: Cells, sparsity: float, state: str) -> list[str]:
     return sorted(found, key=found.__getitem__, reverse=True)
 
 
+def dense_row(cells: Cells, sparsity: float, state: str) -> list[str]:
+    """The dense network on the same images, after the same fine-tuning where there is one."""
+    cell = cells.get(("dense", 0.0), {})
+    own = "finetuned" if state == "finetuned" else "one_shot"
+    ours = over_seeds(cells.get((OURS, sparsity), {}), state, "apgd")
+    images = min((len(value) for value in ours.values()), default=0)
+    found = {name: over_seeds(cell, own, name) for name in ATTACKS}
+    seeds = sorted(set(ours) & set(found["apgd"]))
+    if not seeds:
+        return []
+    gap = np.mean([ours[seed] - found["apgd"][seed][:images] for seed in seeds], axis=0)
+    figures = " | ".join(
+        f"{100 * np.mean([value[:images] for value in values.values()]):.1f}" for values in found.values()
+    )
+    return [f"| dense | {len(cell)} | {figures} | {100 * gap.mean():+.1f} ± {half_width(gap):.1f} | |"]
+
+
 def rows(cells: Cells, sparsity: float, state: str) -> list[str]:
     """One table."""
     lines = [
@@ -102,7 +119,7 @@ def rows(cells: Cells, sparsity: float, state: str) -> list[str]:
         seconds = np.mean([entry["scoring_seconds"] for entry in cell.values()])
         figures = " | ".join(figure_of(cell, state, attack) for attack in ATTACKS)
         lines.append(f"| `{name}` | {len(cell)} | {figures} | {gap} | {seconds:.0f} |")
-    return lines
+    return lines + dense_row(cells, sparsity, state)
 
 
 def dense_lines(cells: Cells) -> list[str]:

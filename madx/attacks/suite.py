@@ -175,7 +175,7 @@ QUICK: tuple[Attack, ...] = (
     TargetedApgd(steps=30, targets=3),
     Closest((Apgd(), TargetedApgd(targets=3)), rounds=5),
 )
-"""Nearly as strong as the standard suite at about a sixth of its cost: for comparing many networks."""
+"""A fraction of the standard suite's cost: for comparing many networks."""
 
 STANDARD: tuple[Attack, ...] = (Apgd(), TargetedApgd(), Closest((Apgd(), TargetedApgd(targets=4)), rounds=5))
 """The two white-box gradient attacks of AutoAttack at their published budget, then restarts where they may decide."""

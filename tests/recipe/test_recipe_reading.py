@@ -173,7 +173,6 @@ def test_nothing_to_prune(text: str) -> None:
         ("0.1", 0.1),
         ("1", 1.0),
         ("1e-3", 0.001),
-        ("2:4", "2:4"),
         ("1E-3", 0.001),
         ("+1e-3", 0.001),
         ("'0.5/2'", 0.25),
@@ -182,6 +181,11 @@ def test_nothing_to_prune(text: str) -> None:
 )
 def test_numbers_as_people_write_them(text: str, eps: float) -> None:
     assert parsed(f"threat: {{eps: {text}}}").threat.eps == eps
+
+
+@pytest.mark.parametrize("text", ["2:4", "'2:4'", "channels+2:4"])
+def test_a_structure_with_a_colon_needs_no_quotes(text: str) -> None:
+    assert parsed(f"prune: {{structure: {text}}}").prune.structure == text.strip("'")
 
 
 def test_eps_of_l2_may_be_large() -> None:
