@@ -59,7 +59,7 @@ class L2:
     def start(self, like: Tensor, eps: float, generator: torch.Generator) -> Tensor:
         """Uniform in the ball: a Gaussian direction times a radius U^(1/d)."""
         noise = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-        dimensions = like[0].numel()
+        dimensions = like.shape[1:].numel()
         radius = torch.rand(len(like), generator=generator, dtype=like.dtype).to(like.device) ** (1 / dimensions)
         return self.direction(noise) * per_image(radius, like) * eps
 

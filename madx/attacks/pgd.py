@@ -92,5 +92,8 @@ def _iterates(
     point = inside(norm, images + norm.start(images, threat.eps, generator), images, threat.eps)
     for _ in range(attack.steps):
         logits, slope = gradient(point, targets)
-        previous, point = point, inside(norm, point + step_size * norm.direction(slope), images, threat.eps)
+        previous, point = (
+            point,
+            inside(norm, point + step_size * norm.direction(slope.nan_to_num(nan=0.0)), images, threat.eps),
+        )
         yield point, (previous, logits)

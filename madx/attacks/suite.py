@@ -133,7 +133,7 @@ class Outcome:
     @property
     def robust(self) -> Tensor:
         """Images that no attack turned, bool [B]."""
-        return self.margins <= 0
+        return self.margins < 0
 
 
 def run_suite(
@@ -167,7 +167,7 @@ def run_suite(
 
 
 def _robust(worst: Worst) -> int:
-    return int((worst.margins <= 0).sum())
+    return int((worst.margins < 0).sum())
 
 
 QUICK: tuple[Attack, ...] = (

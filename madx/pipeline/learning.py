@@ -19,11 +19,18 @@ from madx.seeds import torch_generator
 def learned(context: Context, dense: nn.Module, saliency: Saliency) -> Saliency:
     """The saliency with learned scores, if the recipe's criterion learns them; otherwise as it is.
 
-    Process 0 learns alone: a step depends on the one before, and there are few.
+    A removed channel is masked in its own row and in the columns that read it, so that no gradient reaches either and
+    it could never come back: where whole channels go, the scores that learning would start from decide. Process 0
+    learns alone: a step depends on the one before, and there are few.
     """
-    if context.recipe.prune.criterion not in LEARNERS:
+    config = context.recipe.prune
+    if config.criterion not in LEARNERS:
         return saliency
-    return replace(saliency, scores=context.world.share(lambda: _learn(context, dense, saliency.scores)))
+    if config.structure.startswith("channels"):
+        context.progress.say(f"{config.criterion} ranks whole channels without learning masks (docs/criteria.md)")
+        return saliency
+    scores = context.world.share(lambda: _learn(context, dense, saliency.scores))
+    return replace(saliency, scores=scores, start=saliency.scores, learned_steps=config.learning.steps)
 
 
 def _learn(context: Context, dense: nn.Module, start: dict[str, Tensor]) -> dict[str, Tensor]:

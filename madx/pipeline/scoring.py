@@ -59,12 +59,14 @@ def summary(context: Context, dense: nn.Module, saliency: Saliency, removal: Rem
     config = context.recipe.prune
     record = {
         "criterion": config.criterion,
-        "batches": saliency.batches,
+        "batches": saliency.batches if config.criterion not in IMAGE_FREE else 0,
+        "learned_steps": saliency.learned_steps,
         "batch_size": config.batch_size,
         "passes": saliency.batches / (len(context.splits.train) // config.batch_size),
         "settling": _settling_record(config, saliency) if saliency.curve else None,
     }
-    return record | summarise(dense, saliency.scores, removal.masks).to_json()
+    # Learned scores are places in an order: what shows a layer's sensitivity is the average that they started from.
+    return record | summarise(dense, saliency.start or saliency.scores, removal.masks).to_json()
 
 
 def _settling_record(config: PruneConfig, saliency: Saliency) -> dict[str, Any]:

@@ -42,6 +42,10 @@ class Saliency:
     """Averages over the even and over the odd batches alone, for criteria that are averages of batches."""
     curve: tuple[Round, ...] = ()
     """How the halves came to agree, where that was asked."""
+    start: dict[str, Tensor] | None = None
+    """The average that learning started from, where `scores` are learned."""
+    learned_steps: int = 0
+    """How many steps that took."""
 
 
 class Sums:

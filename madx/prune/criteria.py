@@ -7,9 +7,12 @@ the full network; `mad-paper` weighs what its masks take away, at the masked net
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from madx.models.modes import evaluating
 from madx.prune.averaging import Criterion
@@ -26,12 +29,14 @@ _PART = 16
 def mad_damage(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """Where the repaired MAD starts: 1/2 F w^2, the second-order damage of removing the whole weight.
 
-    F is the diagonal of the empirical Fisher matrix WITHOUT a Kronecker factorisation: squared gradients of parts of
-    the batch, small enough that an image's own gradient is not lost in their mean. Learning from the factorised
-    diagonal, G_ii A_jj, was measured to be a gamble (docs/criteria.md).
+    F stands for the diagonal of the empirical Fisher matrix WITHOUT a Kronecker factorisation: the mean squared
+    gradient of mini-batches of about 16 images, which is a 16th of the Fisher diagonal plus the squared mean gradient.
+    Learning from the factorised diagonal, G_ii A_jj, was measured to be a gamble (docs/criteria.md).
     """
     parameters = scored_parameters(model)
-    parts = list(zip(torch.split(x_adv, _PART), torch.split(y, _PART), strict=True))
+    count = math.ceil(len(y) / _PART)
+    # Of equal size, give or take an image: the squared mean of a few images would drown those of the others.
+    parts = list(zip(torch.tensor_split(x_adv, count), torch.tensor_split(y, count), strict=True))
     fisher: dict[str, Tensor] = {}
     for images, labels in parts:
         for name, slope in _slopes(model, parameters, images, labels).items():
@@ -91,10 +96,11 @@ def random(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generato
 
 def _slopes(model: nn.Module, parameters: dict[str, nn.Parameter], x_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Gradient of the mean cross-entropy at the parameters that the loss depends on."""
+    leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
     with evaluating(model), torch.enable_grad():
-        loss = F.cross_entropy(model(x_adv), y)
-        slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return {name: slope for name, slope in zip(parameters, slopes, strict=True) if slope is not None}
+        loss = F.cross_entropy(functional_call(model, leaves, (x_adv,)), y)
+        slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return {name: slope for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
 
 
 CRITERIA: dict[str, Criterion] = {

@@ -102,7 +102,7 @@ class _Run:
 
     def __init__(self, model: nn.Module, start: Mapping[str, Tensor], learner: Learner, task: Task) -> None:
         self.learner, self.task = learner, task
-        self.masked = copy.deepcopy(model)
+        self.masked = copy.deepcopy(model).requires_grad_()
         self.parameters = {name: value for name, value in scored_parameters(self.masked).items() if name in start}
         self.weights = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.scores = {
@@ -141,10 +141,11 @@ class _Run:
             with torch.autocast(x_adv.device.type, torch.bfloat16, enabled=self.task.config.precision == "bf16"):
                 logits = self.masked(x_adv)
             loss = F.cross_entropy(logits.float(), labels)
-            slopes = torch.autograd.grad(loss, list(self.parameters.values()))
+            slopes = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
         for layer in layers:
             layer.eval()
-        return float(loss.detach()), dict(zip(self.parameters, slopes, strict=True))
+        found = {name: slope for name, slope in zip(self.parameters, slopes, strict=True) if slope is not None}
+        return float(loss.detach()), found
 
     def state(self) -> dict[str, Any]:
         """Everything a later process needs to go on."""

@@ -118,7 +118,8 @@ def _why_dense(layer: ScoredLayer) -> str:
 def _row_masks(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     """Masks of a linear layer, row by row with the bias as the last column."""
     columns = torch.cat([score.flatten(1) if score.dim() > 1 else score[:, None] for score in scores.values()], dim=1)
-    kept = _keep_highest(columns, sparsity)
+    # An output that nothing feeds is a constant logit: a row keeps one entry whatever the sparsity.
+    kept = _keep_highest(columns, min(sparsity, 1 - 1 / columns.shape[1]))
     widths = [score.shape[1] if score.dim() > 1 else 1 for score in scores.values()]
     parts = torch.split(kept, widths, dim=1)
     return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}

@@ -1,7 +1,7 @@
 """The YAML that recipes are written in: PyYAML's safe subset, read and written by the same rules.
 
-Differences from YAML 1.1: 1e-3 is a number and 2:4 is text (both as in YAML 1.2), a key may stand once in a section, keys are text, and
-there are no aliases.
+Differences from YAML 1.1: 1e-3 is a number and 2:4 is text (both as in YAML 1.2), a key may stand once in a section,
+keys are text, and there are no aliases.
 """
 
 from __future__ import annotations

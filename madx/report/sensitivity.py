@@ -102,17 +102,19 @@ def curve(saliency: Mapping[str, Any]) -> tuple[Point, ...]:
 
 
 def basis(saliency: Mapping[str, Any]) -> str:
-    """What the saliency is an average of."""
+    """What the saliency is an average of, and whether masks were learned from it."""
     batches, size, passes = saliency["batches"], saliency["batch_size"], saliency["passes"]
+    steps = saliency.get("learned_steps", 0)
+    learned = f" From there masks were learned in {steps} steps; what is shown is where they started." if steps else ""
+    if batches == 0:
+        return f"Criterion: {saliency['criterion']}, from the weights alone.{learned}"
     images = f"{batches} {'batch' if batches == 1 else 'batches'} of {size} adversarial images"
-    if not curve(saliency) and batches == 1:
-        return f"Criterion: {saliency['criterion']}, from one batch."
     share = (
         f"{words.percent(passes)} of the training split"
         if passes <= 1
         else f"{passes:.1f} passes over the training split"
     )
-    return f"Criterion: {saliency['criterion']}, averaged over {images} ({share})."
+    return f"Criterion: {saliency['criterion']}, averaged over {images} ({share}).{learned}"
 
 
 def settled(saliency: Mapping[str, Any]) -> str:
@@ -125,10 +127,11 @@ def settled(saliency: Mapping[str, Any]) -> str:
         f"chosen by either half of the batches alone, the kept sets overlap by {words.percent(last.overlap)} "
         f"(wanted {words.percent(settling['enough'])} twice in a row; by chance {words.percent(last.chance)})"
     )
+    what = "The start of learning" if saliency.get("learned_steps") else "The kept set"
     shared = " After more than one pass the halves share images." if saliency["passes"] > 1 else ""
     if settling["settled"]:
-        return f"The kept set has settled: {found}.{shared}"
-    return f"The kept set has not settled: {found}. Other images would keep other weights.{shared}"
+        return f"{what} has settled: {found}.{shared}"
+    return f"{what} has not settled: {found}. Other images would keep other weights.{shared}"
 
 
 def most_sensitive(rows: Sequence[LayerRow]) -> str:

@@ -264,3 +264,21 @@ def test_a_robust_network_is_left_with_what_the_published_attack_leaves(norm: st
 def test_with_more_images_too(norm: str, eps: float, most: int) -> None:
     module, x, y = reference()
     assert most - 6 <= int(outcome_of(module, x, y, *QUICK, norm=norm, eps=eps).robust.sum()) <= most
+
+
+def test_a_network_that_says_nothing_is_not_robust() -> None:
+    """Equal logits decide for the first class: that is no class withstood."""
+    silent = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    nn.init.zeros_(silent[1].weight)
+    nn.init.zeros_(silent[1].bias)
+    outcome = outcome_of(silent, torch.rand(10, 3, 2, 2), torch.arange(10) % 5, *SMALL)
+    assert not outcome.robust.any()
+    assert [record.robust for record in outcome.records] == [0] * (len(SMALL) + 1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_images_are_no_problem(norm: str) -> None:
+    outcome = outcome_of(
+        attack_cases.wavy(), attack_cases.images(3)[:0], torch.zeros(0, dtype=torch.int64), *SMALL, norm=norm
+    )
+    assert outcome.robust.shape == (0,)

@@ -75,10 +75,10 @@ def test_a_fixed_number_is_taken_whatever_the_curve_says(folder: Path, cli: Cli)
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
-def test_a_criterion_without_images_takes_one_batch(criterion: str, folder: Path, cli: Cli) -> None:
+def test_a_criterion_without_images_rests_on_no_batch(criterion: str, folder: Path, cli: Cli) -> None:
     prune(cli, folder, *OPTIONS, "--set", f"prune.criterion={criterion}")
     content = json.loads((folder / "run/saliency.json").read_text())
-    assert (content["batches"], content["settling"]) == (1, None)
+    assert (content["batches"], content["settling"]) == (0, None)
 
 
 @pytest.mark.parametrize("killed_at", [5])

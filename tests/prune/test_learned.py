@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import plain
+from small_networks import Lambda, conv, head, plain
 from torch import Tensor, nn
 
 from madx.errors import TrainingError
@@ -147,3 +147,57 @@ def test_hydra_starts_within_kaimings_bound() -> None:
     scaled = scaled_by_fan_in({"w": torch.tensor([[0.5, 2.0, 1.0], [0.0, 0.0, 0.0]]), "zero": torch.zeros(2)})
     torch.testing.assert_close(scaled["w"], 2**0.5 * torch.tensor([[0.25, 1.0, 0.5], [0.0, 0.0, 0.0]]))
     assert torch.equal(scaled["zero"], torch.zeros(2))
+
+
+def test_every_step_attacks_and_descends_the_network_that_the_scores_prune(network: nn.Module) -> None:
+    """One step by hand: masks of the rule, the attack on the masked network, batch statistics, w dL/d(w m), Adam."""
+    ((x, y, generator),) = images(1)
+    start = CRITERIA["magnitude"](network, x, y, generator)
+    dense = {name: value.detach().clone() for name, value in network.named_parameters()}
+    seen: list[dict[str, Tensor]] = []
+
+    def attack(given: nn.Module, points: Tensor, _: Tensor, __: torch.Generator) -> Tensor:
+        assert not any(module.training for module in given.modules())
+        seen.append({name: value.detach().clone() for name, value in given.state_dict().items()})
+        return points + 0.01
+
+    task = Task(LearningConfig(steps=2, precision="fp32"), lambda s: unstructured_masks(network, s, 0.5), attack)
+    two = [(x, y, generator)] * 2
+    scores = learn_scores(network, two, start, LEARNERS["mad"], task)
+    first = ranks_in_layer(start)
+    masks = unstructured_masks(network, first, 0.5)
+    by_hand = plain().train()
+    by_hand.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        for name, value in by_hand.named_parameters():
+            if name in masks:
+                value.mul_(masks[name])
+                assert torch.equal(seen[0][name], value)
+    nn.functional.cross_entropy(by_hand(x + 0.01), y).backward()
+    moved = {name: value.clone().requires_grad_() for name, value in first.items()}
+    adam = torch.optim.Adam(list(moved.values()), lr=0.01, betas=(0.9, 0.99))
+    for name, value in by_hand.named_parameters():
+        if name in moved:
+            assert value.grad is not None
+            moved[name].grad = value.grad * dense[name]
+    adam.step()
+    again = unstructured_masks(network, {name: value.detach() for name, value in moved.items()}, 0.5)
+    for name, mask in again.items():
+        assert torch.equal(seen[1][name], dense[name] * mask)
+    assert torch.equal(seen[1]["0.1.running_mean"], by_hand.state_dict()["0.1.running_mean"])
+    adam.param_groups[0]["lr"] = 0.005  # half a cosine: half of the rate in the second of two steps
+    assert all((scores[name] - moved[name].detach()).abs().max() <= 0.0075 for name in scores)
+
+
+@pytest.mark.parametrize("name", ["mad", "hydra", "taylor"])
+def test_frozen_and_unused_layers_do_not_end_it(name: str) -> None:
+    network = Lambda(
+        lambda parts, x: parts["head"](parts["body"](x).mean((2, 3))), body=conv(2, 6), head=head(6), idle=head(6)
+    ).eval()
+    network.parts["body"].requires_grad_(False)
+    ((x, y, generator),) = images(1)
+    start = CRITERIA[name](network, x, y, generator)
+    if name in LEARNERS:
+        start = learn(network, images(3), name)
+    assert {"parts.body.weight", "parts.head.weight"} <= set(start)
+    assert not network.parts["body"].weight.requires_grad

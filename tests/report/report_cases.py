@@ -113,7 +113,7 @@ LAYERS = {"conv1": 5.6e-07, "layer1.conv1": -2.9e-08, "linear": 4.1e-06}
 """Mean saliency by layer."""
 
 
-def saliency(means=LAYERS, *, overlaps=(0.4, 0.91, 0.93), enough=0.9, passes=0.3, threshold=2e-9):
+def saliency(means=LAYERS, *, overlaps=(0.4, 0.91, 0.93), enough=0.9, passes=0.3, threshold=2e-9, **changes):
     """What the prune stage sums up; without overlaps the halves were not compared."""
     curve = [
         {"batches": 2 ** (number + 1), "correlation": 0.5 + number / 10, "overlap": overlap, "chance": 0.11}
@@ -130,7 +130,7 @@ def saliency(means=LAYERS, *, overlaps=(0.4, 0.91, 0.93), enough=0.9, passes=0.3
         "edges": [-1e-7, -1e-8, -1e-9, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5],
         "layers": [layer_saliency(name, mean) for name, mean in means.items()],
         "threshold": threshold,
-    }
+    } | changes
 
 
 def layer_saliency(name, mean):

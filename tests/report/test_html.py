@@ -174,7 +174,8 @@ def test_a_network_that_was_not_finetuned_says_so():
         ),
         ({"overlaps": (0.3,)}, ["The kept set has not settled", "Other images would keep other weights."]),
         ({"passes": 2.5}, ["2.5 passes over the training split", "the halves share images"]),
-        ({"overlaps": ()}, ["Criterion: mad-paper, from one batch."]),
+        ({"batches": 0}, ["Criterion: mad-paper, from the weights alone."]),
+        ({"learned_steps": 100}, ["masks were learned in 100 steps", "The start of learning has settled"]),
     ],
 )
 def test_says_how_far_the_saliency_has_settled(changes, phrases):
