@@ -10,7 +10,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from madx.distributed.launch import Place, in_short, launcher_store, place_in
+from madx.distributed.launch import Place, in_short, launcher_store, place_in, store_is_there
 from madx.errors import DistributedError
 
 _COUNT, _REASON = "madx/failures", "madx/reason"
@@ -32,11 +32,14 @@ def announce(message: str) -> str | None:
     place = _place()
     if place is None:
         return message
+    if not store_is_there():  # nobody hears it, and looking for a store would be a wait for processes that never come
+        leave_note(message)
+        return message
     if place.rank:
         time.sleep(_COURTESY)
         message = f"process {place.rank} of {place.size} on {socket.gethostname()}: {message}"
     # Without the launcher, or the one who was first: better told twice than not at all.
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError, ValueError):
         board = launcher_store()
         if board.add(_COUNT, 1) > 1:
             board.wait([_REASON], timedelta(seconds=_FAREWELL))

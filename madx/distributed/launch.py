@@ -25,15 +25,6 @@ _PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What a launcher tells this process."""
-
-    rank: int
-    size: int
-    local_rank: int
-
-
-@dataclass(frozen=True)
 class Place:
     """What a launcher tells a process: its number in the job, how many there are, its number on its machine."""
 
@@ -73,26 +64,49 @@ def place_in(environment: Mapping[str, str]) -> Place | None:
     size = environment.get("WORLD_SIZE", "1")
     if size == "1":
         return None
-    numbers = {name: environment.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    wrong = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
+    numbers = {name: environment.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    wrong = [] if environment.get("MASTER_ADDR") else ["MASTER_ADDR"]
     wrong += [name for name, text in numbers.items() if not text.isdecimal()]
     if wrong:
         raise DistributedError(
             f"WORLD_SIZE is {size!r}, so this is one process of several, but {', '.join(wrong)} is not set or no "
             "number; start madx with torchrun, or unset WORLD_SIZE"
         )
-    rank, local_rank, count = (int(text) for text in numbers.values())
+    rank, local_rank, count, _ = (int(text) for text in numbers.values())
     if rank >= count:
         raise DistributedError(f"RANK is {rank} and WORLD_SIZE is {count}; expected a rank from 0 to {count - 1}")
     return Place(rank, count, local_rank)
 
 
-@functools.cache
 def launcher_store() -> Store:
-    """The launcher's key-value store: the processes meet there, and a failure is announced there."""
+    """The launcher's key-value store: the processes meet there, and a failure is announced there.
+
+    Raises:
+        RuntimeError, ValueError: torch's words for a store that cannot be reached; it is looked for only once.
+    """
+    found = _looked_for_store()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def store_is_there() -> bool:
+    """Whether `launcher_store` answers without waiting for other processes: they have met there, or torchrun runs it.
+
+    Variables of a launcher alone say little: a job script may export them to commands that are no part of a job.
+    """
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return agent or _looked_for_store.cache_info().currsize > 0
+
+
+@functools.cache
+def _looked_for_store() -> Store | RuntimeError | ValueError:
     from torch.distributed.rendezvous import rendezvous
 
-    found: Store = next(iter(rendezvous("env://", timeout=_STEP_LIMIT)))[0]
+    try:
+        found: Store = next(iter(rendezvous("env://", timeout=_STEP_LIMIT)))[0]
+    except (RuntimeError, ValueError) as error:
+        return error
     return found
 
 
@@ -101,16 +115,16 @@ def _meet(place: Place) -> tuple[ProcessGroup, ProcessGroup]:
     from torch import distributed
     from torch.distributed.distributed_c10d import PrefixStore
 
-    meeting = PrefixStore("madx", launcher_store())
     try:
+        meeting = PrefixStore("madx", launcher_store())
         distributed.init_process_group(
             "gloo", store=meeting, rank=place.rank, world_size=place.size, timeout=_STEP_LIMIT
         )
         return _new_group("gloo", _STEP_LIMIT), _new_group("gloo", _PATIENCE)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"process {place.rank} of {place.size} did not reach the others ({in_short(error)}); do all machines "
-            "reach MASTER_ADDR, and does GLOO_SOCKET_IFNAME name the network between them?"
+            "reach MASTER_ADDR at MASTER_PORT, and does GLOO_SOCKET_IFNAME name the network between them?"
         ) from None
 
 

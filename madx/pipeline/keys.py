@@ -69,6 +69,14 @@ def report(context: Context) -> dict[str, Any]:
     return {"madx": madx.__version__, "recipe": context.recipe.model_dump(mode="json", exclude={"data", "model"})}
 
 
+def across_processes(depends: dict[str, Any]) -> dict[str, Any]:
+    """What `depends` says of a stage that must be the same on every machine of a job.
+
+    Copies of a folder have modification times of their own; the splits' fingerprints are compared instead.
+    """
+    return depends | {"data": {name: value for name, value in depends["data"].items() if name != "files"}}
+
+
 def _common(context: Context, *, gate: bool = True) -> dict[str, Any]:
     """What all stages depend on; networks do not depend on how many gate images will judge them."""
     recipe = context.recipe

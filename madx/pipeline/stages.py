@@ -110,7 +110,7 @@ def _check_alike(context: Context, wanted: Sequence[Stage]) -> None:
         return
     facts: dict[str, Any] = {"stages": [stage.name for stage in wanted], "tools": tool_versions()}
     together = [stage for stage in wanted if stage.together]
-    facts |= {stage.name: stage.depends(context) for stage in together}
+    facts |= {stage.name: keys.across_processes(stage.depends(context)) for stage in together}
     if together:
         splits = context.splits
         facts["images"] = {split.name: split.fingerprint for split in (splits.train, splits.selection, splits.gate)}

@@ -7,6 +7,7 @@ batch: each takes its rows of the images, the augmentation and the attack that o
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -30,7 +31,7 @@ from madx.train.augment import augment
 from madx.train.evaluation import Evaluation, evaluate
 from madx.train.objective import Objective
 from madx.train.schedule import learning_rate
-from madx.train.wholebatch import whole_batch_statistics
+from madx.train.wholebatch import refuse_sync_batchnorm, whole_batch_statistics
 
 _CHECKPOINT_SECONDS = 30.0
 """How much work a kill may cost; saving never changes what is computed."""
@@ -96,7 +97,7 @@ def train_(
         Every evaluation, in order.
 
     Raises:
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or the network cannot be shared by several processes.
         RecipeError: the training split has no whole batch, or the processes cannot share one evenly.
     """
     checkpoint, progress = checkpoint or NoCheckpoint(), progress or Silent()
@@ -106,9 +107,12 @@ def train_(
     elif job.start_counts:
         progress.say(_describe(run.evaluate(), job.steps))
     marks = _evaluation_steps(job)
+    compared = marks | {run.step + 1}  # layers with statistics of their own come apart in the first step
     saved = time.monotonic()
     for images, labels in progress.track(_batches(job, run.step), "training", total=job.steps, done=run.step):
         run.advance(images, labels)
+        if run.step in compared:
+            run.check_alike()  # before anything is stored that a later run would go on from
         if run.step in marks:
             progress.say(_describe(run.evaluate(), job.steps))
         if run.step in marks or time.monotonic() - saved > _CHECKPOINT_SECONDS:
@@ -123,6 +127,7 @@ class _Run:
 
     def __init__(self, module: nn.Module, job: TrainingJob, world: World) -> None:
         self.module, self.job, self.world = module, job, world
+        refuse_sync_batchnorm(module, world)
         self.rows = world.rows(job.config.batch_size)
         self.device = next(module.parameters()).device
         if any(parameter.dim() == 4 for parameter in module.parameters()):
@@ -149,10 +154,11 @@ class _Run:
         y = labels.to(self.device)
         adversarial = self._examples(x, y, generator)
         self.module.train()
-        with whole_batch_statistics(self.world):
-            loss = self.objective(adversarial, x[self.rows], y[self.rows])
         self.optimiser.zero_grad()
-        loss.backward()
+        with _one_graph():
+            with whole_batch_statistics(self.world):
+                loss = self.objective(adversarial, x[self.rows], y[self.rows])
+            loss.backward()
         self._update(learning_rate(config, self.step, job.steps))
         self.loss = self._mean(loss.detach())
         if not math.isfinite(self.loss):
@@ -239,16 +245,22 @@ class _Run:
         self.log.append(Evaluation(self.step, clean, robust, self.loss, event))
         return self.log[-1]
 
-    def finish_(self) -> None:
-        """Leave the module with the best evaluated weights.
+    def check_alike(self) -> None:
+        """Refuse to go on with processes that have come apart.
 
         Raises:
-            TrainingError: the processes do not have the same ones.
+            TrainingError: they do not have the same weights and statistics.
         """
+        if len(set(self.world.gather((state_digest(self.module), state_digest(self.average))))) > 1:
+            raise TrainingError(
+                f"the processes have different weights at step {self.step}: layers that keep statistics of their own "
+                "cannot be shared by several processes (BatchNorm can); train with one process"
+            )
+
+    def finish_(self) -> None:
+        """Leave the module with the best evaluated weights."""
         self.module.load_state_dict(self.best)
         self.module.eval()
-        if len(set(self.world.gather(state_digest(self.module)))) > 1:
-            raise TrainingError("the processes ended with different weights: a bug in madx, or in one of the machines")
 
     def state(self) -> dict[str, Any]:
         """Everything a later process needs to go on."""
@@ -273,6 +285,20 @@ class _Run:
         self.log = [Evaluation(**entry) for entry in state["log"]]
         if state["collapsed"]:
             self.attack = _AFTER_COLLAPSE
+
+
+@contextlib.contextmanager
+def _one_graph() -> Iterator[None]:
+    """Say what DistributedDataParallel means when a step does not use the parameters that the first one used."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "static_graph" not in str(error) and "training graph has changed" not in str(error):
+            raise
+        raise TrainingError(
+            "the network does not use the same layers in every step (it skips some at random, for example), which "
+            "several processes cannot share; train with one process"
+        ) from None
 
 
 def _batches(job: TrainingJob, done: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from madx.distributed import World
+from madx.errors import TrainingError
 
 
 @contextlib.contextmanager
@@ -32,8 +33,22 @@ def whole_batch_statistics(world: World) -> Iterator[None]:
         yield
 
 
+def refuse_sync_batchnorm(module: nn.Module, world: World) -> None:
+    """SyncBatchNorm would talk to the other processes on its own, also where each is at work on its own.
+
+    Raises:
+        TrainingError: several processes, and the network has such a layer.
+    """
+    names = [name for name, layer in module.named_modules() if isinstance(layer, nn.SyncBatchNorm)]
+    if names and world.size > 1:
+        raise TrainingError(
+            f"{', '.join(names[:3])}: SyncBatchNorm cannot be used here; use BatchNorm, which sees the whole "
+            "batch of all processes in madx"
+        )
+
+
 class _Interception(TorchFunctionMode):
-    """Catches the one function that every kind of BatchNorm layer ends in, also in the user's own layers."""
+    """Catches the functions that every kind of BatchNorm layer ends in, also in the user's own layers."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -45,7 +60,19 @@ class _Interception(TorchFunctionMode):
         given = kwargs or {}
         if func is F.batch_norm and given["training"]:
             return _batch_norm(self.world, *args, **{name: given[name] for name in given.keys() - {"training"}})
+        if func is torch.batch_norm:
+            return self._of_torch(*args, **given)
         return func(*args, **given)
+
+    def _of_torch(self, input: Tensor, *args: Any, **given: Any) -> Tensor:
+        """`torch.batch_norm`, whose arguments stand in another order."""
+        names = ("weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
+        values = dict(zip(names, args, strict=False)) | given
+        if not values["training"]:
+            return torch.batch_norm(input, **values)
+        running = (values["running_mean"], values["running_var"])
+        scale = {name: values[name] for name in ("weight", "bias", "momentum", "eps")}
+        return _batch_norm(self.world, input, *running, **scale)
 
 
 def _batch_norm(

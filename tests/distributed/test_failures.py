@@ -20,6 +20,7 @@ CLOSED = "[/third_party/gloo/transport/tcp/pair.cc:553] Connection closed by pee
 def in_a_job(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name, value in JOB.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     return monkeypatch
 
 
@@ -82,20 +83,30 @@ def test_the_first_one_speaks_and_the_others_pass_it_on(
     assert note(tmp_path / "note of process 0") == f"madx: {reason}"
 
 
+def test_a_command_that_never_joined_waits_for_nobody(in_a_job: pytest.MonkeyPatch, slept: list[float]) -> None:
+    """A job script may export a launcher's variables to commands that are no part of the job."""
+    in_a_job.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    in_a_job.setattr(failures, "launcher_store", lambda: pytest.fail("it looks for a store"))
+    assert (announce("no such recipe"), slept) == ("no such recipe", [])
+
+
 def test_process_0_says_no_number(in_a_job: pytest.MonkeyPatch, slept: list[float]) -> None:
     in_a_job.setattr(failures, "launcher_store", Board)
     in_a_job.setenv("RANK", "0")
     assert (announce("the recipe is wrong"), slept) == ("the recipe is wrong", [])
 
 
-@pytest.mark.parametrize("gone", ["the launcher", "the one who was first"])
-def test_nobody_is_silent_for_one_that_is_gone(in_a_job: pytest.MonkeyPatch, slept: list[float], gone: str) -> None:
+@pytest.mark.parametrize("error", [DistNetworkError("refused"), ValueError("port"), None])
+def test_nobody_is_silent_for_one_that_is_gone(
+    in_a_job: pytest.MonkeyPatch, slept: list[float], error: Exception | None
+) -> None:
+    """The launcher is, or the process that was first."""
     board = Board()
     board.add("the one who was first", 1)
 
     def store() -> Board:
-        if gone == "the launcher":
-            raise DistNetworkError("refused")
+        if error is not None:
+            raise error
         return board
 
     in_a_job.setattr(failures, "launcher_store", store)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from madx.distributed import SINGLE, join, launch
+from madx.distributed import SINGLE, announce, join, launch
 from madx.distributed.launch import Place, place_in
 from madx.errors import DistributedError, ExitCode
 
@@ -29,7 +31,14 @@ def test_the_place_of_a_process(environment: dict[str, str], place: Place | None
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [*((name, "") for name in GOOD), ("RANK", "two"), ("RANK", "-1"), ("LOCAL_RANK", "0.5"), ("WORLD_SIZE", "many")],
+    [
+        *((name, "") for name in GOOD),
+        ("RANK", "two"),
+        ("RANK", "-1"),
+        ("LOCAL_RANK", "0.5"),
+        ("WORLD_SIZE", "many"),
+        ("MASTER_PORT", "abc"),
+    ],
 )
 def test_half_a_launcher_is_refused(name: str, value: str) -> None:
     given = GOOD | {name: value}
@@ -46,6 +55,29 @@ def test_a_rank_that_does_not_exist_is_refused() -> None:
 def test_alone_there_is_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert join("auto") is SINGLE
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such host. Stack"), ValueError("port out of range")])
+def test_a_store_that_cannot_be_reached_is_looked_for_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    calls: list[str] = []
+
+    def rendezvous(url: str, **_: object) -> Iterator[object]:
+        calls.append(url)
+        raise error
+
+    monkeypatch.setattr(import_module("torch.distributed.rendezvous"), "rendezvous", rendezvous)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    launch._looked_for_store.cache_clear()
+    assert not launch.store_is_there()
+    try:
+        with pytest.raises(DistributedError, match=r"process 1 of 2 did not reach the others .*MASTER_ADDR"):
+            join("cpu")
+        assert announce("lost") is not None
+    finally:
+        launch._looked_for_store.cache_clear()
+    assert calls == ["env://"]
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from conftest import TINY
 
 from madx.distributed import World
 from madx.errors import DistributedError, RecipeError
-from madx.pipeline import Context, run_stages, stage_named
+from madx.pipeline import Context, keys, run_stages, stage_named
 from madx.progress import Silent
 from madx.recipe import Recipe
 from madx.rundir import RunDirectory
@@ -63,6 +63,18 @@ def context(tmp_path: Path, world: World, **changes: Any) -> Context:
 def test_what_differs_is_named(tmp_path: Path, change: Callable[[Facts], None], named: str) -> None:
     with pytest.raises(DistributedError, match=rf"processes 0 and 1 do not agree on {named};"):
         run_stages(context(tmp_path, Beside(change)), [stage_named("train")])
+
+
+def test_copies_of_a_folder_have_times_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Facts] = []
+    for stamp in ("copied today", "copied yesterday"):
+        monkeypatch.setattr(keys, "_data_files", lambda _, stamp=stamp: stamp)
+        found = context(tmp_path, Beside(compared.append))
+        assert keys.train(found)["data"]["files"] == stamp
+        with pytest.raises(pytest.fail.Exception, match="the work has begun"):
+            run_stages(found, [stage_named("train")])
+    assert compared[0] == compared[1]
+    assert compared[0]["images"].keys() == {"train", "selection", "gate"}
 
 
 @pytest.mark.parametrize(
