@@ -14,7 +14,10 @@ from madx.artifacts import sha256_file
 from madx.pipeline import learning
 from madx.prune import learned
 
-SETTINGS = ("prune.criterion=mad", "prune.learning.steps=6", "prune.batches=2", "prune.finetune=null")
+SETTINGS = (
+    *("prune.criterion=mad", "prune.learning.steps=6", "prune.batches=2"),
+    *("prune.structure=unstructured", "prune.finetune=null"),
+)
 FILES = ("saliency.safetensors", "saliency.json", "masks.safetensors", "pruned/model.safetensors")
 
 
@@ -44,7 +47,7 @@ def prune(cli: Cli, folder: Path, *settings: str) -> str:
 
 
 @pytest.mark.parametrize("structure", ["unstructured", "channels", "2:4", "channels+2:4"])
-def test_mad_learns_under_every_structure(structure: str, folder: Path, cli: Cli) -> None:
+def test_mad_prunes_under_every_structure(structure: str, folder: Path, cli: Cli) -> None:
     prune(cli, folder, f"prune.structure={structure}", "prune.criterion=obd")
     obd = load_file(folder / "run/masks.safetensors")
     prune(cli, folder, f"prune.structure={structure}")
@@ -52,6 +55,10 @@ def test_mad_learns_under_every_structure(structure: str, folder: Path, cli: Cli
     share = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
     assert share < 0.75
     assert any(not masks[name].equal(obd[name]) for name in masks)
+
+
+def test_whole_channels_are_ranked_without_learning_and_the_log_says_so(folder: Path, cli: Cli) -> None:
+    assert "mad ranks whole channels without learning masks" in prune(cli, folder, "prune.structure=channels")
 
 
 def test_the_learning_configuration_changes_the_result(folder: Path, cli: Cli) -> None:
