@@ -181,10 +181,11 @@ def _check_earlier(context: Context, wanted: Sequence[Stage], *, current: bool) 
 def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) -> StageReport:
     state = context.world.share(lambda: _state(context, stage))
     reason = state.reason or ("asked for again" if again else "")
+    context.key = state.key
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
+        context.world.share(lambda: _remove_checkpoints(context))  # a kill right after the record leaves them
         return StageReport(stage.name, False, 0.0)
-    context.key = state.key
     word = "continuing where it stopped" if context.checkpoint_folder.exists() else "running"
     context.progress.say(f"{stage.name}: {word} ({reason})")
     started = time.monotonic()

@@ -109,3 +109,13 @@ def test_killed_in_mid_saliency_it_ends_with_the_same_bytes(
     assert len(calls) == total - (killed_at - 1 if killed_at % 2 else killed_at)
     for name in FILES:
         assert sha256_file(folder / "run" / name) == sha256_file(undisturbed / "run" / name), name
+
+
+def test_what_a_kill_right_after_the_record_left_is_tidied_up(folder: Path, cli: Cli) -> None:
+    prune(cli, folder, *OPTIONS)
+    key = json.loads((folder / "run/manifest.json").read_text())["stages"]["prune"]["key"]
+    left = folder / "run/.madx/checkpoints" / key[:16] / "finetuning.pt"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"left over")
+    assert "prune: up to date" in prune(cli, folder, *OPTIONS)
+    assert not left.parent.parent.exists()
