@@ -7,7 +7,7 @@
 A cell is one criterion at one sparsity with one seed (of the batches, their attacks and the fine-tuning). Three
 networks come of it: one-shot; with BatchNorm recalibrated on adversarial images; and after the same fine-tuning for
 every criterion. Scores of criteria that average use BATCHES batches; those that learn take LEARNING_STEPS steps more:
-work that the others do not do, so scoring_seconds stands beside each.
+work that the others do not do.
 
 Each network is measured on the test set's first images: clean, PGD-50 (one start) and APGD (cross-entropy, then
 targeted DLR at the likeliest wrong classes). The attacks climb bfloat16 gradients and every example is scored again in
@@ -188,7 +188,6 @@ def cell(criterion: str, sparsity: float, seed: int) -> dict[str, Any]:
     started = time.monotonic()
     masks = masks_of(criterion, sparsity, seed)
     entry: dict[str, Any] = {"criterion": criterion, "sparsity": sparsity, "seed": seed}
-    entry["scoring_seconds"] = round(time.monotonic() - started, 1)
     entry["kept"] = {name: round(mask.float().mean().item(), 4) for name, mask in masks.items() if mask.dim() > 1}
     model = dense()
     apply_masks_(model, masks)

@@ -1,5 +1,6 @@
 """What several rooms' tests share: a tiny recipe on an offline data set, and the command line called in-process."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,3 +70,18 @@ def tiny_recipe(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a module's tests find the dense network that the first of them trains."""
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path, cli: Cli) -> Path:
+    """A recipe and a run whose dense network is ready."""
+    if not (trained / "run").exists():
+        (trained / "tiny.yaml").write_text(TINY)
+        assert cli("train", trained / "tiny.yaml", "--run-dir", trained / "run", "--set", "train.epochs=1").code == 0
+    return Path(shutil.copytree(trained, tmp_path / "copy"))

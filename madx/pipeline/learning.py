@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from madx.attacks import input_gradient, last_iterate
 from madx.pipeline.context import Context
-from madx.pipeline.scoring import numbered_batch
+from madx.pipeline.scoring import learns_masks, numbered_batch
 from madx.prune import LEARNERS, Saliency, Task, learn_scores, remove
 from madx.seeds import torch_generator
 
@@ -19,15 +19,12 @@ from madx.seeds import torch_generator
 def learned(context: Context, dense: nn.Module, saliency: Saliency) -> Saliency:
     """The saliency with learned scores, if the recipe's criterion learns them; otherwise as it is.
 
-    A removed channel is masked in its own row and in the columns that read it, so that no gradient reaches either and
-    it could never come back: where whole channels go, the scores that learning would start from decide. Process 0
-    learns alone: a step depends on the one before, and there are few.
+    Process 0 learns alone: a step depends on the one before, and there are few.
     """
     config = context.recipe.prune
-    if config.criterion not in LEARNERS:
-        return saliency
-    if config.structure.startswith("channels"):
-        context.progress.say(f"{config.criterion} ranks whole channels without learning masks (docs/criteria.md)")
+    if not learns_masks(config):
+        if config.criterion in LEARNERS:
+            context.progress.say(f"{config.criterion} ranks whole channels without learning masks (docs/criteria.md)")
         return saliency
     scores = context.world.share(lambda: _learn(context, dense, saliency.scores))
     return replace(saliency, scores=scores, start=saliency.scores, learned_steps=config.learning.steps)

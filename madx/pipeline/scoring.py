@@ -78,6 +78,15 @@ def _settling_record(config: PruneConfig, saliency: Saliency) -> dict[str, Any]:
     }
 
 
+def learns_masks(config: PruneConfig) -> bool:
+    """Whether the average is only where learning starts.
+
+    A removed channel is masked in its own row and in the columns that read it, so that no gradient reaches either and
+    it could never come back: where whole channels go, the averaged scores themselves decide.
+    """
+    return config.criterion in LEARNERS and not config.structure.startswith("channels")
+
+
 def _most_batches(config: PruneConfig) -> int:
     """How many batches the saliency may take."""
     if config.criterion in IMAGE_FREE:
@@ -88,7 +97,7 @@ def _most_batches(config: PruneConfig) -> int:
 def _settling(context: Context, dense: nn.Module) -> Settling:
     """The halves are compared by the very rule that prunes; for a criterion that learns, where its learning starts."""
     config = context.recipe.prune
-    learner = LEARNERS.get(config.criterion)
+    learner = LEARNERS[config.criterion] if learns_masks(config) else None
     example = torch.zeros(2, *context.splits.train.shape)
     return Settling(
         keep=lambda scores: remove(dense, learner.start(scores) if learner else scores, config, example=example).masks,

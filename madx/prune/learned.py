@@ -167,13 +167,6 @@ class _Run:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def ranks_in_network(scores: Mapping[str, Tensor]) -> Scores:
-    """Each entry's rank among all of the network's, evenly spread over (0, 1]; ties go in order of position."""
-    flat = _ranks(torch.cat([score.flatten() for score in scores.values()]))
-    parts = torch.split(flat, [score.numel() for score in scores.values()])
-    return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
-
-
 def ranks_in_layer(scores: Mapping[str, Tensor]) -> Scores:
     """Each entry's rank within its parameter, over (0, 1]; compared over the network, layers keep equal shares."""
     return {name: _ranks(score.flatten()).view_as(score) for name, score in scores.items()}
@@ -195,7 +188,7 @@ def unchanged(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
     """Adam, as MAD optimises its masks; an entry moves by up to half of all ranks in 100 steps.
 
-    Twice that rate lets whole layers run empty (docs/criteria.md).
+    Twice that rate was seen to collapse (docs/criteria.md).
     """
     return torch.optim.Adam(parameters, lr=0.01, betas=(0.9, 0.99))
 

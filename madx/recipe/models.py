@@ -179,7 +179,8 @@ class PruneConfig(Section):
     criterion: Literal["mad", "mad-paper", "mad-reversed", "taylor", "obd", "hydra", "magnitude", "random"] = "mad"
     """How entries are ranked. mad: masks learned under the budget, from second-order adversarial damage on; mad-paper:
     Lee, Kim, Ro, CVPR 2022; taylor and obd: first- and second-order damage; hydra: masks learned from the magnitude on;
-    magnitude, random and mad-reversed are baselines and controls."""
+    magnitude, random and mad-reversed are baselines and controls. Where whole channels go no masks are learned: mad is
+    the damage itself there, and hydra the magnitude."""
     batches: CountOrAuto = 40
     """Batches of training images that the saliency is averaged over; auto takes more until what is kept has settled."""
     settled: Annotated[Share, Field(gt=0)] = 0.9

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, Cli
+from conftest import Cli
 from safetensors.torch import load_file
 
 from madx.artifacts import sha256_file
@@ -19,20 +19,6 @@ SETTINGS = (
     *("prune.structure=unstructured", "prune.finetune=null"),
 )
 FILES = ("saliency.safetensors", "saliency.json", "masks.safetensors", "pruned/model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("trained")
-
-
-@pytest.fixture
-def folder(trained: Path, tmp_path: Path, cli: Cli) -> Path:
-    """A recipe and a run whose dense network is ready."""
-    if not (trained / "run").exists():
-        (trained / "tiny.yaml").write_text(TINY)
-        assert cli("train", trained / "tiny.yaml", "--run-dir", trained / "run", "--set", "train.epochs=1").code == 0
-    return Path(shutil.copytree(trained, tmp_path / "copy"))
 
 
 def command(folder: Path, *settings: str) -> list[Any]:
