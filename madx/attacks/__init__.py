@@ -7,7 +7,7 @@ from madx.attacks.apgd import apgd_examples
 from madx.attacks.gradients import Gradient, input_gradient
 from madx.attacks.losses import DLR, CrossEntropy, Loss, TargetedDLR, TargetedMargin, targeted_loss
 from madx.attacks.norms import Norm, norm_named
-from madx.attacks.pgd import last_iterate, strongest_examples
+from madx.attacks.pgd import Pgd, last_iterate, strongest_examples
 from madx.attacks.suite import QUICK, STANDARD, Apgd, Attack, Closest, Outcome, Record, TargetedApgd, run_suite
 from madx.attacks.victim import Passes, Victim
 from madx.attacks.worst import Worst, wrong_margin
@@ -25,6 +25,7 @@ __all__ = [
     "Norm",
     "Outcome",
     "Passes",
+    "Pgd",
     "Record",
     "TargetedApgd",
     "TargetedDLR",

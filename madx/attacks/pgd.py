@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from madx.attacks.gradients import Gradient
+from madx.attacks.losses import CrossEntropy
 from madx.attacks.norms import inside, norm_named
+from madx.attacks.victim import Victim
 from madx.attacks.worst import Worst
 from madx.recipe import AttackConfig, ThreatConfig
 
@@ -63,18 +66,48 @@ def strongest_examples(
         generator: CPU generator of the random starts.
     """
     worst = Worst(images, labels)
+    _descend(forward, gradient, worst, threat=threat, attack=attack, generator=generator)
+    return worst.points
+
+
+@dataclass(frozen=True)
+class Pgd:
+    """PGD on the cross-entropy as a member of a suite."""
+
+    config: AttackConfig
+
+    @property
+    def name(self) -> str:
+        """For example 'pgd cross-entropy, 1 x 20 steps'."""
+        return f"pgd cross-entropy, {self.config.restarts} x {self.config.steps} steps"
+
+    def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
+        """All restarts."""
+        gradient = victim.gradient(CrossEntropy())
+        _descend(victim.forward, gradient, worst, threat=threat, attack=self.config, generator=generator)
+
+
+def _descend(
+    forward: Callable[[Tensor], Tensor],
+    gradient: Gradient,
+    worst: Worst,
+    *,
+    threat: ThreatConfig,
+    attack: AttackConfig,
+    generator: torch.Generator,
+) -> None:
+    """All restarts on the images of `worst` that still stand; `worst` sees every point."""
     for _ in range(attack.restarts):
         rows = worst.standing()
         if len(rows) == 0:
-            break
-        x, y = images[rows], labels[rows]
+            return
+        x, y = worst.images[rows], worst.labels[rows]
         end = x
         for point, (previous, logits) in _iterates(gradient, x, y, threat=threat, attack=attack, generator=generator):
             worst.see(rows, previous, logits)
             end = point
         with torch.no_grad():
             worst.see(rows, end, forward(end).float())
-    return worst.points
 
 
 def _iterates(

@@ -14,8 +14,9 @@ import numpy as np
 
 from madx.recipe import GateConfig
 from madx.stats import clopper_pearson, hodges_lehmann, planned_images, tango_interval
+from madx.verify.arrays import Bools
 from madx.verify.latency import CONTROL_BIAS, CONTROL_CONFIDENCE, CONTROL_SHARE
-from madx.verify.measurements import Bools, Latency, Measurements
+from madx.verify.measurements import Latency, Measurements
 
 PLANNED_POWER = 0.8
 """Chance of a decision that the advice on more images aims at."""

@@ -10,15 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from madx.errors import ArtifactError, MadxError
+from madx.verify.arrays import Arrays, Bools, below, check_shapes, entry, prefixed
+from madx.verify.gallery import Gallery
 
-Arrays = dict[str, NDArray[Any]]
-Bools = NDArray[np.bool_]
+Kind = Literal["white-box", "engine in the loop", "query", "8-bit"]
+"""What an attack knew: gradients of the twin; these and the engine's logits; the engine's logits alone; or nothing,
+because it only rounds what the attacks before it made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,8 @@ class Accuracy:
     """[N] correct on the clean image."""
     attacks: tuple[str, ...]
     """Names of the A attacks, in the order they were run."""
+    kinds: tuple[Kind, ...]
+    """[A] what each knew."""
     attacked: Bools
     """[A, N] an image that had fallen on both engines was not attacked again."""
     standing_reference: Bools
@@ -43,13 +48,17 @@ class Accuracy:
     """[A, N] correct on this attack's example; False where not attacked."""
     overrun: NDArray[np.float64]
     """[A] how far the worst example lay outside the threat before it was projected back, in units of eps."""
+    passes: NDArray[np.int64]
+    """[A, 2] images that went through a network for it: forward only, and forward and backward."""
+    gallery: Gallery
+    """A few of the images on which the engines differ."""
 
     def __post_init__(self) -> None:
         n, a = len(self.index), len(self.attacks)
         rows = (self.index, self.labels, self.clean_reference, self.clean_candidate)
         tables = (self.attacked, self.standing_reference, self.standing_candidate)
-        _check_shapes("accuracy", [*((row, (n,)) for row in rows), *((table, (a, n)) for table in tables)])
-        _check_shapes("accuracy", [(self.overrun, (a,))])
+        check_shapes("accuracy", [*((row, (n,)) for row in rows), *((table, (a, n)) for table in tables)])
+        check_shapes("accuracy", [(self.overrun, (a,)), (self.passes, (a, 2)), (np.array(self.kinds), (a,))])
         if n == 0:
             raise MadxError("an accuracy was measured on no image; expected at least one")
 
@@ -86,13 +95,21 @@ class Accuracy:
             name: np.concatenate([getattr(part, name) for part in parts], axis=-1)
             for name in ("labels", *_BOOLEAN_FIELDS)
         }
-        overrun = np.max([part.overrun for part in parts], axis=0)
-        return cls(index=index, attacks=parts[0].attacks, overrun=overrun, **joined)
+        return cls(
+            index=index,
+            attacks=parts[0].attacks,
+            kinds=parts[0].kinds,
+            overrun=np.max([part.overrun for part in parts], axis=0),
+            passes=np.sum([part.passes for part in parts], axis=0),
+            gallery=Gallery.concatenate([part.gallery for part in parts]),
+            **joined,
+        )
 
     def to_arrays(self) -> Arrays:
         """Every field under its name; the attacks' names as text."""
-        plain = {name: getattr(self, name) for name in ("index", "labels", "overrun", *_BOOLEAN_FIELDS)}
-        return {**plain, "attacks": np.array(self.attacks, dtype=np.str_)}
+        plain = {name: getattr(self, name) for name in _ACCURACY_FIELDS}
+        words = {name: np.array(getattr(self, name), dtype=np.str_) for name in ("attacks", "kinds")}
+        return {**plain, **words, **prefixed("gallery", self.gallery.to_arrays())}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -101,11 +118,15 @@ class Accuracy:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain = {name: _array(arrays, name) for name in ("index", "labels", "overrun", *_BOOLEAN_FIELDS)}
-        return cls(attacks=tuple(str(name) for name in _array(arrays, "attacks")), **plain)
+        plain: dict[str, Any] = {name: entry(arrays, name) for name in _ACCURACY_FIELDS}
+        words: dict[str, Any] = {
+            name: tuple(str(word) for word in entry(arrays, name)) for name in ("attacks", "kinds")
+        }
+        return cls(gallery=Gallery.from_arrays(below(arrays, "gallery")), **plain, **words)
 
 
 _BOOLEAN_FIELDS = ("clean_reference", "clean_candidate", "attacked", "standing_reference", "standing_candidate")
+_ACCURACY_FIELDS = ("index", "labels", "overrun", "passes", *_BOOLEAN_FIELDS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +154,7 @@ class Latency:
 
     def __post_init__(self) -> None:
         blocks = (self.reference, self.candidate, self.control_a, self.control_b)
-        _check_shapes("latency", [(block, (len(self.order), 2)) for block in blocks])
+        check_shapes("latency", [(block, (len(self.order), 2)) for block in blocks])
         if not all(np.isfinite(block).all() and (block > 0).all() for block in blocks):
             raise ArtifactError("a latency block is not a positive number of seconds; measure again")
 
@@ -160,9 +181,9 @@ class Latency:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        blocks: dict[str, Any] = {name: _array(arrays, name) for name in _BLOCK_FIELDS}
-        order = tuple(str(word) for word in _array(arrays, "order"))
-        rest: dict[str, Any] = _parsed(str(_array(arrays, "rest")))
+        blocks: dict[str, Any] = {name: entry(arrays, name) for name in _BLOCK_FIELDS}
+        order = tuple(str(word) for word in entry(arrays, "order"))
+        rest: dict[str, Any] = _parsed(str(entry(arrays, "rest")))
         return cls(order=order, **blocks, **rest)
 
 
@@ -184,7 +205,7 @@ class EngineParity:
 
     def __post_init__(self) -> None:
         shape = (len(self.flips_clean),)
-        _check_shapes("parity", [(self.flips_adversarial, shape), (self.difference, shape)])
+        check_shapes("parity", [(self.flips_adversarial, shape), (self.difference, shape)])
 
     @property
     def images(self) -> int:
@@ -208,8 +229,8 @@ class EngineParity:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain = {name: _array(arrays, name) for name in _PARITY_FIELDS}
-        return cls(violations=tuple(str(text) for text in _array(arrays, "violations")), **plain)
+        plain = {name: entry(arrays, name) for name in _PARITY_FIELDS}
+        return cls(violations=tuple(str(text) for text in entry(arrays, "violations")), **plain)
 
 
 _PARITY_FIELDS = ("flips_clean", "flips_adversarial", "difference")
@@ -223,21 +244,21 @@ class Parity:
     candidate: EngineParity
 
     def __post_init__(self) -> None:
-        _check_shapes("parity", [(self.candidate.flips_clean, self.reference.flips_clean.shape)])
+        check_shapes("parity", [(self.candidate.flips_clean, self.reference.flips_clean.shape)])
 
     def to_arrays(self) -> Arrays:
         """The arrays of both, named reference.* and candidate.*."""
         return {
-            **_prefixed("reference", self.reference.to_arrays()),
-            **_prefixed("candidate", self.candidate.to_arrays()),
+            **prefixed("reference", self.reference.to_arrays()),
+            **prefixed("candidate", self.candidate.to_arrays()),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`."""
         return cls(
-            reference=EngineParity.from_arrays(_part(arrays, "reference")),
-            candidate=EngineParity.from_arrays(_part(arrays, "candidate")),
+            reference=EngineParity.from_arrays(below(arrays, "reference")),
+            candidate=EngineParity.from_arrays(below(arrays, "candidate")),
         )
 
 
@@ -265,9 +286,9 @@ class Measurements:
         return {
             "engine": np.array(self.engine),
             "sizes": np.array([self.sizes.reference, self.sizes.candidate], dtype=np.int64),
-            **_prefixed("accuracy", self.accuracy.to_arrays()),
-            **_prefixed("latency", self.latency.to_arrays()),
-            **_prefixed("parity", self.parity.to_arrays()),
+            **prefixed("accuracy", self.accuracy.to_arrays()),
+            **prefixed("latency", self.latency.to_arrays()),
+            **prefixed("parity", self.parity.to_arrays()),
         }
 
     @classmethod
@@ -277,12 +298,12 @@ class Measurements:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        reference, candidate = _array(arrays, "sizes").tolist()
+        reference, candidate = entry(arrays, "sizes").tolist()
         return cls(
-            engine=str(_array(arrays, "engine")),
-            accuracy=Accuracy.from_arrays(_part(arrays, "accuracy")),
-            latency=Latency.from_arrays(_part(arrays, "latency")),
-            parity=Parity.from_arrays(_part(arrays, "parity")),
+            engine=str(entry(arrays, "engine")),
+            accuracy=Accuracy.from_arrays(below(arrays, "accuracy")),
+            latency=Latency.from_arrays(below(arrays, "latency")),
+            parity=Parity.from_arrays(below(arrays, "parity")),
             sizes=Sizes(reference=reference, candidate=candidate),
         )
 
@@ -290,21 +311,6 @@ class Measurements:
 def _log_ratios(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     ratios: NDArray[np.float64] = np.log(a).mean(axis=1) - np.log(b).mean(axis=1)
     return ratios
-
-
-def _check_shapes(what: str, expected: Sequence[tuple[NDArray[Any], tuple[int, ...]]]) -> None:
-    for array, shape in expected:
-        if array.shape != shape:
-            raise ArtifactError(
-                f"the {what} arrays do not fit together: {list(array.shape)} where {list(shape)} was due"
-            )
-
-
-def _array(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
-    try:
-        return arrays[name]
-    except KeyError:
-        raise ArtifactError(f"the measurements have no array {name!r}; they hold {sorted(arrays)}") from None
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -316,11 +322,3 @@ def _parsed(text: str) -> dict[str, Any]:
     if not isinstance(rest, dict) or set(rest) != {"batch", "timing", "calls", "facts"}:
         raise ArtifactError(f"the latency's facts should be batch, timing, calls and facts; they are {text[:80]!r}")
     return rest
-
-
-def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
-
-
-def _part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
-    return {name[len(prefix) + 1 :]: arrays[name] for name in arrays if name.startswith(prefix + ".")}

@@ -1,8 +1,8 @@
 """Accuracy of the two deployed engines on the same images, clean and under attack.
 
-An engine gives no gradients: adversaries are made by the caller on torch twins (of the dense and of the pruned
-network) and every example is scored on BOTH engines, so that both face the same budget. What an adversary returns is
-projected back and scored again here; it is never trusted.
+An engine gives no gradients: adversaries are the caller's, with slopes from torch twins (of the dense and of the pruned
+network) or from nothing but the engine's answers, and every example is scored on BOTH engines, so that both face the
+same budget. What an adversary returns is projected back and scored again here; it is never trusted.
 
 Measuring one chunk is a pure function; chunks are joined by `Accuracy.concatenate`. Images are float32 NCHW in [0, 1].
 """
@@ -19,16 +19,39 @@ from numpy.typing import NDArray
 
 from madx.errors import ArtifactError, MadxError
 from madx.recipe.models import ThreatConfig
+from madx.verify.arrays import Bools
 from madx.verify.contract import Images, Logits, check_images, logits_of
-from madx.verify.measurements import Accuracy, Bools
-from madx.verify.projection import project
+from madx.verify.gallery import Gallery
+from madx.verify.measurements import Accuracy, Kind
+from madx.verify.projection import on_pixel_grid, project
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Adversary = Callable[["Tensor", "Tensor", int], "Tensor"]
-"""(images [B, C, H, W], labels [B], chunk number) -> examples [B, C, H, W]; deterministic in its arguments."""
 
+@dataclass(frozen=True)
+class Examples:
+    """What an adversary made of a batch."""
+
+    images: Tensor
+    """[B, C, H, W], in the order of the images it was given."""
+    forward: int = 0
+    """Images that went through a network for it, forward only."""
+    gradient: int = 0
+    """Images that went through a network forward and backward."""
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """One attacker of both engines."""
+
+    name: str
+    kind: Kind
+    attack: Callable[[Tensor, Tensor, int], Examples]
+    """(images [B, C, H, W], labels [B], chunk number) -> examples; deterministic in its arguments."""
+
+
+_ROUNDED = "8-bit rounding of the last examples"
 _NOTHING_STORED: Mapping[int, Accuracy] = MappingProxyType({})
 
 
@@ -51,8 +74,9 @@ def measure_chunk(
     candidate: Logits,
     *,
     chunk: Chunk,
-    adversaries: Sequence[tuple[str, Adversary]],
+    adversaries: Sequence[Adversary],
     threat: ThreatConfig,
+    eight_bit: bool = False,
 ) -> Accuracy:
     """Score one chunk on both engines.
 
@@ -63,43 +87,100 @@ def measure_chunk(
         reference: the dense engine.
         candidate: the pruned engine.
         chunk: the images.
-        adversaries: (name, adversary) pairs with different names; at least one.
+        adversaries: with different names; at least one.
         threat: norm and eps that the examples are held to.
+        eight_bit: what still stands meets the last examples once more, rounded to 8-bit pixels.
 
     Raises:
         DataError: if the images are not images in [0, 1].
         EngineError: if an engine returns something other than finite logits.
         MadxError: if there is no adversary, a name is used twice, or an adversary returns no images.
     """
-    names = tuple(name for name, _ in adversaries)
+    names = [adversary.name for adversary in adversaries]
+    kinds: list[Kind] = [adversary.kind for adversary in adversaries]
     if not names or len(set(names)) < len(names):
-        raise MadxError(f"the adversaries are named {list(names)}; expected at least one, and each name once")
+        raise MadxError(f"the adversaries are named {names}; expected at least one, and each name once")
     check_images(chunk.images)
-    clean = [_correct(engine, chunk.images, chunk.labels) for engine in (reference, candidate)]
-    standing = [clean[0].copy(), clean[1].copy()]
-    attacked = np.zeros((len(names), len(chunk.index)), dtype=bool)
-    outcomes = np.zeros((2, *attacked.shape), dtype=bool)
-    overrun = np.zeros(len(names))
-    for row, (_, adversary) in enumerate(adversaries):
-        chosen = np.flatnonzero(standing[0] | standing[1])
+    if eight_bit:
+        names.append(_ROUNDED)
+        kinds.append("8-bit")
+    board = _Board((reference, candidate), chunk, threat, rows=len(names))
+    for row, adversary in enumerate(adversaries):
+        board.attack(row, adversary)
+    if eight_bit:
+        board.round(len(adversaries))
+    return board.accuracy(tuple(names), tuple(kinds))
+
+
+class _Board:
+    """Which images of one chunk still stand, on the reference and on the candidate; one row of tables an attack."""
+
+    def __init__(self, engines: tuple[Logits, Logits], chunk: Chunk, threat: ThreatConfig, *, rows: int) -> None:
+        self.engines, self.chunk, self.threat = engines, chunk, threat
+        self.clean = [_correct(engine, chunk.images, chunk.labels) for engine in engines]
+        self.standing = [clean.copy() for clean in self.clean]
+        self.attacked = np.zeros((rows, len(chunk.index)), dtype=bool)
+        self.outcomes = np.zeros((2, *self.attacked.shape), dtype=bool)
+        self.overrun = np.zeros(rows)
+        self.passes = np.zeros((rows, 2), dtype=np.int64)
+        self.last = chunk.images.copy()
+        self.turning = [chunk.images.copy(), chunk.images.copy()]
+        """On each engine the example that turned an image; the clean image while none has."""
+
+    def attack(self, row: int, adversary: Adversary) -> None:
+        """Show the adversary what still stands on either engine, and both engines what it makes of it."""
+        chosen = np.flatnonzero(self.standing[0] | self.standing[1])
         if len(chosen) == 0:
-            break
-        examples, overrun[row] = _examples(adversary, chunk, chosen, threat)
-        attacked[row, chosen] = True
-        for side, engine in enumerate((reference, candidate)):
-            outcomes[side, row, chosen] = _correct(engine, examples, chunk.labels[chosen])
-            standing[side][chosen] &= outcomes[side, row, chosen]
-    return Accuracy(
-        index=chunk.index,
-        labels=chunk.labels,
-        clean_reference=clean[0],
-        clean_candidate=clean[1],
-        attacks=names,
-        attacked=attacked,
-        standing_reference=outcomes[0],
-        standing_candidate=outcomes[1],
-        overrun=overrun,
-    )
+            return
+        made, examples, self.overrun[row] = _examples(adversary, self.chunk, chosen, self.threat)
+        self.passes[row] = made.forward, made.gradient
+        self._score(row, chosen, examples)
+
+    def round(self, row: int) -> None:
+        """Show both engines the last examples of what still stands, as a file of 8-bit pixels would hold them."""
+        chosen = np.flatnonzero(self.standing[0] | self.standing[1])
+        if len(chosen) > 0:
+            self._score(row, chosen, on_pixel_grid(self.last[chosen], self.chunk.images[chosen], self.threat))
+
+    def _score(self, row: int, chosen: NDArray[np.intp], examples: Images) -> None:
+        self.attacked[row, chosen] = True
+        self.last[chosen] = examples
+        for side, engine in enumerate(self.engines):
+            right = _correct(engine, examples, self.chunk.labels[chosen])
+            self.outcomes[side, row, chosen] = right
+            turned = self.standing[side][chosen] & ~right
+            self.turning[side][chosen[turned]] = examples[turned]
+            self.standing[side][chosen] &= right
+
+    def accuracy(self, names: tuple[str, ...], kinds: tuple[Kind, ...]) -> Accuracy:
+        """What was found."""
+        return Accuracy(
+            index=self.chunk.index,
+            labels=self.chunk.labels,
+            clean_reference=self.clean[0],
+            clean_candidate=self.clean[1],
+            attacks=names,
+            kinds=kinds,
+            attacked=self.attacked,
+            standing_reference=self.outcomes[0],
+            standing_candidate=self.outcomes[1],
+            overrun=self.overrun,
+            passes=self.passes,
+            gallery=self._gallery(),
+        )
+
+    def _gallery(self) -> Gallery:
+        """The first images that only one engine kept, with the example that turned them on the other."""
+        kept_by_reference, kept_by_candidate = self.standing
+        lost = np.flatnonzero(kept_by_reference & ~kept_by_candidate)[: Gallery.LIMIT]
+        won = np.flatnonzero(kept_by_candidate & ~kept_by_reference)[: Gallery.LIMIT]
+        rows = np.concatenate([lost, won])
+        return Gallery(
+            index=self.chunk.index[rows],
+            lost=np.isin(rows, lost),
+            clean=self.chunk.images[rows],
+            adversarial=np.concatenate([self.turning[1][lost], self.turning[0][won]]),
+        )
 
 
 def measure_accuracy(
@@ -107,8 +188,9 @@ def measure_accuracy(
     candidate: Logits,
     *,
     chunks: Iterable[Chunk],
-    adversaries: Sequence[tuple[str, Adversary]],
+    adversaries: Sequence[Adversary],
     threat: ThreatConfig,
+    eight_bit: bool = False,
     stored: Mapping[int, Accuracy] = _NOTHING_STORED,
     on_chunk: Callable[[int, Accuracy], None] = lambda _number, _value: None,
 ) -> Accuracy:
@@ -120,6 +202,7 @@ def measure_accuracy(
         chunks: the images, in order.
         adversaries: as in `measure_chunk`.
         threat: norm and eps.
+        eight_bit: as in `measure_chunk`.
         stored: values of chunks that an earlier, killed run finished, by chunk number.
         on_chunk: called with each newly measured chunk, so that it can be stored.
 
@@ -127,13 +210,15 @@ def measure_accuracy(
         ArtifactError: if a stored chunk is not of these images or these adversaries.
         MadxError: as in `measure_chunk`.
     """
-    names = tuple(name for name, _ in adversaries)
+    names = (*(adversary.name for adversary in adversaries), *[_ROUNDED] * eight_bit)
     parts = []
     for chunk in chunks:
         if chunk.number in stored:
             value = _checked(stored[chunk.number], chunk, names)
         else:
-            value = measure_chunk(reference, candidate, chunk=chunk, adversaries=adversaries, threat=threat)
+            value = measure_chunk(
+                reference, candidate, chunk=chunk, adversaries=adversaries, threat=threat, eight_bit=eight_bit
+            )
             on_chunk(chunk.number, value)
         parts.append(value)
     return Accuracy.concatenate(parts)
@@ -146,15 +231,15 @@ def _correct(engine: Logits, images: Images, labels: NDArray[np.int64]) -> Bools
 
 def _examples(
     adversary: Adversary, chunk: Chunk, chosen: NDArray[np.intp], threat: ThreatConfig
-) -> tuple[Images, float]:
-    """The adversary's examples of the chosen images, projected; and how far they had to be."""
+) -> tuple[Examples, Images, float]:
+    """What the adversary made of the chosen images; the same projected; and how far they had to be."""
     import torch
 
     images, labels = chunk.images[chosen], chunk.labels[chosen]
     # Indexing has copied the images; one more copy is the adversary's own, to do with as it likes.
-    returned = adversary(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()), chunk.number)
-    projected = project(returned.detach().float().cpu().numpy(), images, threat)
-    return projected.images, projected.overrun
+    made = adversary.attack(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()), chunk.number)
+    projected = project(made.images.detach().float().cpu().numpy(), images, threat)
+    return made, projected.images, projected.overrun
 
 
 def _checked(value: Accuracy, chunk: Chunk, names: tuple[str, ...]) -> Accuracy:

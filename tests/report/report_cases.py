@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+from accuracy_cases import unseen
 
 from madx.recipe import GateConfig
 from madx.report import ReportContent
@@ -47,6 +48,7 @@ def accuracy(images=1000, lost=12, gained=4):
         standing_reference=np.stack([clean & (number < 0.8 * images), robust]),
         standing_candidate=np.stack([clean, candidate]),
         overrun=np.zeros(2),
+        **unseen(2),
     )
 
 

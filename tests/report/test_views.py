@@ -4,6 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import report_cases as cases
+from accuracy_cases import unseen
 
 from madx.report import views
 from madx.verify import Accuracy
@@ -29,6 +30,7 @@ def accuracy(seed, images=60):
         standing_reference=tables[0],
         standing_candidate=tables[1],
         overrun=np.zeros(3),
+        **unseen(3),
     )
 
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from accuracy_cases import unseen
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,7 @@ def accuracy(n=2000, kept=1000, lost=0, gained=0, overrun=0.0):
         standing_reference=reference[None],
         standing_candidate=candidate[None],
         overrun=np.array([overrun]),
+        **unseen(1),
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from accuracy_cases import gallery, unseen
 
 from madx.errors import ArtifactError, MadxError
 from madx.verify import Accuracy, EngineParity, Latency, Measurements, Parity, Sizes
@@ -22,6 +23,7 @@ def accuracy(**fields):
             "standing_reference": np.array([[True, True, False], [False, True, False]]),
             "standing_candidate": np.array([[True, False, False], [True, False, False]]),
             "overrun": np.array([0.0, 0.25]),
+            **unseen(2),
         }
         | fields
     )

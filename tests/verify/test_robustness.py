@@ -7,7 +7,7 @@ import torch
 from madx.attacks import input_gradient, strongest_examples
 from madx.errors import ArtifactError, DataError, EngineError, MadxError
 from madx.recipe import AttackConfig, ThreatConfig
-from madx.verify import Accuracy, Chunk, measure_accuracy, measure_chunk
+from madx.verify import Accuracy, Adversary, Chunk, Examples, measure_accuracy, measure_chunk
 
 EPS = 0.06
 THREAT = ThreatConfig(norm="linf", eps=EPS)
@@ -32,11 +32,18 @@ def engine(weights):
 def white_box(weights, reach=1.0):
     """The strongest possible example on the linear network: every pixel moves eps against the label."""
 
-    def adversary(images, labels, _number):
+    def examples(images, labels, _number):
         sign = torch.from_numpy(np.sign(weights)).view(1, 1, 3, 3)
         return images - reach * EPS * sign * (2 * labels - 1).view(-1, 1, 1, 1)
 
-    return adversary
+    return examples
+
+
+def adversary(name, examples):
+    """Each example costs one gradient."""
+    return Adversary(
+        name, "white-box", lambda x, y, number: Examples(examples(x, y, number), forward=0, gradient=len(x))
+    )
 
 
 def margins(weights):
@@ -49,16 +56,21 @@ def closed_form(weights, attacked_with):
     return np.all([margins(weights) - EPS * weights @ np.sign(other) > 0 for other in attacked_with], axis=0)
 
 
-BOTH = (("dense", white_box(DENSE)), ("pruned", white_box(PRUNED)))
+BOTH = (adversary("dense", white_box(DENSE)), adversary("pruned", white_box(PRUNED)))
 
 
 def chunk(number=0, images=IMAGES, labels=LABELS, start=0):
     return Chunk(number=number, index=np.arange(start, start + len(images)), images=images, labels=labels)
 
 
-def measure(adversaries=BOTH, **chunk_fields):
+def measure(adversaries=BOTH, eight_bit=False, **chunk_fields):
     return measure_chunk(
-        engine(DENSE), engine(PRUNED), chunk=chunk(**chunk_fields), adversaries=adversaries, threat=THREAT
+        engine(DENSE),
+        engine(PRUNED),
+        chunk=chunk(**chunk_fields),
+        adversaries=adversaries,
+        threat=THREAT,
+        eight_bit=eight_bit,
     )
 
 
@@ -74,7 +86,7 @@ def test_closed_form_of_a_linear_network():
 
 
 def test_every_example_is_scored_on_both_engines():
-    value = measure(adversaries=(("dense", white_box(DENSE)),))
+    value = measure(adversaries=[adversary("dense", white_box(DENSE))])
     np.testing.assert_array_equal(value.robust_candidate, closed_form(PRUNED, [DENSE]))  # transfer
 
 
@@ -85,7 +97,7 @@ def test_only_what_stands_is_attacked():
         seen.append((len(images), number))
         return white_box(PRUNED)(images, labels, number)
 
-    value = measure(adversaries=(("dense", white_box(DENSE)), ("spy", spy)), number=4)
+    value = measure(adversaries=[BOTH[0], adversary("spy", spy)], number=4)
     after_first = (value.clean_reference & value.standing_reference[0]) | (
         value.clean_candidate & value.standing_candidate[0]
     )
@@ -94,7 +106,7 @@ def test_only_what_stands_is_attacked():
 
 
 def test_an_overrun_is_recorded_and_gains_nothing():
-    honest, greedy = measure(), measure(adversaries=(("dense", white_box(DENSE, 1.5)), ("pruned", white_box(PRUNED))))
+    honest, greedy = measure(), measure(adversaries=[adversary("dense", white_box(DENSE, 1.5)), BOTH[1]])
     np.testing.assert_array_equal(honest.overrun, [0, 0])
     assert greedy.overrun == pytest.approx([0.5, 0], abs=1e-4)
     np.testing.assert_array_equal(honest.robust_candidate, greedy.robust_candidate)
@@ -106,7 +118,7 @@ def test_an_adversary_may_spoil_its_own_copy():
         return images
 
     before = IMAGES.copy()
-    measure(adversaries=(("spoiler", spoiler),))
+    measure(adversaries=[adversary("spoiler", spoiler)])
     np.testing.assert_array_equal(IMAGES, before)
 
 
@@ -127,7 +139,7 @@ def test_pgd_on_the_twin_reaches_the_closed_form():
             generator=torch.Generator().manual_seed(number),
         )
 
-    value = measure(adversaries=(("pgd", pgd),))
+    value = measure(adversaries=[adversary("pgd", pgd)])
     np.testing.assert_array_equal(value.robust_reference, closed_form(DENSE, [DENSE]))
 
 
@@ -190,8 +202,8 @@ def silent(images):
     [
         ((), "at least one"),
         ((BOTH[0], BOTH[0]), "each name once"),
-        ((("short", lambda images, _l, _n: images[:1]),), r"shape \[1, 1, 3, 3\]"),
-        ((("nan", lambda images, _l, _n: images * torch.nan),), "NaN"),
+        ([adversary("short", lambda images, _l, _n: images[:1])], r"shape \[1, 1, 3, 3\]"),
+        ([adversary("nan", lambda images, _l, _n: images * torch.nan)], "NaN"),
     ],
 )
 def test_faulty_adversaries_are_refused(adversaries, said):
@@ -215,7 +227,37 @@ def test_when_nothing_stands_no_attack_runs():
         engine(DENSE),
         engine(DENSE),
         chunk=chunk(labels=np.where(wrong, LABELS, 1 - LABELS)),
-        adversaries=(("never", never),),
+        adversaries=[adversary("never", never)],
         threat=THREAT,
     )
     assert value.robust_reference.sum() == 0
+
+
+def test_passes_are_those_of_the_attacked_images():
+    value = measure()
+    np.testing.assert_array_equal(value.passes[:, 1], value.attacked.sum(axis=1))
+    np.testing.assert_array_equal(value.passes[:, 0], 0)
+
+
+def test_the_gallery_shows_what_only_one_engine_kept():
+    value = measure()
+    shown = value.gallery
+    kept_by_one = {True: value.robust_reference & ~value.robust_candidate,
+                   False: value.robust_candidate & ~value.robust_reference}  # fmt: skip
+    for lost, expected in kept_by_one.items():
+        assert expected.any()
+        np.testing.assert_array_equal(shown.index[shown.lost == lost], np.flatnonzero(expected)[: shown.LIMIT])
+    np.testing.assert_array_equal(shown.clean, IMAGES[shown.index])
+    for weights, rows in ((PRUNED, shown.lost), (DENSE, ~shown.lost)):
+        logits = engine(weights)(shown.adversarial[rows])
+        assert (logits.argmax(axis=1) != LABELS[shown.index[rows]]).all()
+    assert np.abs(shown.adversarial - shown.clean).max() <= EPS * (1 + 1e-6)
+
+
+def test_survivors_meet_their_examples_again_in_eight_bits():
+    """An image that stands by less than the rounding may fall to it; nothing that fell stands again."""
+    plain, rounded = measure(), measure(eight_bit=True)
+    assert rounded.attacks == (*plain.attacks, "8-bit rounding of the last examples")
+    assert rounded.kinds[-1] == "8-bit"
+    np.testing.assert_array_equal(rounded.attacked[-1], plain.robust_reference | plain.robust_candidate)
+    assert not (rounded.robust_candidate & ~plain.robust_candidate).any()

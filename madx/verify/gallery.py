@@ -1,0 +1,55 @@
+"""The few images that people look at: what one engine kept and the other did not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madx.verify.arrays import Arrays, Bools, check_shapes, entry
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """A few images that only one of the engines kept, for people to look at: G of them."""
+
+    LIMIT: ClassVar[int] = 8
+    """At most so many lost, and so many won."""
+
+    index: NDArray[np.int64]
+    """[G] positions in the source."""
+    lost: Bools
+    """[G] the reference kept it and the candidate did not; else the other way round."""
+    clean: NDArray[np.float32]
+    """[G, C, H, W] in [0, 1]."""
+    adversarial: NDArray[np.float32]
+    """[G, C, H, W] the example that turned it; the clean image where that was wrong already."""
+
+    def __post_init__(self) -> None:
+        n = len(self.index)
+        check_shapes("gallery", [(self.lost, (n,)), (self.adversarial, self.clean.shape)])
+        check_shapes("gallery", [(self.clean, (n, *self.clean.shape[1:]))])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The first of each sort."""
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _GALLERY_FIELDS}
+        sorts = [np.flatnonzero(joined["lost"] == lost)[: cls.LIMIT] for lost in (True, False)]
+        rows = np.concatenate(sorts)
+        return cls(**{name: array[rows] for name, array in joined.items()})
+
+    def to_arrays(self) -> Arrays:
+        """Every field under its name."""
+        return {name: getattr(self, name) for name in _GALLERY_FIELDS}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
+        fields: dict[str, Any] = {name: entry(arrays, name) for name in _GALLERY_FIELDS}
+        return cls(**fields)
+
+
+_GALLERY_FIELDS = ("index", "lost", "clean", "adversarial")
