@@ -30,7 +30,7 @@ REFERENCE = Path(__file__).parent.parent / "tests/data/mad_reference.npz"
 THREAT = ThreatConfig(norm="linf", eps=0.1)
 PGD = AttackConfig(steps=50, relative_step=2.5, restarts=10)
 CHUNK = 250
-SUITES = {"quick": QUICK, "standard": STANDARD}
+SUITES = {"quick": QUICK.twin, "standard": STANDARD.twin}
 
 Measurement = dict[str, float]
 Attacker = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, float]]

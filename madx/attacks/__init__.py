@@ -4,18 +4,22 @@ Images are float32 [B, C, H, W] in [0, 1], eps in the same unit. The norm owns s
 """
 
 from madx.attacks.apgd import apgd_examples
-from madx.attacks.gradients import Gradient, input_gradient
+from madx.attacks.gradients import Gradient, input_gradient, through_twin
 from madx.attacks.losses import DLR, CrossEntropy, Loss, TargetedDLR, TargetedMargin, targeted_loss
 from madx.attacks.norms import Norm, norm_named
 from madx.attacks.pgd import Pgd, last_iterate, strongest_examples
-from madx.attacks.suite import QUICK, STANDARD, Apgd, Attack, Closest, Outcome, Record, TargetedApgd, run_suite
+from madx.attacks.presets import PARANOID, QUICK, STANDARD, SUITES, Suite, suite_of
+from madx.attacks.square import Square
+from madx.attacks.suite import Apgd, Attack, Closest, Outcome, Record, TargetedApgd, run_suite
 from madx.attacks.victim import Passes, Victim
 from madx.attacks.worst import Worst, wrong_margin
 
 __all__ = [
     "DLR",
+    "PARANOID",
     "QUICK",
     "STANDARD",
+    "SUITES",
     "Apgd",
     "Attack",
     "Closest",
@@ -27,6 +31,8 @@ __all__ = [
     "Passes",
     "Pgd",
     "Record",
+    "Square",
+    "Suite",
     "TargetedApgd",
     "TargetedDLR",
     "TargetedMargin",
@@ -38,6 +44,8 @@ __all__ = [
     "norm_named",
     "run_suite",
     "strongest_examples",
+    "suite_of",
     "targeted_loss",
+    "through_twin",
     "wrong_margin",
 ]

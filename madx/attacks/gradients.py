@@ -48,6 +48,25 @@ def input_gradient(
     return gradient
 
 
+def through_twin(engine: Callable[[Tensor], Tensor], twin: nn.Module, *, loss: Loss) -> Gradient:
+    """The gradient of a loss of an engine that gives none: forward through the engine, backward through its twin.
+
+    This is BPDA (Athalye et al. 2018, arXiv 1802.00420): the slope of the loss is taken at the engine's logits and
+    carried to the image by the twin's Jacobian at the same image. What is returned are the engine's logits.
+    """
+
+    def gradient(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.detach()
+        logits = engine(images).detach().float().to(images.device)
+        with torch.enable_grad():
+            answer, pixels = logits.clone().requires_grad_(), images.clone().requires_grad_()
+            (at_logits,) = torch.autograd.grad(loss(answer, targets).sum(), answer)
+            (slope,) = torch.autograd.grad(twin(pixels).float(), pixels, at_logits)
+        return logits, slope
+
+    return gradient
+
+
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Torch's own, [B]: unlike `losses.CrossEntropy` it takes probabilities, and its gradient is to scale."""
     return F.cross_entropy(logits, targets, reduction="none")

@@ -11,7 +11,7 @@ from torch import Tensor
 from madx.attacks.gradients import Gradient
 from madx.attacks.losses import CrossEntropy
 from madx.attacks.norms import inside, norm_named
-from madx.attacks.victim import Victim
+from madx.attacks.victim import Passes, Victim
 from madx.attacks.worst import Worst
 from madx.recipe import AttackConfig, ThreatConfig
 
@@ -80,6 +80,11 @@ class Pgd:
     def name(self) -> str:
         """For example 'pgd cross-entropy, 1 x 20 steps'."""
         return f"pgd cross-entropy, {self.config.restarts} x {self.config.steps} steps"
+
+    @property
+    def most(self) -> Passes:
+        """Every step's gradient, and a look at where each restart ends."""
+        return Passes(forward=self.config.restarts, gradient=self.config.restarts * self.config.steps)
 
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """All restarts."""

@@ -26,6 +26,11 @@ class Attack(Protocol):
         """What it is and how long it tries, for the report."""
         ...
 
+    @property
+    def most(self) -> Passes:
+        """What it costs for an image that withstands everything."""
+        ...
+
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """Attack the images of `worst` that still stand, and show `worst` every point."""
         ...
@@ -43,6 +48,11 @@ class Apgd:
     def name(self) -> str:
         """For example 'apgd cross-entropy, 1 x 100 steps'."""
         return f"apgd {self.loss.name}, {self.restarts} x {self.steps} steps"
+
+    @property
+    def most(self) -> Passes:
+        """Every step and the start, of every restart."""
+        return Passes(gradient=self.restarts * (self.steps + 1))
 
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """All restarts."""
@@ -67,6 +77,11 @@ class TargetedApgd:
     def name(self) -> str:
         """For example 'apgd targeted, 9 classes x 1 x 100 steps'."""
         return f"apgd targeted, {self.targets} classes x {self.restarts} x {self.steps} steps"
+
+    @property
+    def most(self) -> Passes:
+        """The clean image, then every step and the start, of every class and restart."""
+        return Passes(forward=1, gradient=self.targets * self.restarts * (self.steps + 1))
 
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """All target classes, all restarts."""
@@ -96,6 +111,11 @@ class Closest:
     def name(self) -> str:
         """For example '10 rounds for the closest images: apgd cross-entropy, 1 x 100 steps'."""
         return f"{self.rounds} rounds for the closest images: {'; '.join(attack.name for attack in self.attacks)}"
+
+    @property
+    def most(self) -> Passes:
+        """The clean image, then every round."""
+        return Passes(forward=1) + self.rounds * sum((attack.most for attack in self.attacks), Passes())
 
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """All rounds; who is close is asked again before each."""
@@ -151,7 +171,7 @@ def run_suite(
         victim: the network.
         images: clean images in [0, 1]; a clean image that is misclassified has fallen before the first attack.
         labels: int64 [B].
-        attacks: for example `STANDARD`.
+        attacks: for example `STANDARD.twin`.
         threat: norm and eps.
         generator: CPU generator of all random starts.
     """
@@ -168,14 +188,3 @@ def run_suite(
 
 def _robust(worst: Worst) -> int:
     return int((worst.margins < 0).sum())
-
-
-QUICK: tuple[Attack, ...] = (
-    Apgd(steps=20),
-    TargetedApgd(steps=30, targets=3),
-    Closest((Apgd(), TargetedApgd(targets=3)), rounds=5),
-)
-"""A fraction of the standard suite's cost: for comparing many networks."""
-
-STANDARD: tuple[Attack, ...] = (Apgd(), TargetedApgd(), Closest((Apgd(), TargetedApgd(targets=4)), rounds=5))
-"""The two white-box gradient attacks of AutoAttack at their published budget, then restarts where they may decide."""

@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from madx.attacks.gradients import Gradient, input_gradient
+from madx.attacks.gradients import Gradient, input_gradient, through_twin
 from madx.attacks.losses import Loss
+from madx.errors import MadxError
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,47 @@ class Victim:
 
         return cls(forward, lambda loss: input_gradient(module, loss=loss, precision=precision))
 
+    @classmethod
+    def in_the_loop(cls, forward: Callable[[Tensor], Tensor], twin: nn.Module) -> Victim:
+        """An engine: its logits give loss, best point and step sizes; only the slope is the twin's (`through_twin`)."""
+        return cls(
+            lambda images: forward(images).float().to(images.device),
+            lambda loss: through_twin(forward, twin, loss=loss),
+        )
+
+    @classmethod
+    def query_only(cls, forward: Callable[[Tensor], Tensor]) -> Victim:
+        """An engine without a twin: an attack that asks it for a gradient is refused.
+
+        Raises:
+            MadxError: when the gradient is asked for.
+        """
+
+        def gradient(loss: Loss) -> Gradient:
+            raise MadxError(
+                f"an attack asked for the gradient of the {loss.name} loss, and this network answers queries only; "
+                "use attacks that need none, such as Square, or give the engine's torch twin"
+            )
+
+        return cls(lambda images: forward(images).float().to(images.device), gradient)
+
 
 @dataclass
 class Passes:
-    """How many images went through a network."""
+    """How many images went through a network, or how often one image may."""
 
     forward: int = 0
     """Forward only."""
     gradient: int = 0
     """Forward and backward."""
+
+    def __add__(self, other: Passes) -> Passes:
+        """Both together."""
+        return Passes(self.forward + other.forward, self.gradient + other.gradient)
+
+    def __rmul__(self, times: int) -> Passes:
+        """The same `times` over."""
+        return Passes(times * self.forward, times * self.gradient)
 
     def counting(self, victim: Victim) -> Victim:
         """The same network; what it is asked is added up here."""

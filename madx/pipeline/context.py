@@ -5,13 +5,17 @@ In a job of several processes the run directory is process 0's: the others read 
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
@@ -99,6 +103,12 @@ class Context:
         """Write a safetensors file of the run; returns its name."""
         whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         return self.write_bytes(name, save_safetensors(whole, metadata={"format": "pt"}))
+
+    def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+        """Write a compressed .npz file of the run; returns its name."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
+        return self.write_bytes(name, buffer.getvalue())
 
     def write_json(self, name: str, content: Any) -> str:
         """Write a JSON file of the run; returns its name."""

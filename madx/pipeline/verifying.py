@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from madx.artifacts import sha256_bytes
+from madx.attacks import suite_of
 from madx.deploy.engine import Engine, backend
 from madx.errors import ArtifactError, EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
+from madx.pipeline.attacking import Side, gate_images, measure_accuracy
 from madx.pipeline.context import Context
-from madx.pipeline.reporting import read_arrays, read_verdict
+from madx.pipeline.reporting import read_verdict
 from madx.pipeline.twins import TOLERANCE, blind_images, examples_on, twin
 from madx.pipeline.versions import tool_versions
-from madx.recipe import EngineConfig
-from madx.rundir import CHECKPOINTS
-from madx.verify import Adversary, Chunk, Measurements, Sizes, judge
+from madx.recipe import AttackConfig, EngineConfig
+from madx.verify import Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
-from madx.verify.measurements import Accuracy, EngineParity, Latency, Parity
+from madx.verify.measurements import EngineParity, Latency, Parity
 from madx.verify.parity import measure_parity
-from madx.verify.robustness import measure_accuracy, measure_chunk
 
 _PARITY_IMAGES = 256
+_PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
 _REPEATED = "these engines were measured {} times for these gates, and this is the last: read the earlier verdicts too"
-
-
-@dataclass(frozen=True)
-class _Side:
-    """A loaded engine and its torch twin."""
-
-    engine: Engine
-    module: nn.Module
 
 
 def verify(context: Context) -> list[str]:
@@ -58,7 +46,7 @@ def verify(context: Context) -> list[str]:
         values, hashes[config.name] = _measured(context, config)
         if values is not None:
             measured.append(values)
-            outputs.append(_write_arrays(context, files.measurements(config), values.to_arrays()))
+            outputs.append(context.write_arrays(files.measurements(config), values.to_arrays()))
     verdict = judge(measured, context.recipe.verify.gates, missing=missing)
     subject = {"engines": hashes, "verify": context.recipe.verify.model_dump(mode="json")}
     attempt = _attempts(earlier, subject) + 1
@@ -89,92 +77,40 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     hashes = {role: sha256_bytes(payload) for role, payload in payloads.items()}
     if not config.verify:
         return None, hashes
-    context.progress.say(f"{config.name}: measuring {_images(context)} images and latency")
+    context.progress.say(f"{config.name}: measuring {gate_images(context)} images and latency")
     runtime = backend(config.kind)
     with (
         closing(runtime.load(payloads["dense"], config)) as dense,
         closing(runtime.load(payloads["pruned"], config)) as pruned,
     ):
-        reference, candidate = _Side(dense, context.dense_model()), _Side(pruned, context.pruned_model())
+        reference = Side("dense", dense, context.dense_model().to(context.device))
+        candidate = Side("pruned", pruned, context.pruned_model().to(context.device))
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: _latency(context, dense, pruned))
         measurements = Measurements(
             engine=config.name,
             latency=latency,
             parity=context.world.share(lambda: _parity(context, config, reference, candidate)),
-            accuracy=_accuracy(context, config, reference, candidate),
+            accuracy=measure_accuracy(context, config, reference, candidate),
             sizes=Sizes(reference=len(payloads["dense"]), candidate=len(payloads["pruned"])),
         )
     return measurements, hashes
 
 
-def _accuracy(context: Context, config: EngineConfig, reference: _Side, candidate: _Side) -> Accuracy:
-    """Attacks on both twins, scored on both engines; finished chunks of a killed run are read, not made again."""
-    adversaries = [
-        ("PGD on the dense twin", _adversary(context, reference.module, "verify-dense")),
-        ("PGD on the pruned twin", _adversary(context, candidate.module, "verify-pruned")),
-    ]
-    threat = context.recipe.threat
-    total = -(-_images(context) // context.recipe.verify.chunk)
-    stored = context.world.share(lambda: dict(_stored_chunks(context, config, total)))
-    left = [number for number in range(total) if number not in stored]
-
-    def measured(number: int) -> Accuracy:
-        chunk = _chunk(context, number)
-        return measure_chunk(reference.engine, candidate.engine, chunk=chunk, adversaries=adversaries, threat=threat)
-
-    values = context.world.map(measured, left)
-    values = context.progress.track(values, "attacking both networks", total=total, done=len(stored))
-    for number, value in zip(left, values, strict=True):
-        _store_chunk(context, config, number, value)
-        stored[number] = value
-    return measure_accuracy(
-        reference.engine,
-        candidate.engine,
-        chunks=(_chunk(context, number) for number in range(total)),
-        adversaries=adversaries,
-        threat=threat,
-        stored=stored,
-    )
-
-
-def _adversary(context: Context, module: nn.Module, purpose: str) -> Adversary:
-    attack = context.recipe.verify.attack
-
-    def examples(images: Tensor, labels: Tensor, number: int) -> Tensor:
-        return examples_on(context, module, images, labels, attack=attack, stream=(purpose, number))
-
-    return examples
-
-
-def _chunk(context: Context, number: int) -> Chunk:
-    """Some of the gate's images, in their committed order."""
-    split, size = context.splits.gate, context.recipe.verify.chunk
-    start, stop = number * size, min((number + 1) * size, _images(context))
-    images, labels = split.tensors(start, stop)
-    return Chunk(number, split.index[start:stop], images.numpy(), labels.numpy())
-
-
-def _images(context: Context) -> int:
-    wanted = context.recipe.verify.images or len(context.splits.gate)
-    return min(wanted, len(context.splits.gate))
-
-
-def _parity(context: Context, config: EngineConfig, reference: _Side, candidate: _Side) -> Parity:
+def _parity(context: Context, config: EngineConfig, reference: Side, candidate: Side) -> Parity:
     """Each engine beside its own twin, on the first gate images and on examples made from them on that twin."""
-    images, labels = context.splits.gate.tensors(0, min(_PARITY_IMAGES, _images(context)))
-    attack = context.recipe.verify.attack
+    images, labels = context.splits.gate.tensors(0, min(_PARITY_IMAGES, gate_images(context)))
     sides = []
     for side in (reference, candidate):
-        adversarial = examples_on(context, side.module, images, labels, attack=attack, stream=("verify-parity",))
+        adversarial = examples_on(context, side.twin, images, labels, attack=_PARITY_ATTACK, stream=("verify-parity",))
         found = measure_parity(
             side.engine,
-            twin(side.module, context.device),
+            twin(side.twin, context.device),
             clean=images.numpy(),
             adversarial=adversarial.numpy(),
             tolerance=TOLERANCE[config.precision],
         )
-        sides.append(_with_blind_spots(context, found, side.module, images, labels))
+        sides.append(_with_blind_spots(context, found, side.twin, images, labels))
     return Parity(reference=sides[0], candidate=sides[1])
 
 
@@ -228,38 +164,16 @@ def _attempts(earlier: Mapping[str, Any], subject: Mapping[str, Any]) -> int:
 
 def _provenance(context: Context) -> dict[str, Any]:
     """What the verdict speaks of: these images, this threat, this machine."""
-    gate = context.splits.gate
+    gate, suite = context.splits.gate, suite_of(context.recipe.verify.attack)
     return {
         "seed": context.recipe.seed,
         "threat": context.recipe.threat.model_dump(mode="json"),
-        "attack": context.recipe.verify.attack.model_dump(mode="json"),
-        "gate_images": {"images": _images(context), "split": len(gate), "sha256": gate.fingerprint},
+        "attack": {
+            "suite": suite.name,
+            "budget": list(suite.budget()),
+            "eight_bit": context.recipe.verify.eight_bit,
+        },
+        "gate_images": {"images": gate_images(context), "split": len(gate), "sha256": gate.fingerprint},
         "machine": describe_machine(),
         "tools": tool_versions(),
     }
-
-
-def _chunk_file(context: Context, config: EngineConfig, number: int) -> str:
-    return f"{CHECKPOINTS}/{context.key[:16]}/{config.name}-{number:05d}.npz"
-
-
-def _store_chunk(context: Context, config: EngineConfig, number: int, value: Accuracy) -> None:
-    _write_arrays(context, _chunk_file(context, config, number), value.to_arrays())
-
-
-def _stored_chunks(context: Context, config: EngineConfig, total: int) -> Iterator[tuple[int, Accuracy]]:
-    """Chunks of a killed run; one that cannot be read is measured again."""
-    for number in range(total):
-        path = context.run.path(_chunk_file(context, config, number))
-        if not path.is_file():
-            continue
-        try:
-            yield number, Accuracy.from_arrays(read_arrays(path.read_bytes()))
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, ArtifactError):
-            context.progress.say(f"{config.name}: the stored images {path.name} are damaged and measured again")
-
-
-def _write_arrays(context: Context, name: str, arrays: Mapping[str, NDArray[Any]]) -> str:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
-    return context.write_bytes(name, buffer.getvalue())

@@ -265,8 +265,11 @@ class ExportConfig(Section):
 class VerifyConfig(Section):
     """Measurements on the deployed engines and the gates that judge them."""
 
-    attack: AttackConfig = AttackConfig(steps=20, relative_step=2.5)
-    """Attack on the torch twins; the examples are scored on the engines. The same budget for both."""
+    attack: Literal["quick", "standard", "paranoid"] | AttackConfig = "standard"
+    """Attacks on both engines, with the same budget for both: quick, standard or paranoid (docs/attacks.md says what
+    they are and cost), or {steps: 20} for PGD on the torch twins alone, which sees no masked gradients."""
+    eight_bit: bool = False
+    """Whether what still stands meets the last examples once more, rounded to 8-bit pixels as in a file."""
     images: ImageCount | None = None
     """How many of the gate images are attacked; without it, all."""
     chunk: Count = 250

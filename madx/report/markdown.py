@@ -83,7 +83,7 @@ def _gate_row(gate: GateResult) -> tuple[str, ...]:
 def _accuracy(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
     yield "### Accuracy"
     yield ""
-    yield f"{_text(views.attack_sentence(content))} **Measured with PGD; stronger attacks may find more**, so robust"
+    yield f"{_text(views.attack_sentence(content))} **Stronger attacks may find more**, so robust"
     yield "accuracy is an upper bound."
     yield ""
     measured = [view for view in engines if view.measured]

@@ -182,16 +182,14 @@ def steps(finetuning: Mapping[str, Any]) -> tuple[Step, ...]:
 
 
 def attack_sentence(content: ReportContent) -> str:
-    """The attack and its threat, as the verdict records them."""
-    verify, provenance = content.recipe.get("verify", {}), content.provenance
-    attack = provenance.get("attack") or verify.get("attack") or {}
-    threat = provenance.get("threat") or content.recipe.get("threat") or {}
-    if not {"steps", "relative_step", "restarts"} <= set(attack) or "eps" not in threat:
-        return f"The attack's settings are {UNKNOWN}."
-    step = attack["relative_step"] * threat["eps"] / attack["steps"]
+    """The suite of attacks and its threat, as the verdict records them."""
+    attack, threat = content.provenance.get("attack") or {}, content.provenance.get("threat") or {}
+    if not {"suite", "budget"} <= set(attack) or "eps" not in threat:
+        return f"The attacks' settings are {UNKNOWN}."
     norm = {"linf": "L∞", "l2": "L2"}.get(threat.get("norm", ""), threat.get("norm", UNKNOWN))
-    starts = "1 random start" if attack["restarts"] == 1 else f"{attack['restarts']} random starts"
-    return f"PGD, {attack['steps']} steps of {step:.4g}, {starts}, {norm} radius {words.radius(threat['eps'])}."
+    again = " What still stood met the last examples once more in 8-bit pixels." if attack.get("eight_bit") else ""
+    budget = "; ".join(attack["budget"])
+    return f"The suite {attack['suite']} within {norm} radius {words.radius(threat['eps'])}: {budget}.{again}"
 
 
 def built_files(build: Mapping[str, Any]) -> dict[str, BuiltFile]:

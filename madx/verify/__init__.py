@@ -12,7 +12,7 @@ from madx.verify.latency import Timer, measure_latency
 from madx.verify.measurements import Accuracy, EngineParity, Kind, Latency, Measurements, Parity, Sizes
 from madx.verify.parity import measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
-from madx.verify.robustness import Adversary, Chunk, Examples, measure_accuracy, measure_chunk
+from madx.verify.robustness import Adversary, Chunk, Examples, measure_chunk
 from madx.verify.verdict import GateResult, Outcome, Verdict
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "Verdict",
     "check_contract",
     "judge",
-    "measure_accuracy",
     "measure_chunk",
     "measure_latency",
     "measure_parity",

@@ -9,15 +9,14 @@ Measuring one chunk is a pure function; chunks are joined by `Accuracy.concatena
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.errors import ArtifactError, MadxError
+from madx.errors import MadxError
 from madx.recipe.models import ThreatConfig
 from madx.verify.arrays import Bools
 from madx.verify.contract import Images, Logits, check_images, logits_of
@@ -52,7 +51,6 @@ class Adversary:
 
 
 _ROUNDED = "8-bit rounding of the last examples"
-_NOTHING_STORED: Mapping[int, Accuracy] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,47 +181,6 @@ class _Board:
         )
 
 
-def measure_accuracy(
-    reference: Logits,
-    candidate: Logits,
-    *,
-    chunks: Iterable[Chunk],
-    adversaries: Sequence[Adversary],
-    threat: ThreatConfig,
-    eight_bit: bool = False,
-    stored: Mapping[int, Accuracy] = _NOTHING_STORED,
-    on_chunk: Callable[[int, Accuracy], None] = lambda _number, _value: None,
-) -> Accuracy:
-    """Score every chunk that is not stored, and join all.
-
-    Args:
-        reference: the dense engine.
-        candidate: the pruned engine.
-        chunks: the images, in order.
-        adversaries: as in `measure_chunk`.
-        threat: norm and eps.
-        eight_bit: as in `measure_chunk`.
-        stored: values of chunks that an earlier, killed run finished, by chunk number.
-        on_chunk: called with each newly measured chunk, so that it can be stored.
-
-    Raises:
-        ArtifactError: if a stored chunk is not of these images or these adversaries.
-        MadxError: as in `measure_chunk`.
-    """
-    names = (*(adversary.name for adversary in adversaries), *[_ROUNDED] * eight_bit)
-    parts = []
-    for chunk in chunks:
-        if chunk.number in stored:
-            value = _checked(stored[chunk.number], chunk, names)
-        else:
-            value = measure_chunk(
-                reference, candidate, chunk=chunk, adversaries=adversaries, threat=threat, eight_bit=eight_bit
-            )
-            on_chunk(chunk.number, value)
-        parts.append(value)
-    return Accuracy.concatenate(parts)
-
-
 def _correct(engine: Logits, images: Images, labels: NDArray[np.int64]) -> Bools:
     right: Bools = logits_of(engine, images).argmax(axis=1) == labels
     return right
@@ -240,11 +197,3 @@ def _examples(
     made = adversary.attack(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()), chunk.number)
     projected = project(made.images.detach().float().cpu().numpy(), images, threat)
     return made, projected.images, projected.overrun
-
-
-def _checked(value: Accuracy, chunk: Chunk, names: tuple[str, ...]) -> Accuracy:
-    if value.attacks != names or not np.array_equal(value.index, chunk.index):
-        raise ArtifactError(
-            f"the stored chunk {chunk.number} holds other images or attacks than this run asks for; delete it"
-        )
-    return value

@@ -31,6 +31,7 @@ from madx.models import build_model
 from madx.recipe import ModelConfig
 
 REFERENCE = Path(__file__).parents[1] / "data" / "mad_reference.npz"
+THOROUGH = (Apgd(steps=20), TargetedApgd(steps=30, targets=3), Closest((Apgd(), TargetedApgd(targets=3)), rounds=5))
 SMALL: tuple[Attack, ...] = (Apgd(steps=8), Apgd(steps=8, loss=DLR()), TargetedApgd(steps=8, targets=2))
 
 
@@ -203,9 +204,9 @@ def test_each_attack_costs_what_its_record_says_and_only_for_images_that_stand()
 def test_nothing_is_asked_once_every_image_has_fallen() -> None:
     module, x, _ = case()
     ledger = Ledger(module)
-    found = outcome_of(ledger.victim(), x, (module(x).argmax(1) + 1) % 5, *QUICK, *STANDARD)
+    found = outcome_of(ledger.victim(), x, (module(x).argmax(1) + 1) % 5, *QUICK.twin, *STANDARD.twin)
     assert ledger.calls == [("forward", 30)]
-    assert [record.robust for record in found.records] == [0] * (1 + len(QUICK) + len(STANDARD))
+    assert [record.robust for record in found.records] == [0] * (1 + len(QUICK.twin) + len(STANDARD.twin))
 
 
 def test_a_suite_of_one_is_that_attack_and_more_attacks_only_help() -> None:
@@ -230,7 +231,8 @@ def test_an_engine_may_answer_for_the_forward_pass() -> None:
 
 
 def test_names_tell_the_budget() -> None:
-    assert [attack.name for attack in (*STANDARD[:2], QUICK[2], Apgd(loss=DLR(), restarts=3))] == [
+    closest = Closest((Apgd(), TargetedApgd(targets=3)), rounds=5)
+    assert [attack.name for attack in (*STANDARD.twin[:2], closest, Apgd(loss=DLR(), restarts=3))] == [
         "apgd cross-entropy, 1 x 100 steps",
         "apgd targeted, 9 classes x 1 x 100 steps",
         "5 rounds for the closest images: apgd cross-entropy, 1 x 100 steps; apgd targeted, 3 classes x 1 x 100 steps",
@@ -263,7 +265,7 @@ def test_a_robust_network_is_left_with_what_the_published_attack_leaves(norm: st
 @pytest.mark.parametrize(("norm", "eps", "most"), [("linf", 0.1, 98), ("l2", 1.0, 89)])
 def test_with_more_images_too(norm: str, eps: float, most: int) -> None:
     module, x, y = reference()
-    assert most - 6 <= int(outcome_of(module, x, y, *QUICK, norm=norm, eps=eps).robust.sum()) <= most
+    assert most - 6 <= int(outcome_of(module, x, y, *THOROUGH, norm=norm, eps=eps).robust.sum()) <= most
 
 
 def test_a_network_that_says_nothing_is_not_robust() -> None:

@@ -262,9 +262,9 @@ def test_the_users_own_code_is_followed_and_kept_off_stdout(
 def test_a_damaged_chunk_of_a_killed_verification_is_measured_again(
     workspace: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from madx.pipeline import verifying
+    from madx.pipeline import attacking
 
-    keep = verifying._store_chunk
+    keep = attacking._store_chunk
 
     def dies(context, config, number, value):
         keep(context, config, number, value)
@@ -272,7 +272,7 @@ def test_a_damaged_chunk_of_a_killed_verification_is_measured_again(
             raise KeyboardInterrupt
 
     expected = np.load(workspace / "run/measurements/ort-cpu-fp32.npz")["accuracy.standing_candidate"]
-    monkeypatch.setattr(verifying, "_store_chunk", dies)
+    monkeypatch.setattr(attacking, "_store_chunk", dies)
     stopped = run(cli, workspace, "verify", "--again")
     assert (stopped.code, "run the same command again to continue" in stopped.err) == (130, True)
     monkeypatch.undo()

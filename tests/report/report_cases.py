@@ -85,7 +85,7 @@ def content(measured=None, gates=GATES, missing=None, **changes):
         provenance={
             "seed": 3,
             "threat": {"norm": "linf", "eps": 8 / 255},
-            "attack": {"steps": 20, "relative_step": 2.5, "restarts": 1},
+            "attack": {"suite": "quick", "budget": ["twin: apgd", "engine alone: square"], "eight_bit": False},
             "gate_images": {"images": 1000, "split": 10000, "sha256": "ab" * 32},
             "engines": {name: {"dense": "12" * 32, "pruned": "34" * 32} for name in names},
             "machine": {"processor": "A processor", "cpus": 4, "gpus": [], "system": "Linux x86_64"},

@@ -23,7 +23,7 @@ def accuracy(**fields):
             "standing_reference": np.array([[True, True, False], [False, True, False]]),
             "standing_candidate": np.array([[True, False, False], [True, False, False]]),
             "overrun": np.array([0.0, 0.25]),
-            **unseen(2),
+            **unseen(2) | {"gallery": gallery(2, 1)},
         }
         | fields
     )

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from madx.attacks import input_gradient, strongest_examples
-from madx.errors import ArtifactError, DataError, EngineError, MadxError
+from madx.errors import DataError, EngineError, MadxError
 from madx.recipe import AttackConfig, ThreatConfig
-from madx.verify import Accuracy, Adversary, Chunk, Examples, measure_accuracy, measure_chunk
+from madx.verify import Accuracy, Adversary, Chunk, Examples, measure_chunk
 
 EPS = 0.06
 THREAT = ThreatConfig(norm="linf", eps=EPS)
@@ -143,41 +143,16 @@ def test_pgd_on_the_twin_reaches_the_closed_form():
     np.testing.assert_array_equal(value.robust_reference, closed_form(DENSE, [DENSE]))
 
 
-def chunks():
-    return [
-        chunk(number, IMAGES[start : start + 25], LABELS[start : start + 25], start)
-        for number, start in enumerate((0, 25, 50))
+def test_chunks_join_to_the_measurement_of_all():
+    """Attacks see other neighbours, and nothing else changes; not even the order is lost."""
+    starts = (0, 25, 50)
+    parts = [
+        measure(number=number, images=IMAGES[start : start + 25], labels=LABELS[start : start + 25], start=start)
+        for number, start in enumerate(starts)
     ]
-
-
-def whole(stored, on_chunk):
-    return measure_accuracy(
-        engine(DENSE),
-        engine(PRUNED),
-        chunks=chunks(),
-        adversaries=BOTH,
-        threat=THREAT,
-        stored=stored,
-        on_chunk=on_chunk,
-    )
-
-
-def test_a_killed_run_continues_with_the_chunk_it_was_in():
-    done = {}
-    first = whole({}, done.__setitem__)
-    again = {}
-    second = whole({number: done[number] for number in (0, 1)}, again.__setitem__)
-    assert sorted(done) == [0, 1, 2]
-    assert sorted(again) == [2]
     at_once = measure()
-    for value in (first, second):
-        for name, array in at_once.to_arrays().items():
-            np.testing.assert_array_equal(value.to_arrays()[name], array)
-
-
-def test_a_stored_chunk_of_other_images_is_refused():
-    with pytest.raises(ArtifactError, match="stored chunk 1 holds other images"):
-        whole({1: measure()}, lambda *_: None)
+    for name, array in at_once.to_arrays().items():
+        np.testing.assert_array_equal(Accuracy.concatenate(parts).to_arrays()[name], array)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,151 @@
+"""The attacked part of a verification: the recipe's suite, aimed at each of the two engines in every way it can be.
+
+Both engines face every example of every adversary (`madx.verify.robustness`), so what is made on the dense network is
+also the transfer attack on the pruned one.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from madx.attacks import Attack, Suite, Victim, run_suite, suite_of
+from madx.deploy.engine import Engine
+from madx.errors import ArtifactError
+from madx.pipeline.context import Context
+from madx.pipeline.reporting import read_arrays
+from madx.recipe import EngineConfig
+from madx.rundir import CHECKPOINTS
+from madx.seeds import torch_generator
+from madx.verify import Accuracy, Adversary, Chunk, Examples, Kind, measure_chunk
+from madx.verify.contract import logits_of
+
+_BATCH = 250
+"""Images attacked at a time, whatever the chunk: what bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A loaded engine and its torch twin."""
+
+    role: str
+    """dense or pruned."""
+    engine: Engine
+    twin: nn.Module
+    """In eval mode, on the device that attacks are made on."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The engine's logits, as a torch network would return them."""
+        return torch.from_numpy(logits_of(self.engine, images.cpu().numpy())).to(images.device)
+
+
+def measure_accuracy(context: Context, config: EngineConfig, reference: Side, candidate: Side) -> Accuracy:
+    """The suite on both engines, chunk after chunk; those that a killed run finished are read, not made again."""
+    recipe = context.recipe
+    suite = suite_of(recipe.verify.attack)
+    attackers = adversaries(context, suite, (reference, candidate))
+    total = -(-gate_images(context) // recipe.verify.chunk)
+    parts = context.world.share(lambda: dict(_stored_chunks(context, config, total)))
+    left = [number for number in range(total) if number not in parts]
+
+    def measured(number: int) -> Accuracy:
+        return measure_chunk(
+            reference.engine,
+            candidate.engine,
+            chunk=_chunk(context, number),
+            adversaries=attackers,
+            threat=recipe.threat,
+            eight_bit=recipe.verify.eight_bit,
+        )
+
+    for line in suite.budget():
+        context.progress.say(f"{suite.name}: {line}")
+    values = context.world.map(measured, left)
+    values = context.progress.track(values, "attacking both engines", total=total, done=len(parts))
+    for number, value in zip(left, values, strict=True):
+        _store_chunk(context, config, number, value)
+        parts[number] = value
+    return Accuracy.concatenate([parts[number] for number in range(total)])
+
+
+def gate_images(context: Context) -> int:
+    """How many images the gates are measured on, at most."""
+    wanted = context.recipe.verify.images or len(context.splits.gate)
+    return min(wanted, len(context.splits.gate))
+
+
+def adversaries(context: Context, suite: Suite, sides: Sequence[Side]) -> list[Adversary]:
+    """Every part of the suite on every side; the cheap and strong ones first, as each sees only what still stands."""
+    return [
+        Adversary(name, kind, _examples(context, attacks, victim, name))
+        for name, kind, attacks, victim in _aims(suite, sides)
+        if attacks
+    ]
+
+
+def _aims(suite: Suite, sides: Sequence[Side]) -> Iterator[tuple[str, Kind, tuple[Attack, ...], Victim]]:
+    for side in sides:
+        yield f"{suite.name} on the {side.role} twin", "white-box", suite.twin, Victim.of(side.twin)
+    for side in sides:
+        victim = Victim.in_the_loop(side.logits, side.twin)
+        yield f"{suite.name}, {side.role} engine in the loop", "engine in the loop", suite.in_the_loop, victim
+    for side in sides:
+        yield f"{suite.name}, queries of the {side.role} engine", "query", suite.query, Victim.query_only(side.logits)
+
+
+def _examples(
+    context: Context, attacks: tuple[Attack, ...], victim: Victim, name: str
+) -> Callable[[Tensor, Tensor, int], Examples]:
+    """The worst examples that the attacks find; their random numbers belong to the name and the chunk."""
+
+    def examples(images: Tensor, labels: Tensor, number: int) -> Examples:
+        generator = torch_generator(context.recipe.seed, "verify", name, number)
+        found, forward, gradient = [], 0, 0
+        for x, y in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
+            outcome = run_suite(
+                victim,
+                x.to(context.device),
+                y.to(context.device),
+                attacks=attacks,
+                threat=context.recipe.threat,
+                generator=generator,
+            )
+            found.append(outcome.points.cpu())
+            forward += sum(record.passes.forward for record in outcome.records)
+            gradient += sum(record.passes.gradient for record in outcome.records)
+        return Examples(torch.cat(found), forward, gradient)
+
+    return examples
+
+
+def _chunk(context: Context, number: int) -> Chunk:
+    """Some of the gate's images, in their committed order."""
+    split, size = context.splits.gate, context.recipe.verify.chunk
+    start, stop = number * size, min((number + 1) * size, gate_images(context))
+    images, labels = split.tensors(start, stop)
+    return Chunk(number, split.index[start:stop], images.numpy(), labels.numpy())
+
+
+def _chunk_file(context: Context, config: EngineConfig, number: int) -> str:
+    return f"{CHECKPOINTS}/{context.key[:16]}/{config.name}-{number:05d}.npz"
+
+
+def _store_chunk(context: Context, config: EngineConfig, number: int, value: Accuracy) -> None:
+    context.write_arrays(_chunk_file(context, config, number), value.to_arrays())
+
+
+def _stored_chunks(context: Context, config: EngineConfig, total: int) -> Iterator[tuple[int, Accuracy]]:
+    """Chunks of a killed run; one that cannot be read is measured again."""
+    for number in range(total):
+        path = context.run.path(_chunk_file(context, config, number))
+        if not path.is_file():
+            continue
+        try:
+            yield number, Accuracy.from_arrays(read_arrays(path.read_bytes()))
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, ArtifactError):
+            context.progress.say(f"{config.name}: the stored images {path.name} are damaged and measured again")
