@@ -1,8 +1,8 @@
-"""Parts of an Accuracy that most tests do not look at."""
+"""Parts of the measurements that most tests do not look at."""
 
 import numpy as np
 
-from madx.verify import Gallery
+from madx.verify import Gallery, SideSoundness, Soundness
 
 
 def unseen(attacks):
@@ -23,4 +23,22 @@ def gallery(lost, won, side=4, start=0):
         lost=np.arange(images) < lost,
         clean=generator.random((images, 1, side, side), dtype=np.float32),
         adversarial=generator.random((images, 1, side, side), dtype=np.float32),
+    )
+
+
+def sound(images=200, **side):
+    """Attacks that did what they must; `side` replaces fields of the candidate's."""
+    none, most = np.zeros(images, dtype=bool), np.arange(images) < 0.7 * images
+    whole = {
+        "blind": none,
+        "twin_right": most,
+        "engine_right": most,
+        "fell_when_doubled": none,
+        "unbounded": none,
+    }
+    return Soundness(
+        reference=SideSoundness(**whole),
+        candidate=SideSoundness(**whole | side),
+        undefended_clean=most,
+        undefended=none,
     )

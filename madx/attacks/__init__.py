@@ -11,6 +11,7 @@ from madx.attacks.pgd import Pgd, last_iterate, strongest_examples
 from madx.attacks.presets import PARANOID, QUICK, STANDARD, SUITES, Suite, suite_of
 from madx.attacks.square import Square
 from madx.attacks.suite import Apgd, Attack, Closest, Outcome, Record, TargetedApgd, run_suite
+from madx.attacks.undefended import linear_classifier
 from madx.attacks.victim import Passes, Victim
 from madx.attacks.worst import Worst, wrong_margin
 
@@ -41,6 +42,7 @@ __all__ = [
     "apgd_examples",
     "input_gradient",
     "last_iterate",
+    "linear_classifier",
     "norm_named",
     "run_suite",
     "strongest_examples",

@@ -86,6 +86,11 @@ class Pgd:
         """Every step's gradient, and a look at where each restart ends."""
         return Passes(forward=self.config.restarts, gradient=self.config.restarts * self.config.steps)
 
+    def longer(self) -> Pgd:
+        """Twice the steps of the same size."""
+        steps, reach = 2 * self.config.steps, 2 * self.config.relative_step
+        return Pgd(self.config.model_copy(update={"steps": steps, "relative_step": reach}))
+
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """All restarts."""
         gradient = victim.gradient(CrossEntropy())

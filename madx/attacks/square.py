@@ -5,7 +5,7 @@ Images are float32 [B, C, H, W] in [0, 1]; margins [B] are the highest wrong log
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,10 @@ class Square:
     def most(self) -> Passes:
         """Forward passes of an image that withstands everything."""
         return Passes(forward=self.restarts * self.queries)
+
+    def longer(self) -> Square:
+        """Twice the queries."""
+        return replace(self, queries=2 * self.queries)
 
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """All restarts.

@@ -5,7 +5,7 @@ Images are float32 [B, ...] in [0, 1], labels int64 [B]; the result keeps for ea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -31,6 +31,10 @@ class Attack(Protocol):
         """What it costs for an image that withstands everything."""
         ...
 
+    def longer(self) -> Attack:
+        """The same with twice the steps or queries."""
+        ...
+
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """Attack the images of `worst` that still stand, and show `worst` every point."""
         ...
@@ -53,6 +57,10 @@ class Apgd:
     def most(self) -> Passes:
         """Every step and the start, of every restart."""
         return Passes(gradient=self.restarts * (self.steps + 1))
+
+    def longer(self) -> Apgd:
+        """Every run with twice the steps."""
+        return replace(self, steps=2 * self.steps)
 
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """All restarts."""
@@ -82,6 +90,10 @@ class TargetedApgd:
     def most(self) -> Passes:
         """The clean image, then every step and the start, of every class and restart."""
         return Passes(forward=1, gradient=self.targets * self.restarts * (self.steps + 1))
+
+    def longer(self) -> TargetedApgd:
+        """Every run with twice the steps."""
+        return replace(self, steps=2 * self.steps)
 
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """All target classes, all restarts."""
@@ -116,6 +128,10 @@ class Closest:
     def most(self) -> Passes:
         """The clean image, then every round."""
         return Passes(forward=1) + self.rounds * sum((attack.most for attack in self.attacks), Passes())
+
+    def longer(self) -> Closest:
+        """Every run with twice the steps."""
+        return replace(self, attacks=tuple(attack.longer() for attack in self.attacks))
 
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """All rounds; who is close is asked again before each."""

@@ -18,7 +18,7 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
 """Largest logit difference to torch that rounding explains, as a share of the largest logit."""
 
 _BATCH = 250
-_LARGEST_GAP = 10.0
+LARGEST_GAP = 10.0
 """A softmax with a larger gap between the logits has no gradient to climb in float32: it is scaled down first."""
 
 
@@ -47,7 +47,7 @@ def examples_on(
     threat, device = context.recipe.threat, context.device
     module = module.eval().to(device)
     generator = torch_generator(context.recipe.seed, *stream)
-    gradient = input_gradient(module, largest_gap=_LARGEST_GAP)
+    gradient = input_gradient(module, largest_gap=LARGEST_GAP)
     parts = [
         strongest_examples(
             module, gradient, x.to(device), y.to(device), threat=threat, attack=attack, generator=generator
@@ -55,10 +55,3 @@ def examples_on(
         for x, y in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True)
     ]
     return torch.cat(parts)
-
-
-def blind_images(module: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> int:
-    """On how many images a gradient attack sees nothing: the loss's gradient at the image is exactly zero."""
-    gradient = input_gradient(module.eval().to(device), largest_gap=_LARGEST_GAP)
-    _, slope = gradient(images.to(device), labels.to(device))
-    return int((slope.flatten(1).abs().amax(1) == 0).sum())

@@ -13,6 +13,7 @@ from madx.verify.measurements import Accuracy, EngineParity, Kind, Latency, Meas
 from madx.verify.parity import measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
 from madx.verify.robustness import Adversary, Chunk, Examples, measure_chunk
+from madx.verify.soundness import SideSoundness, Soundness
 from madx.verify.verdict import GateResult, Outcome, Verdict
 
 __all__ = [
@@ -31,7 +32,9 @@ __all__ = [
     "Outcome",
     "Parity",
     "Projected",
+    "SideSoundness",
     "Sizes",
+    "Soundness",
     "Timer",
     "Verdict",
     "check_contract",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from madx.errors import ArtifactError, MadxError
 from madx.verify.arrays import Arrays, Bools, below, check_shapes, entry, prefixed
 from madx.verify.gallery import Gallery
+from madx.verify.soundness import Soundness
 
 Kind = Literal["white-box", "engine in the loop", "query", "8-bit"]
 """What an attack knew: gradients of the twin; these and the engine's logits; the engine's logits alone; or nothing,
@@ -279,6 +280,7 @@ class Measurements:
     accuracy: Accuracy
     latency: Latency
     parity: Parity
+    soundness: Soundness
     sizes: Sizes
 
     def to_arrays(self) -> Arrays:
@@ -289,6 +291,7 @@ class Measurements:
             **prefixed("accuracy", self.accuracy.to_arrays()),
             **prefixed("latency", self.latency.to_arrays()),
             **prefixed("parity", self.parity.to_arrays()),
+            **prefixed("soundness", self.soundness.to_arrays()),
         }
 
     @classmethod
@@ -304,6 +307,7 @@ class Measurements:
             accuracy=Accuracy.from_arrays(below(arrays, "accuracy")),
             latency=Latency.from_arrays(below(arrays, "latency")),
             parity=Parity.from_arrays(below(arrays, "parity")),
+            soundness=Soundness.from_arrays(below(arrays, "soundness")),
             sizes=Sizes(reference=reference, candidate=candidate),
         )
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from accuracy_cases import unseen
+from accuracy_cases import sound, unseen
 
 from madx.recipe import GateConfig
 from madx.report import ReportContent
@@ -29,6 +29,7 @@ def measurements(engine="ort-cpu-fp32", *, images=1000, lost=12, gained=4, speed
         accuracy=accuracy(images, lost, gained),
         latency=latency(speedup, noise, pairs),
         parity=Parity(reference=_parity(images), candidate=_parity(images)),
+        soundness=sound(),
         sizes=Sizes(reference=4_000_000, candidate=1_000_000),
     )
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from accuracy_cases import unseen
+from accuracy_cases import sound, unseen
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +82,7 @@ def measured(engine="ort-cpu-fp32", **fields):
         "accuracy": accuracy(),
         "latency": latency(),
         "parity": Parity(reference=parity(), candidate=parity()),
+        "soundness": sound(),
         "sizes": Sizes(reference=1000, candidate=400),
     }
     return Measurements(engine=engine, **(parts | fields))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from accuracy_cases import gallery, unseen
+from accuracy_cases import gallery, sound, unseen
 
 from madx.errors import ArtifactError, MadxError
 from madx.verify import Accuracy, EngineParity, Latency, Measurements, Parity, Sizes
@@ -54,6 +54,7 @@ def measurements():
         accuracy=accuracy(),
         latency=latency(),
         parity=Parity(reference=replace(side, violations=()), candidate=side),
+        soundness=sound(30, blind=np.arange(30) < 2),
         sizes=Sizes(reference=2_000_000_000_000, candidate=7),
     )
 

@@ -1,0 +1,118 @@
+"""Whether the attacks of a verification could have found what there is: they are tried where the answer is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from madx.attacks import Apgd, Attack, Suite, Victim, input_gradient, linear_classifier, run_suite
+from madx.pipeline.attacking import Side
+from madx.pipeline.context import Context
+from madx.pipeline.twins import LARGEST_GAP
+from madx.recipe import ThreatConfig
+from madx.seeds import torch_generator
+from madx.verify.arrays import Bools
+from madx.verify.soundness import SideSoundness, Soundness
+
+_IMAGES = 200
+_FITTED = 1000
+"""Selection images that the undefended classifier is fitted to."""
+_UNBOUNDED = (Apgd(steps=50),)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the attacks are tried on, and how."""
+
+    suite: Suite
+    threat: ThreatConfig
+    seed: int
+    images: Tensor
+    """[M, C, H, W], on the device of the twins."""
+    labels: Tensor
+    """[M]"""
+
+    def attacked(
+        self,
+        network: nn.Module,
+        attacks: Sequence[Attack],
+        *,
+        rows: Tensor | None = None,
+        threat: ThreatConfig | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The worst examples, and where the network still stands on them when they are scored again.
+
+        Args:
+            network: in eval mode.
+            attacks: one after the other.
+            rows: which of the images; all without it.
+            threat: the trial's own without it.
+        """
+        rows = torch.ones_like(self.labels, dtype=torch.bool) if rows is None else rows
+        x, y = self.images[rows], self.labels[rows]
+        if len(x) == 0:
+            return x, rows[rows]
+        generator = torch_generator(self.seed, "soundness")
+        outcome = run_suite(
+            Victim.of(network), x, y, attacks=tuple(attacks), threat=threat or self.threat, generator=generator
+        )
+        with torch.no_grad():
+            return outcome.points, network(outcome.points).argmax(1) == y
+
+
+def measure_soundness(context: Context, suite: Suite, reference: Side, candidate: Side) -> Soundness:
+    """Try the suite on the first gate images: longer, without a bound, and on a network without a defence."""
+    images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, _IMAGES))
+    context.progress.say(f"checking the attacks on {len(images)} images")
+    trial = Trial(suite, context.recipe.threat, context.recipe.seed, images, labels)
+    fitted = context.splits.selection.tensors(0, _FITTED)
+    undefended = linear_classifier(*fitted, classes=context.splits.train.classes).to(context.device)
+    return judge_attacks(trial, reference, candidate, undefended)
+
+
+def judge_attacks(trial: Trial, reference: Side, candidate: Side, undefended: nn.Module) -> Soundness:
+    """What the attacks of a trial achieve where it is known what they must."""
+    with torch.no_grad():
+        clean = undefended(trial.images).argmax(1) == trial.labels
+    _, standing = trial.attacked(undefended, trial.suite.twin)
+    return Soundness(
+        reference=_side(trial, reference),
+        candidate=_side(trial, candidate),
+        undefended_clean=_bools(clean),
+        undefended=_bools(standing),
+    )
+
+
+def _side(trial: Trial, side: Side) -> SideSoundness:
+    points, standing = trial.attacked(side.twin, trial.suite.twin)
+    fell = standing.clone()
+    fell[standing] = ~trial.attacked(side.twin, [attack.longer() for attack in trial.suite.twin], rows=standing)[1]
+    _, unbounded = trial.attacked(side.twin, _UNBOUNDED, threat=_anything(trial))
+    return SideSoundness(
+        blind=_bools(_blind(side.twin, trial.images, trial.labels)),
+        twin_right=_bools(standing),
+        engine_right=_bools(side.logits(points).argmax(1) == trial.labels),
+        fell_when_doubled=_bools(fell),
+        unbounded=_bools(unbounded),
+    )
+
+
+def _anything(trial: Trial) -> ThreatConfig:
+    """A ball that holds every image."""
+    eps = 1.0 if trial.threat.norm == "linf" else math.sqrt(trial.images[0].numel())
+    return trial.threat.model_copy(update={"eps": eps})
+
+
+def _bools(rows: Tensor) -> Bools:
+    found: Bools = rows.cpu().numpy()
+    return found
+
+
+def _blind(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Where an attack sees nothing: the loss's gradient at the image is exactly zero."""
+    _, slope = input_gradient(network, largest_gap=LARGEST_GAP)(x, y)
+    return slope.flatten(1).abs().amax(1) == 0

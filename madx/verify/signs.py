@@ -1,0 +1,114 @@
+"""Signs that a robust accuracy cannot be trusted: each one a sentence, and each one forbids a PASS.
+
+They speak of the attacks, not of the engines' quality: a network under a broken attack looks robust. Thresholds follow
+the literature where it has any (AutoAttack flags 0.2 points gained by Square); else they are set so that sampling
+alone does not raise them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from madx.stats import clopper_pearson, tango_interval
+from madx.verify.arrays import Bools
+from madx.verify.measurements import Accuracy, Measurements
+from madx.verify.soundness import SideSoundness, Soundness
+
+MASKING_GAIN = 0.002
+"""Share of the images that queries alone may turn after the gradients have had their turn ..."""
+MASKING_IMAGES = 3
+"""... and fewer images than these say nothing, whatever their share."""
+UNFINISHED = 0.01
+"""Share that twice the steps may turn."""
+UNBOUNDED = 0.02
+"""Share that may stand although every image is allowed."""
+UNDEFENDED = 0.1
+"""Share that an undefended classifier may keep."""
+ABOVE_TWIN = 0.005
+"""Share by which an engine may be right more often than its twin, on examples made on that twin."""
+CONFIDENCE = 0.95
+"""One-sided, of every "clearly more" below."""
+
+
+def signs(measured: Measurements) -> tuple[str, ...]:
+    """What forbids a PASS of every gate on robustness, one sentence each; empty when the attacks held up."""
+    return (
+        *masking(measured.accuracy),
+        *signs_of_attacks(measured.soundness),
+    )
+
+
+def masking(accuracy: Accuracy) -> tuple[str, ...]:
+    """Those that the outcomes of the attacks themselves show."""
+    return (
+        *_masking("reference", accuracy, accuracy.clean_reference, accuracy.standing_reference),
+        *_masking("candidate", accuracy, accuracy.clean_candidate, accuracy.standing_candidate),
+    )
+
+
+def signs_of_attacks(sound: Soundness) -> tuple[str, ...]:
+    """Those that show where the attacks were tried out."""
+    return (
+        *_of_side("reference", sound.reference),
+        *_of_side("candidate", sound.candidate),
+        *_no_sensitivity(sound),
+    )
+
+
+def _masking(side: str, accuracy: Accuracy, clean: Bools, standing: Bools) -> Iterator[str]:
+    """Queries need no gradient: what only they can turn, gradients did not see."""
+    query = np.array([kind == "query" for kind in accuracy.kinds])
+    if not query.any():
+        return
+    fell = accuracy.attacked & ~standing
+    before = fell[: int(np.argmax(query))].any(axis=0)
+    gained = int((clean & ~before & fell[query].any(axis=0)).sum())
+    if gained >= MASKING_IMAGES and gained / accuracy.images > MASKING_GAIN:
+        yield (
+            f"Queries alone (Square) turned {gained} of {accuracy.images} images of the {side} engine that no gradient "
+            "had turned: its gradients are masked, and its robust accuracy is not to be believed."
+        )
+
+
+def _of_side(side: str, sound: SideSoundness) -> Iterator[str]:
+    n = len(sound.blind)
+    if blind := int(sound.blind.sum()):
+        yield (
+            f"The {side}'s input gradient is exactly zero on {blind} of {n} images (masked gradients), so attacks by "
+            "gradient see nothing there."
+        )
+    if _clearly_more(sound.fell_when_doubled, UNFINISHED):
+        yield (
+            f"Twice the steps turn {int(sound.fell_when_doubled.sum())} of {n} more images of the {side}'s twin: the "
+            "attacks had not finished. Take a stronger verify.attack."
+        )
+    if _clearly_more(sound.unbounded, UNBOUNDED):
+        yield (
+            f"Allowed to change the images at will, the attack still leaves {int(sound.unbounded.sum())} of {n} "
+            f"standing on the {side}'s twin: its gradients lead nowhere."
+        )
+    higher = int((sound.engine_right & ~sound.twin_right).sum())
+    lower = int((~sound.engine_right & sound.twin_right).sum())
+    least, _ = tango_interval(n, higher, lower, confidence=CONFIDENCE)
+    if least > ABOVE_TWIN:
+        yield (
+            f"The {side} engine is right on {higher} of {n} adversarial examples that turned its own twin (and wrong "
+            f"on {lower} that did not): rounding hides it from its twin's attacks, which is no robustness."
+        )
+
+
+def _no_sensitivity(sound: Soundness) -> Iterator[str]:
+    """An assay that finds nothing in a sample known to be bad finds nothing anywhere."""
+    if _clearly_more(sound.undefended, UNDEFENDED):
+        yield (
+            f"An undefended linear classifier keeps {int(sound.undefended.sum())} of {sound.images} images under the "
+            f"same attacks (clean: {int(sound.undefended_clean.sum())}): at this threat the attacks could not tell a "
+            "defended network from an undefended one. Is threat.eps in the unit of images in [0, 1]?"
+        )
+
+
+def _clearly_more(rows: Bools, share: float) -> bool:
+    lower, _ = clopper_pearson(int(rows.sum()), len(rows), confidence=CONFIDENCE)
+    return lower > share

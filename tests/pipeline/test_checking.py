@@ -1,0 +1,105 @@
+"""Every sign that a robust accuracy cannot be trusted, provoked by a network or an engine that deserves it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from madx.attacks import Apgd, Pgd, Suite, linear_classifier
+from madx.pipeline.attacking import Side
+from madx.pipeline.checking import Trial, judge_attacks
+from madx.recipe import AttackConfig, ThreatConfig
+from madx.verify.signs import signs_of_attacks
+
+N, CLASSES = 120, 4
+GENERATOR = torch.Generator().manual_seed(5)
+CENTRES = torch.rand(CLASSES, 1, 12, 12, generator=GENERATOR)
+LABELS = torch.arange(N) % CLASSES
+IMAGES = (CENTRES[LABELS] + 0.3 * torch.randn(N, 1, 12, 12, generator=GENERATOR)).clamp(0, 1)
+SUITE = Suite("test", twin=(Apgd(steps=20),), in_the_loop=(), query=())
+THREAT = ThreatConfig(norm="linf", eps=0.2)
+
+
+class Nearest(nn.Module):
+    """The nearest centre wins: as robust as these images allow, with gradients that lead there."""
+
+    def forward(self, x):
+        return -((x[:, None] - CENTRES) ** 2).flatten(2).sum(2)
+
+
+class Steep(Nearest):
+    """Logits so large that the softmax is saturated: cross-entropy in float32 has no gradient left."""
+
+    def forward(self, x):
+        return 1e4 * super().forward(x)
+
+
+class Staircase(Nearest):
+    """Pixels are rounded to eight levels first: the gradient is zero everywhere."""
+
+    def forward(self, x):
+        return super().forward(torch.floor(8 * x) / 8)
+
+
+class Denoising(Nearest):
+    """An engine that takes away small perturbations: what was made on its twin looks weaker on it."""
+
+    def forward(self, x):
+        return super().forward((3 * (x - 0.5)).clamp(-0.5, 0.5) + 0.5)
+
+
+class Maze(Nearest):
+    """Gradients point away from every other centre: they exist, and lead nowhere."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return 2 * logits.detach() - logits
+
+
+def side(role, twin, engine=None):
+    network = engine or twin
+
+    def logits(images):
+        with torch.no_grad():
+            return network(torch.from_numpy(images)).numpy()
+
+    return Side(role, logits, twin.eval())
+
+
+def found(twin, *, engine=None, suite=SUITE, threat=THREAT, images=IMAGES):
+    trial = Trial(suite, threat, 0, images, LABELS)
+    undefended = linear_classifier(images, LABELS, CLASSES)
+    return judge_attacks(trial, side("dense", Nearest()), side("pruned", twin, engine), undefended)
+
+
+def test_a_sound_attack_raises_no_sign():
+    sound = found(Nearest())
+    assert 10 < sound.candidate.twin_right.sum() < N  # the case can tell: some fall, some stand
+    assert signs_of_attacks(sound) == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"twin": Staircase()}, "input gradient is exactly zero on 120 of 120 images"),
+        ({"twin": Staircase()}, "Allowed to change the images at will"),
+        ({"twin": Maze()}, "its gradients lead nowhere"),
+        (
+            {"twin": Nearest(), "suite": replace(SUITE, twin=(Pgd(AttackConfig(steps=2, relative_step=0.8)),))},
+            "the attacks had not finished",
+        ),
+        ({"twin": Nearest(), "engine": Denoising()}, "rounding hides it"),
+        ({"twin": Nearest(), "threat": ThreatConfig(eps=0.2 / 255)}, "An undefended linear classifier keeps"),
+    ],
+)
+def test_every_sign_has_its_culprit(arguments, said):
+    sentences = signs_of_attacks(found(**arguments))
+    assert any(said in sentence for sentence in sentences), sentences
+    assert all("reference" not in sentence or "undefended" in said or "finished" in said for sentence in sentences)
+
+
+def test_large_logits_hide_nothing():
+    """The suite's losses do not depend on the scale of the logits, so this is no masking."""
+    steep, plain = found(Steep()).candidate.twin_right, found(Nearest()).candidate.twin_right
+    assert (steep != plain).sum() <= 2  # what lies within rounding of the border
