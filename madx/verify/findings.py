@@ -17,6 +17,7 @@ from madx.stats import clopper_pearson, hodges_lehmann, planned_images, tango_in
 from madx.verify.arrays import Bools
 from madx.verify.latency import CONTROL_BIAS, CONTROL_CONFIDENCE, CONTROL_SHARE
 from madx.verify.measurements import Latency, Measurements
+from madx.verify.signs import signs
 
 PLANNED_POWER = 0.8
 """Chance of a decision that the advice on more images aims at."""
@@ -104,7 +105,11 @@ def _control_faults(latency: Latency, gain: float) -> tuple[str, ...]:
 def _robust_drop(measured: Measurements, gate: GateConfig) -> Finding:
     accuracy = measured.accuracy
     return _drop(
-        accuracy.robust_reference, accuracy.robust_candidate, gate, word="robust", doubts=_doubts(measured, "robust")
+        accuracy.robust_reference,
+        accuracy.robust_candidate,
+        gate,
+        word="robust",
+        doubts=(*_doubts(measured, "robust"), *signs(measured)),
     )
 
 
@@ -158,7 +163,9 @@ def _nothing_to_lose(reference: Bools, bound: float, word: str) -> tuple[str, ..
 
 
 def _robust_accuracy(measured: Measurements, gate: GateConfig) -> Finding:
-    return _share(measured.accuracy.robust_candidate, gate, word="robust", doubts=_contract_doubts(measured))
+    return _share(
+        measured.accuracy.robust_candidate, gate, word="robust", doubts=(*_contract_doubts(measured), *signs(measured))
+    )
 
 
 def _clean_accuracy(measured: Measurements, gate: GateConfig) -> Finding:
