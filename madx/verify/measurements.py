@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.errors import ArtifactError, MadxError
-from madx.verify.arrays import Arrays, Bools, below, check_shapes, entry, prefixed
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
 from madx.verify.gallery import Gallery
 from madx.verify.soundness import Soundness
 
@@ -110,7 +110,7 @@ class Accuracy:
         """Every field under its name; the attacks' names as text."""
         plain = {name: getattr(self, name) for name in _ACCURACY_FIELDS}
         words = {name: np.array(getattr(self, name), dtype=np.str_) for name in ("attacks", "kinds")}
-        return {**plain, **words, **prefixed("gallery", self.gallery.to_arrays())}
+        return {**plain, **words, **with_prefix("gallery", self.gallery.to_arrays())}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -119,11 +119,11 @@ class Accuracy:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain: dict[str, Any] = {name: entry(arrays, name) for name in _ACCURACY_FIELDS}
+        plain: dict[str, Any] = {name: read_array(arrays, name) for name in _ACCURACY_FIELDS}
         words: dict[str, Any] = {
-            name: tuple(str(word) for word in entry(arrays, name)) for name in ("attacks", "kinds")
+            name: tuple(str(word) for word in read_array(arrays, name)) for name in ("attacks", "kinds")
         }
-        return cls(gallery=Gallery.from_arrays(below(arrays, "gallery")), **plain, **words)
+        return cls(gallery=Gallery.from_arrays(without_prefix(arrays, "gallery")), **plain, **words)
 
 
 _BOOLEAN_FIELDS = ("clean_reference", "clean_candidate", "attacked", "standing_reference", "standing_candidate")
@@ -182,9 +182,9 @@ class Latency:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        blocks: dict[str, Any] = {name: entry(arrays, name) for name in _BLOCK_FIELDS}
-        order = tuple(str(word) for word in entry(arrays, "order"))
-        rest: dict[str, Any] = _parsed(str(entry(arrays, "rest")))
+        blocks: dict[str, Any] = {name: read_array(arrays, name) for name in _BLOCK_FIELDS}
+        order = tuple(str(word) for word in read_array(arrays, "order"))
+        rest: dict[str, Any] = _parsed(str(read_array(arrays, "rest")))
         return cls(order=order, **blocks, **rest)
 
 
@@ -230,8 +230,8 @@ class EngineParity:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain = {name: entry(arrays, name) for name in _PARITY_FIELDS}
-        return cls(violations=tuple(str(text) for text in entry(arrays, "violations")), **plain)
+        plain = {name: read_array(arrays, name) for name in _PARITY_FIELDS}
+        return cls(violations=tuple(str(text) for text in read_array(arrays, "violations")), **plain)
 
 
 _PARITY_FIELDS = ("flips_clean", "flips_adversarial", "difference")
@@ -250,16 +250,16 @@ class Parity:
     def to_arrays(self) -> Arrays:
         """The arrays of both, named reference.* and candidate.*."""
         return {
-            **prefixed("reference", self.reference.to_arrays()),
-            **prefixed("candidate", self.candidate.to_arrays()),
+            **with_prefix("reference", self.reference.to_arrays()),
+            **with_prefix("candidate", self.candidate.to_arrays()),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`."""
         return cls(
-            reference=EngineParity.from_arrays(below(arrays, "reference")),
-            candidate=EngineParity.from_arrays(below(arrays, "candidate")),
+            reference=EngineParity.from_arrays(without_prefix(arrays, "reference")),
+            candidate=EngineParity.from_arrays(without_prefix(arrays, "candidate")),
         )
 
 
@@ -288,10 +288,10 @@ class Measurements:
         return {
             "engine": np.array(self.engine),
             "sizes": np.array([self.sizes.reference, self.sizes.candidate], dtype=np.int64),
-            **prefixed("accuracy", self.accuracy.to_arrays()),
-            **prefixed("latency", self.latency.to_arrays()),
-            **prefixed("parity", self.parity.to_arrays()),
-            **prefixed("soundness", self.soundness.to_arrays()),
+            **with_prefix("accuracy", self.accuracy.to_arrays()),
+            **with_prefix("latency", self.latency.to_arrays()),
+            **with_prefix("parity", self.parity.to_arrays()),
+            **with_prefix("soundness", self.soundness.to_arrays()),
         }
 
     @classmethod
@@ -301,13 +301,13 @@ class Measurements:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        reference, candidate = entry(arrays, "sizes").tolist()
+        reference, candidate = read_array(arrays, "sizes").tolist()
         return cls(
-            engine=str(entry(arrays, "engine")),
-            accuracy=Accuracy.from_arrays(below(arrays, "accuracy")),
-            latency=Latency.from_arrays(below(arrays, "latency")),
-            parity=Parity.from_arrays(below(arrays, "parity")),
-            soundness=Soundness.from_arrays(below(arrays, "soundness")),
+            engine=str(read_array(arrays, "engine")),
+            accuracy=Accuracy.from_arrays(without_prefix(arrays, "accuracy")),
+            latency=Latency.from_arrays(without_prefix(arrays, "latency")),
+            parity=Parity.from_arrays(without_prefix(arrays, "parity")),
+            soundness=Soundness.from_arrays(without_prefix(arrays, "soundness")),
             sizes=Sizes(reference=reference, candidate=candidate),
         )
 
