@@ -26,11 +26,13 @@ from madx.pipeline.twins import TOLERANCE, blind_images, examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import EngineConfig
 from madx.rundir import CHECKPOINTS
+from madx.sensors import Watch
 from madx.verify import Adversary, Chunk, Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
-from madx.verify.measurements import Accuracy, EngineParity, Latency, Parity
+from madx.verify.measurements import Accuracy, EngineParity, Parity
 from madx.verify.parity import measure_parity
 from madx.verify.robustness import measure_accuracy, measure_chunk
+from madx.verify.timings import Latency
 
 _PARITY_IMAGES = 256
 _REPEATED = "these engines were measured {} times for these gates, and this is the last: read the earlier verdicts too"
@@ -97,7 +99,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     ):
         reference, candidate = _Side(dense, context.dense_model()), _Side(pruned, context.pruned_model())
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
-        latency = context.world.share(lambda: _latency(context, dense, pruned))
+        latency = context.world.share(lambda: _latency(context, config, dense, pruned))
         measurements = Measurements(
             engine=config.name,
             latency=latency,
@@ -192,7 +194,7 @@ def _with_blind_spots(
     return replace(found, violations=(*found.violations, sentence))
 
 
-def _latency(context: Context, reference: Engine, candidate: Engine) -> Latency:
+def _latency(context: Context, engine: EngineConfig, reference: Engine, candidate: Engine) -> Latency:
     config = context.recipe.verify.latency
     images = context.splits.gate.tensors(0, config.batch)[0].numpy()
     if reference.timing != candidate.timing:
@@ -207,6 +209,7 @@ def _latency(context: Context, reference: Engine, candidate: Engine) -> Latency:
         seed=context.recipe.seed,
         timing=reference.timing,
         facts={"reference": reference.facts, "candidate": candidate.facts},
+        watch=Watch.over_this_machine(gpu=engine.on_gpu),
     )
 
 

@@ -8,10 +8,11 @@ seconds; neither torch nor an engine is loaded by importing this package. `robus
 from madx.verify.contract import Images, Logits, check_contract
 from madx.verify.gates import judge
 from madx.verify.latency import Timer, measure_latency
-from madx.verify.measurements import Accuracy, EngineParity, Latency, Measurements, Parity, Sizes
+from madx.verify.measurements import Accuracy, EngineParity, Measurements, Parity, Sizes
 from madx.verify.parity import measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
 from madx.verify.robustness import Adversary, Chunk, measure_accuracy, measure_chunk
+from madx.verify.timings import Latency
 from madx.verify.verdict import GateResult, Outcome, Verdict
 
 __all__ = [

@@ -1,13 +1,12 @@
 """What was measured on one engine: raw samples, per image and per timing block, and nothing computed from them.
 
 The reference is the dense engine, the candidate the pruned one. Layouts: per image [N]; per attack and image [A, N];
-per block pair [P, 2], in seconds per call, the columns being a pair's two blocks of that engine. Every value writes
-itself as a flat dictionary of arrays that `np.load(..., allow_pickle=False)` reads back.
+latency call by call in `timings`. Every value writes itself as a flat dictionary of arrays that
+`np.load(..., allow_pickle=False)` reads back.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,10 +14,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.errors import ArtifactError, MadxError
-
-Arrays = dict[str, NDArray[Any]]
-Bools = NDArray[np.bool_]
+from madx.errors import MadxError
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
+from madx.verify.timings import Latency
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +46,8 @@ class Accuracy:
         n, a = len(self.index), len(self.attacks)
         rows = (self.index, self.labels, self.clean_reference, self.clean_candidate)
         tables = (self.attacked, self.standing_reference, self.standing_candidate)
-        _check_shapes("accuracy", [*((row, (n,)) for row in rows), *((table, (a, n)) for table in tables)])
-        _check_shapes("accuracy", [(self.overrun, (a,))])
+        check_shapes("accuracy", [*((row, (n,)) for row in rows), *((table, (a, n)) for table in tables)])
+        check_shapes("accuracy", [(self.overrun, (a,))])
         if n == 0:
             raise MadxError("an accuracy was measured on no image; expected at least one")
 
@@ -101,72 +99,11 @@ class Accuracy:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain = {name: _array(arrays, name) for name in ("index", "labels", "overrun", *_BOOLEAN_FIELDS)}
-        return cls(attacks=tuple(str(name) for name in _array(arrays, "attacks")), **plain)
+        plain = {name: read_array(arrays, name) for name in ("index", "labels", "overrun", *_BOOLEAN_FIELDS)}
+        return cls(attacks=tuple(str(name) for name in read_array(arrays, "attacks")), **plain)
 
 
 _BOOLEAN_FIELDS = ("clean_reference", "clean_candidate", "attacked", "standing_reference", "standing_candidate")
-
-
-@dataclass(frozen=True, eq=False)
-class Latency:
-    """Interleaved timings of both engines, and of the reference against itself on the same schedule."""
-
-    batch: int
-    """Images a call."""
-    timing: str
-    """What was timed, by name, for example "host call, preallocated I/O"."""
-    calls: int
-    """Calls a block; the block's value is their median."""
-    order: tuple[str, ...]
-    """Of each pair: "ABBA" or "BAAB", A being the reference."""
-    reference: NDArray[np.float64]
-    """[P, 2] block medians."""
-    candidate: NDArray[np.float64]
-    """[P, 2] block medians."""
-    control_a: NDArray[np.float64]
-    """[P, 2] block medians of the reference in the place of A: the A/A control, run beside each pair."""
-    control_b: NDArray[np.float64]
-    """[P, 2] block medians of the reference in the place of B."""
-    facts: Mapping[str, Any]
-    """The machine and its load, JSON-able."""
-
-    def __post_init__(self) -> None:
-        blocks = (self.reference, self.candidate, self.control_a, self.control_b)
-        _check_shapes("latency", [(block, (len(self.order), 2)) for block in blocks])
-        if not all(np.isfinite(block).all() and (block > 0).all() for block in blocks):
-            raise ArtifactError("a latency block is not a positive number of seconds; measure again")
-
-    @property
-    def log_ratios(self) -> NDArray[np.float64]:
-        """[P] ln(reference / candidate) of each pair; the schedule cancels a linear drift."""
-        return _log_ratios(self.reference, self.candidate)
-
-    @property
-    def control_log_ratios(self) -> NDArray[np.float64]:
-        """[P] the same for the reference against itself."""
-        return _log_ratios(self.control_a, self.control_b)
-
-    def to_arrays(self) -> Arrays:
-        """The blocks as they are; the rest as text."""
-        rest = {"batch": self.batch, "timing": self.timing, "calls": self.calls, "facts": dict(self.facts)}
-        blocks = {name: getattr(self, name) for name in _BLOCK_FIELDS}
-        return {**blocks, "order": np.array(self.order, dtype=np.str_), "rest": np.array(json.dumps(rest))}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The inverse of `to_arrays`.
-
-        Raises:
-            ArtifactError: if an array is missing or has the wrong shape.
-        """
-        blocks: dict[str, Any] = {name: _array(arrays, name) for name in _BLOCK_FIELDS}
-        order = tuple(str(word) for word in _array(arrays, "order"))
-        rest: dict[str, Any] = _parsed(str(_array(arrays, "rest")))
-        return cls(order=order, **blocks, **rest)
-
-
-_BLOCK_FIELDS = ("reference", "candidate", "control_a", "control_b")
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +121,7 @@ class EngineParity:
 
     def __post_init__(self) -> None:
         shape = (len(self.flips_clean),)
-        _check_shapes("parity", [(self.flips_adversarial, shape), (self.difference, shape)])
+        check_shapes("parity", [(self.flips_adversarial, shape), (self.difference, shape)])
 
     @property
     def images(self) -> int:
@@ -208,8 +145,8 @@ class EngineParity:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain = {name: _array(arrays, name) for name in _PARITY_FIELDS}
-        return cls(violations=tuple(str(text) for text in _array(arrays, "violations")), **plain)
+        plain = {name: read_array(arrays, name) for name in _PARITY_FIELDS}
+        return cls(violations=tuple(str(text) for text in read_array(arrays, "violations")), **plain)
 
 
 _PARITY_FIELDS = ("flips_clean", "flips_adversarial", "difference")
@@ -223,21 +160,21 @@ class Parity:
     candidate: EngineParity
 
     def __post_init__(self) -> None:
-        _check_shapes("parity", [(self.candidate.flips_clean, self.reference.flips_clean.shape)])
+        check_shapes("parity", [(self.candidate.flips_clean, self.reference.flips_clean.shape)])
 
     def to_arrays(self) -> Arrays:
         """The arrays of both, named reference.* and candidate.*."""
         return {
-            **_prefixed("reference", self.reference.to_arrays()),
-            **_prefixed("candidate", self.candidate.to_arrays()),
+            **with_prefix("reference", self.reference.to_arrays()),
+            **with_prefix("candidate", self.candidate.to_arrays()),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`."""
         return cls(
-            reference=EngineParity.from_arrays(_part(arrays, "reference")),
-            candidate=EngineParity.from_arrays(_part(arrays, "candidate")),
+            reference=EngineParity.from_arrays(without_prefix(arrays, "reference")),
+            candidate=EngineParity.from_arrays(without_prefix(arrays, "candidate")),
         )
 
 
@@ -265,9 +202,9 @@ class Measurements:
         return {
             "engine": np.array(self.engine),
             "sizes": np.array([self.sizes.reference, self.sizes.candidate], dtype=np.int64),
-            **_prefixed("accuracy", self.accuracy.to_arrays()),
-            **_prefixed("latency", self.latency.to_arrays()),
-            **_prefixed("parity", self.parity.to_arrays()),
+            **with_prefix("accuracy", self.accuracy.to_arrays()),
+            **with_prefix("latency", self.latency.to_arrays()),
+            **with_prefix("parity", self.parity.to_arrays()),
         }
 
     @classmethod
@@ -277,50 +214,11 @@ class Measurements:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        reference, candidate = _array(arrays, "sizes").tolist()
+        reference, candidate = read_array(arrays, "sizes").tolist()
         return cls(
-            engine=str(_array(arrays, "engine")),
-            accuracy=Accuracy.from_arrays(_part(arrays, "accuracy")),
-            latency=Latency.from_arrays(_part(arrays, "latency")),
-            parity=Parity.from_arrays(_part(arrays, "parity")),
+            engine=str(read_array(arrays, "engine")),
+            accuracy=Accuracy.from_arrays(without_prefix(arrays, "accuracy")),
+            latency=Latency.from_arrays(without_prefix(arrays, "latency")),
+            parity=Parity.from_arrays(without_prefix(arrays, "parity")),
             sizes=Sizes(reference=reference, candidate=candidate),
         )
-
-
-def _log_ratios(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    ratios: NDArray[np.float64] = np.log(a).mean(axis=1) - np.log(b).mean(axis=1)
-    return ratios
-
-
-def _check_shapes(what: str, expected: Sequence[tuple[NDArray[Any], tuple[int, ...]]]) -> None:
-    for array, shape in expected:
-        if array.shape != shape:
-            raise ArtifactError(
-                f"the {what} arrays do not fit together: {list(array.shape)} where {list(shape)} was due"
-            )
-
-
-def _array(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
-    try:
-        return arrays[name]
-    except KeyError:
-        raise ArtifactError(f"the measurements have no array {name!r}; they hold {sorted(arrays)}") from None
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    """The part of a latency that is text; whatever else it holds is a file that madx did not write."""
-    try:
-        rest = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"the latency's facts are not JSON: {error}") from None
-    if not isinstance(rest, dict) or set(rest) != {"batch", "timing", "calls", "facts"}:
-        raise ArtifactError(f"the latency's facts should be batch, timing, calls and facts; they are {text[:80]!r}")
-    return rest
-
-
-def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
-
-
-def _part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
-    return {name[len(prefix) + 1 :]: arrays[name] for name in arrays if name.startswith(prefix + ".")}

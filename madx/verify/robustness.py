@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from madx.errors import ArtifactError, MadxError
 from madx.recipe.models import ThreatConfig
+from madx.verify.arrays import Bools
 from madx.verify.contract import Images, Logits, check_images, logits_of
-from madx.verify.measurements import Accuracy, Bools
+from madx.verify.measurements import Accuracy
 from madx.verify.projection import project
 
 if TYPE_CHECKING:

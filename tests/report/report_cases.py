@@ -57,19 +57,23 @@ def _parity(images):
     )
 
 
-def latency(speedup=2.6, noise=0.01, pairs=40):
+def latency(speedup=2.6, noise=0.01, pairs=40, disturbed=2):
+    """A neighbour was on the engines' CPUs in the last `disturbed` pairs."""
+    waiting = np.where(np.arange(pairs) < pairs - disturbed, 0.002, 0.4)
     generator = np.random.default_rng(7)
-    base = 0.0024 * np.exp(noise * generator.standard_normal((4, pairs, 2)))
+    blocks = 0.0024 * np.exp(noise * generator.standard_normal((4, pairs, 2, 1)))
+    calls = np.exp(0.1 * generator.random((4, pairs, 2, 20)))
+    base = (blocks * calls / np.median(calls, axis=-1, keepdims=True)).astype(np.float32)
     return Latency(
         batch=1,
         timing="host call, preallocated I/O",
-        calls=20,
         order=tuple("ABBA" if number % 2 else "BAAB" for number in range(pairs)),
         reference=base[0],
-        candidate=base[1] / speedup,
+        candidate=base[1] / np.float32(speedup),
         control_a=base[2],
         control_b=base[3],
-        facts={"cpus": 4, "load_before": 0.12, "reference": {"intra_op_threads": 4, "spinning": False}},
+        machine={"cpu_mhz": np.full(pairs, 2600.0), "waiting": waiting, "load": np.linspace(0.1, 0.3, pairs)},
+        facts={"machine": {"cpus": 4}, "reference": {"intra_op_threads": 4, "spinning": False}},
     )
 
 
