@@ -18,6 +18,9 @@ from madx.errors import MadxError
 from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
 from madx.verify.timings import Latency
 
+FORMAT = 2
+"""Of the files that measurements are kept in; a run whose files have another one is measured again."""
+
 
 @dataclass(frozen=True, eq=False)
 class Accuracy:

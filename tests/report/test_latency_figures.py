@@ -40,3 +40,29 @@ def test_an_outlier_stays_in_the_picture():
     width = float(re.search(r'viewBox="0 0 ([\d.]+)', latency_figures.blocks(latency, "blocks"))[1])
     assert max(places) < width
     assert sorted(places)[-1] - sorted(places)[-2] > 0.3 * width
+
+
+def test_disturbed_pairs_have_ticks_and_quiet_ones_have_none():
+    for disturbed in (0, 7):
+        latency = cases.latency(disturbed=disturbed)
+        picture = latency_figures.ratios(latency, latency_views.speedup(latency, ()), "ratios", bound=None)
+        ticks = re.findall(r'<g[^>]*style="[^"]*var\(--inconclusive\)[^"]*">((?:<use[^>]*/>\s*)+)</g>', picture)
+        assert sum(row.count("<use") for row in ticks) == disturbed
+
+
+def test_the_distribution_shows_the_slowest_call_and_the_shares_above():
+    """The corners that are drawn are points of the empirical distribution, counted here by brute force."""
+    generator = np.random.default_rng(0)
+    values = generator.pareto(2, size=(40, 2, 20)).ravel() + 1
+    times, slower = latency_figures._survival(values)
+    assert times[-1] == values.max()
+    for place in range(0, len(times) - 1, 17):
+        assert slower[place] == (values > times[place]).mean()
+    assert len(times) <= 300
+    assert (np.diff(times) >= 0).all()
+
+
+def test_the_distribution_is_drawn_for_both_engines():
+    picture = latency_figures.distribution(cases.latency(), "calls")
+    for variable in ("dense", "pruned"):
+        assert re.search(rf'<path[^>]*style="[^"]*stroke: var\(--{variable}\)', picture)

@@ -1,10 +1,14 @@
 """A simulated machine with bad neighbours: its clock is a number, its noise has a seed, nothing is really timed."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
-from madx.recipe import LatencyConfig
+from madx.recipe import GateConfig, LatencyConfig
 from madx.sensors import Watch
-from madx.verify import measure_latency
+from madx.verify import Outcome, measure_latency
+from madx.verify.gates import decide
+from madx.verify.speed import p99_ratio, speedup
 
 NEIGHBOURS = {
     "quiet": {},
@@ -88,8 +92,18 @@ class NoisyMachine:
         return measure_latency(
             self.timer(reference, "A"),
             self.timer(reference / speedup, "B"),
-            config=LatencyConfig(**{"pairs": 30, "block_calls": 5, "seconds": 1} | config),
+            config=LatencyConfig(**{"pairs": 30, "block_calls": 5, "seconds": 0.6} | config),
             seed=seed,
             timing="simulated",
             watch=Watch(clock=lambda: self.now, read=self.read),
         )
+
+
+def judged(latency, metric, bound):
+    """The outcome of one gate on nothing but a latency."""
+    direction = "at_least" if metric == "speedup" else "at_most"
+    gate = GateConfig(metric=metric, **{direction: bound})
+    found = {"speedup": speedup, "p99_ratio": p99_ratio}[metric](SimpleNamespace(latency=latency), gate)
+    if found.void:
+        return Outcome.INCONCLUSIVE
+    return decide(found.lower, found.upper, bound=bound, direction=direction)

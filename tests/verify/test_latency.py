@@ -192,3 +192,42 @@ def test_facts_of_the_machine_and_of_the_caller_are_kept():
     )
     assert (value.batch, value.timing, value.calls, value.facts["threads"]) == (4, "host call", 5, 2)
     assert value.facts["machine"]["cpus"] >= 1
+
+
+def test_the_machine_is_read_once_for_each_pair_and_gaps_stay_gaps():
+    machine, readings = Machine(), []
+
+    def read():
+        readings.append(len(readings))
+        return {"load": float(len(readings))} | ({"cpu_mhz": 2600.0} if len(readings) % 2 else {})
+
+    config = LatencyConfig(pairs=30, block_calls=5, seconds=0.01)
+    timers = machine.timer(1e-3), machine.timer(5e-4)
+    watch = Watch(clock=lambda: machine.now, read=read)
+    value = measure_latency(*timers, config=config, seed=0, timing="", watch=watch)
+    assert value.machine["load"].tolist() == list(range(2, 32)), "the first reading only starts the shares"
+    assert np.isnan(value.machine["cpu_mhz"]).tolist() == [True, False] * 15
+    assert set(value.machine) == {"load", "cpu_mhz"}
+
+
+def test_every_call_is_kept_in_its_place():
+    machine, taken = Machine(), []
+
+    def recorded(timer):
+        def run():
+            taken.append(timer())
+            return taken[-1]
+
+        return run
+
+    config = LatencyConfig(pairs=30, block_calls=5, seconds=0.01)
+    timers = recorded(machine.timer(1e-3)), recorded(machine.timer(5e-4))
+    value = measure_latency(*timers, config=config, seed=0, timing="", watch=Watch(clock=lambda: machine.now))
+    kept = [value.reference, value.candidate, value.control_a, value.control_b]
+    assert {calls.shape for calls in kept} == {(30, 2, 5)}
+    last = np.array(taken[-30 * 8 * 5 :], dtype=np.float32)
+    assert sorted(np.concatenate(kept, axis=None)) == sorted(last)
+    first_pair = last[:40].reshape(8, 5)
+    for calls in kept:
+        for block in calls[0]:
+            assert (first_pair == block).all(axis=1).sum() == 1

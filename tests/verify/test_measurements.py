@@ -45,6 +45,15 @@ def latency(**fields):
     )
 
 
+OLD_REST = '{"batch": 1, "timing": "host call", "calls": 20, "facts": {}}'
+
+
+def old_latency():
+    """As it was before the single calls were kept."""
+    blocks = {name: np.ones((4, 2)) for name in ("reference", "candidate", "control_a", "control_b")}
+    return latency().to_arrays() | blocks | {"rest": np.array('{"batch": 1, "timing": "", "facts": {}}')}
+
+
 def measurements():
     side = EngineParity(np.array([True, False]), np.array([False, False]), np.array([0.1, 0.2]), ("it leaks", "ö"))
     return Measurements(
@@ -115,6 +124,18 @@ def test_a_missing_array_is_named(name):
             ArtifactError,
             "not JSON",
         ),
+        (lambda: Latency.from_arrays(old_latency()), ArtifactError, "older madx.*measure again"),
+        (
+            lambda: Latency.from_arrays(latency().to_arrays() | {"rest": np.array(OLD_REST)}),
+            ArtifactError,
+            "older madx.*measure again",
+        ),
+        (
+            lambda: Latency.from_arrays(latency().to_arrays() | {"machine.moon": np.zeros(4)}),
+            ArtifactError,
+            "unknown sources",
+        ),
+        (lambda: latency(machine={"load": np.zeros(3)}), ArtifactError, r"\[3\] where \[4\]"),
         (
             lambda: Latency.from_arrays(latency().to_arrays() | {"rest": np.array("[1]")}),
             ArtifactError,
