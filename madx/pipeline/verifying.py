@@ -21,6 +21,7 @@ from madx.errors import ArtifactError, EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
 from madx.pipeline.context import Context
+from madx.pipeline.ladders import ladder
 from madx.pipeline.reporting import read_arrays, read_verdict
 from madx.pipeline.twins import TOLERANCE, blind_images, examples_on, twin
 from madx.pipeline.versions import tool_versions
@@ -106,6 +107,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             parity=context.world.share(lambda: _parity(context, config, reference, candidate)),
             accuracy=_accuracy(context, config, reference, candidate),
             sizes=Sizes(reference=len(payloads["dense"]), candidate=len(payloads["pruned"])),
+            ladder=context.world.share(lambda: ladder(context, config)),
         )
     return measurements, hashes
 

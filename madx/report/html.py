@@ -66,6 +66,7 @@ def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) 
         "percentiles": latency_views.percentile_rows(latency),
         "machine": latency_views.machine_rows(latency),
         "unknown": latency_views.unknown_sources(latency),
+        "ladder": latency_views.ladder_rows(measured.ladder),
         "disturbances": latency_views.disturbances(latency),
         "distribution": latency_figures.distribution(latency, f"e{number}calls"),
         "blocks": latency_figures.blocks(latency, f"e{number}blocks"),

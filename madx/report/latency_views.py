@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from madx.report import words
 from madx.sensors import SOURCES
 from madx.stats import Percentile, hodges_lehmann, percentile
-from madx.verify import GateResult, Latency
+from madx.verify import GateResult, Ladder, Latency
+from madx.verify.ladder import CONFIDENCE
 from madx.verify.latency import CONTROL_CONFIDENCE
 from madx.verify.noise import disturbed
 from madx.verify.speed import speedup_limits
@@ -109,6 +110,16 @@ def tail(latency: Latency) -> tuple[str, str]:
     (row,) = (row for row in percentile_rows(latency) if row.label == "p99")
     reference, candidate = (text.partition(":")[0] for text in (row.reference, row.candidate))
     return reference, candidate
+
+
+def ladder_rows(ladder: Ladder | None) -> tuple[tuple[str, str], ...]:
+    """Each step and what it bought, and the whole way last; nothing where no ladder was measured."""
+    if ladder is None:
+        return ()
+    return tuple(
+        (f"{step.start} → {step.end}", Ratio(step.estimate, step.lower, step.upper, CONFIDENCE).text)
+        for step in (*ladder.steps(), ladder.whole())
+    )
 
 
 def machine_rows(latency: Latency) -> tuple[MachineRow, ...]:

@@ -7,6 +7,7 @@ seconds; neither torch nor an engine is loaded by importing this package. `robus
 
 from madx.verify.contract import Images, Logits, check_contract
 from madx.verify.gates import judge
+from madx.verify.ladder import Ladder, measure_ladder
 from madx.verify.latency import Timer, measure_latency
 from madx.verify.measurements import Accuracy, EngineParity, Measurements, Parity, Sizes
 from madx.verify.parity import measure_parity
@@ -22,6 +23,7 @@ __all__ = [
     "EngineParity",
     "GateResult",
     "Images",
+    "Ladder",
     "Latency",
     "Logits",
     "Measurements",
@@ -35,6 +37,7 @@ __all__ = [
     "judge",
     "measure_accuracy",
     "measure_chunk",
+    "measure_ladder",
     "measure_latency",
     "measure_parity",
     "perturbation_size",

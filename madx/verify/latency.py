@@ -45,9 +45,10 @@ MAX_PAIRS = 2000
 """The interval takes all averages of two pairs: two million numbers at this many."""
 _TIGHT_CONFIDENCE = 0.95
 _WARM_UP_BLOCKS = 2
-_WARM_UP_SHARE = 0.05
-_WARM_UP_SECONDS = 2.0
-_GROWTH = 1.1
+WARM_UP_SHARE = 0.05
+WARM_UP_SECONDS = 2.0
+GROWTH = 1.1
+"""Looking at the width costs time: the next look comes with that many times as many pairs."""
 _NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -80,10 +81,10 @@ def measure_latency(
         EngineError: if a timer returns something other than a positive number of seconds.
     """
     watch = watch or Watch.over_this_machine()
-    with _no_garbage_collection():
+    with no_garbage_collection():
         deadline = watch.clock() + config.seconds
-        settling = min(config.seconds * _WARM_UP_SHARE, _WARM_UP_SECONDS)
-        _warm_up(reference, candidate, calls=config.block_calls, seconds=settling, clock=watch.clock)
+        settling = min(config.seconds * WARM_UP_SHARE, WARM_UP_SECONDS)
+        warm_up((reference, candidate), calls=config.block_calls, seconds=settling, clock=watch.clock)
         pairs = _sample(reference, candidate, config=config, seed=seed, watch=watch, deadline=deadline)
     return Latency(
         batch=config.batch,
@@ -136,7 +137,7 @@ def _sample(
         if len(pairs) >= look_at:
             if _tight(pairs):
                 break
-            look_at = math.ceil(look_at * _GROWTH)
+            look_at = math.ceil(look_at * GROWTH)
     return pairs
 
 
@@ -163,11 +164,16 @@ def _schedule(a: Timer, b: Timer, order: str, calls: int) -> tuple[_Blocks, _Blo
     """Run the four blocks of "ABBA" or "BAAB"; each engine's two."""
     blocks: dict[str, _Blocks] = {"A": [], "B": []}
     for letter in order:
-        blocks[letter].append(_block(a if letter == "A" else b, calls))
+        blocks[letter].append(time_block(a if letter == "A" else b, calls))
     return blocks["A"], blocks["B"]
 
 
-def _block(timer: Timer, calls: int) -> list[float]:
+def time_block(timer: Timer, calls: int) -> list[float]:
+    """Seconds of so many calls.
+
+    Raises:
+        EngineError: if one is not a positive number.
+    """
     seconds = [timer() for _ in range(calls)]
     for value in seconds:
         if not (math.isfinite(value) and value > 0):
@@ -195,18 +201,18 @@ def _series(readings: Sequence[Reading]) -> dict[str, NDArray[np.float64]]:
     return {name: np.array([reading.get(name, math.nan) for reading in readings], dtype=np.float64) for name in names}
 
 
-def _warm_up(a: Timer, b: Timer, *, calls: int, seconds: float, clock: Callable[[], float]) -> None:
+def warm_up(timers: Sequence[Timer], *, calls: int, seconds: float, clock: Callable[[], float]) -> None:
     """Alternate until caches, allocators and clocks have settled: some blocks of each, for `seconds` at least."""
     end = clock() + seconds
     blocks = 0
     while blocks < _WARM_UP_BLOCKS or clock() < end:
-        _block(a, calls)
-        _block(b, calls)
+        for timer in timers:
+            time_block(timer, calls)
         blocks += 1
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """A collection in the middle of a call would be timed; the earlier state comes back afterwards."""
     was_enabled = gc.isenabled()
     gc.collect()

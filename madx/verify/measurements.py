@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from madx.errors import MadxError
 from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
+from madx.verify.ladder import Ladder
 from madx.verify.timings import Latency
 
 FORMAT = 2
@@ -199,6 +200,8 @@ class Measurements:
     latency: Latency
     parity: Parity
     sizes: Sizes
+    ladder: Ladder | None = None
+    """Which step bought the speed-up, where the run has engines in between."""
 
     def to_arrays(self) -> Arrays:
         """Everything in one flat dictionary, for one .npz file."""
@@ -208,6 +211,7 @@ class Measurements:
             **with_prefix("accuracy", self.accuracy.to_arrays()),
             **with_prefix("latency", self.latency.to_arrays()),
             **with_prefix("parity", self.parity.to_arrays()),
+            **with_prefix("ladder", self.ladder.to_arrays() if self.ladder else {}),
         }
 
     @classmethod
@@ -218,10 +222,12 @@ class Measurements:
             ArtifactError: if an array is missing or has the wrong shape.
         """
         reference, candidate = read_array(arrays, "sizes").tolist()
+        ladder = without_prefix(arrays, "ladder")
         return cls(
             engine=str(read_array(arrays, "engine")),
             accuracy=Accuracy.from_arrays(without_prefix(arrays, "accuracy")),
             latency=Latency.from_arrays(without_prefix(arrays, "latency")),
             parity=Parity.from_arrays(without_prefix(arrays, "parity")),
             sizes=Sizes(reference=reference, candidate=candidate),
+            ladder=Ladder.from_arrays(ladder) if ladder else None,
         )

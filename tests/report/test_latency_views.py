@@ -1,9 +1,10 @@
 import math
 
 import numpy as np
+import pytest
 import report_cases as cases
 
-from madx.report import latency_views
+from madx.report import latency_views, words
 from madx.sensors import SOURCES
 from madx.verify.timings import block_medians
 
@@ -35,6 +36,18 @@ def test_a_few_calls_carry_a_median_and_no_tail():
     rows = {row.label: row for row in latency_views.percentile_rows(cases.latency(pairs=8))}
     assert rows["p50"].reference.endswith(" ms")
     assert latency_views.tail(cases.latency(pairs=8)) == ("not carried", "not carried")
+
+
+def test_the_ladder_names_every_step_and_the_whole_way():
+    rows = latency_views.ladder_rows(cases.ladder())
+    assert [label for label, _ in rows] == [
+        "dense, fp32 → channels removed, fp32",
+        "channels removed, fp32 → channels removed, fp16",
+        "dense, fp32 → channels removed, fp16",
+    ]
+    estimates = [float(text.partition(words.TIMES)[0]) for _, text in rows]
+    assert estimates == pytest.approx([2.0, 1.25, 2.5], rel=0.01)
+    assert latency_views.ladder_rows(None) == ()
 
 
 def test_the_machine_is_shown_and_what_it_cannot_tell_is_named():
