@@ -29,7 +29,7 @@ SOURCES: Mapping[str, str] = MappingProxyType(
         "load": "load average over one minute",
         "others": "share of the usable CPUs' time that other processes took",
         "steal": "share of the usable CPUs' time that the hypervisor gave to other machines",
-        "waiting": "share of the time in which madx's own threads could have run and waited for a CPU",
+        "waiting": "share of the time that the engine's threads could have run and waited for a CPU, the worst of them",
     }
 )
 """Every source that a reading may have, in words."""
@@ -55,7 +55,7 @@ class Sensors:
         self._root, self._clock = root, clock
         self._cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self._gpu = _Gpu.find() if gpu else None
-        self._waited = self._run_times()
+        self._waits, self._waits_at = self._thread_waits(), clock()
         self._ticks, self._since = self._cpu_times(), clock()
         self._shares: dict[str, float] = {}
 
@@ -87,19 +87,18 @@ class Sensors:
         degrees = [int(text) / 1000 for text in texts if text.strip().lstrip("-").isdigit()]
         return max(degrees, default=None)
 
-    def _run_times(self) -> tuple[int, int] | None:
-        """Nanoseconds that the threads of this process ran, and that they waited for a CPU while they could run."""
-        rows = [_text(path).split() for path in (self._root / "proc/self/task").glob("*/schedstat")]
-        known = [(int(row[0]), int(row[1])) for row in rows if len(row) == 3]
-        return (sum(ran for ran, _ in known), sum(waited for _, waited in known)) if known else None
+    def _thread_waits(self) -> dict[str, int]:
+        """Nanoseconds that each thread of this process could have run and waited for a CPU, since it began."""
+        rows = ((path.parent.name, _text(path).split()) for path in (self._root / "proc/self/task").glob("*/schedstat"))
+        return {thread: int(row[1]) for thread, row in rows if len(row) == 3}
 
     def _waiting(self) -> float | None:
         """The kernel's own account of what a neighbour cost: exact, and blind to load that does not touch us."""
-        before, self._waited = self._waited, self._run_times()
-        if before is None or self._waited is None:
-            return None
-        ran, waited = (max(now - then, 0) for now, then in zip(self._waited, before, strict=True))
-        return waited / (ran + waited) if ran + waited else None
+        before, since = self._waits, self._waits_at
+        self._waits, self._waits_at = self._thread_waits(), self._clock()
+        waits = [waited - before[thread] for thread, waited in self._waits.items() if thread in before]
+        elapsed = self._waits_at - since
+        return min(max(waits) / (1e9 * elapsed), 1.0) if waits and elapsed > 0 else None
 
     def _cpu_times(self) -> _Ticks | None:
         rows = {

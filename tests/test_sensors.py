@@ -86,16 +86,20 @@ def test_own_time_is_not_that_of_others(machine, monkeypatch):
     assert sensors.read()["others"] == pytest.approx((1.0 - 0.2) / 2.0)
 
 
-def test_waiting_is_what_the_threads_could_not_run(machine, monkeypatch):
-    def threads(*rows):
-        for number, (ran, waited) in enumerate(rows):
-            machine.write(f"proc/self/task/{number}/schedstat", f"{ran} {waited} 5\n")
+def test_waiting_is_that_of_the_thread_that_waited_most(machine, monkeypatch):
+    def threads(**waited):
+        for name, value in waited.items():
+            machine.write(f"proc/self/task/{name}/schedstat", f"123 {round(1e9 * value)} 5\n")
 
-    threads((1000, 100), (500, 0))
+    threads(main=1.0, pool=7.0)
     sensors = machine.sensors(monkeypatch)
-    threads((1600, 300), (600, 0))
-    assert sensors.read()["waiting"] == pytest.approx(200 / 900)
-    assert "waiting" not in sensors.read(), "no thread ran: there is no share of nothing"
+    threads(main=1.2, pool=7.1, new=90.0)
+    machine.now = 2.0
+    assert sensors.read()["waiting"] == pytest.approx(0.2 / 2.0)
+    assert "waiting" not in sensors.read(), "no time has passed: there is no share of nothing"
+    threads(main=1.2, pool=7.1, new=90.5)
+    machine.now = 3.0
+    assert sensors.read()["waiting"] == pytest.approx(0.5), "the new thread has a before by now"
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel keeps no account of waiting")

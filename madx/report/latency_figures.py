@@ -74,7 +74,7 @@ def ratios(latency: Latency, speedup: Ratio, name: str, *, bound: float | None) 
             axes.axhline(bound, color=svg.INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
         for values, colour in series:
             axes.plot(number, np.exp(values), "o", color=colour, **_dots(number.size))
-        if not (calm := undisturbed(latency.machine, number.size)).all():
+        if not (calm := undisturbed(latency.machine, latency.spikes)).all():
             axes.plot(
                 number[~calm],
                 np.zeros((~calm).sum()),

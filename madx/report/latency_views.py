@@ -134,8 +134,8 @@ def unknown_sources(latency: Latency) -> tuple[str, ...]:
 
 def disturbances(latency: Latency) -> tuple[str, ...]:
     """Each reason to mistrust a pair, and how many it concerns."""
-    pairs = len(latency.order)
-    return tuple(f"{reason} in {int(hit.sum())} of {pairs} pairs" for reason, hit in disturbed(latency.machine).items())
+    pairs, flags = len(latency.order), disturbed(latency.machine, latency.spikes)
+    return tuple(f"{reason} in {int(hit.sum())} of {pairs} pairs" for reason, hit in flags.items())
 
 
 def _time_row(label: str, calls: Calls) -> TimeRow:

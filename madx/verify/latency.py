@@ -12,6 +12,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median
 from types import MappingProxyType
 from typing import Any
@@ -115,6 +116,7 @@ class _Pair:
     machine: Reading
     log_ratio: float
     control_log_ratio: float
+    spikes: float
 
 
 def _sample(
@@ -157,6 +159,7 @@ def _pair(timers: Sequence[Timer], order: str, *, control_first: bool, calls: in
         machine=watch.read(),
         log_ratio=_log_ratio(*measured),
         control_log_ratio=_log_ratio(*control),
+        spikes=_spikes([*chain.from_iterable(measured), *chain.from_iterable(control)]),
     )
 
 
@@ -185,9 +188,15 @@ def _log_ratio(a: _Blocks, b: _Blocks) -> float:
     return sum(math.log(median(one) / median(other)) for one, other in zip(a, b, strict=True)) / len(a)
 
 
+def _spikes(blocks: _Blocks) -> float:
+    """As `Latency.spikes`, of one pair."""
+    total = sum(map(sum, blocks))
+    return max(1 - sum(len(block) * median(block) for block in blocks) / total, 0.0)
+
+
 def _tight(pairs: list[_Pair]) -> bool:
     """Both the speed-up's interval and the control's are as narrow as a verdict needs them."""
-    calm = undisturbed(_series([pair.machine for pair in pairs]), len(pairs))
+    calm = undisturbed(_series([pair.machine for pair in pairs]), np.array([pair.spikes for pair in pairs]))
     gain, lower, upper = ratio_limits([pair.log_ratio for pair in pairs], calm, confidence=_TIGHT_CONFIDENCE)
     control = [pair.control_log_ratio for pair in pairs]
     _, control_lower, control_upper = ratio_limits(control, calm, confidence=CONTROL_CONFIDENCE)

@@ -18,7 +18,8 @@ Machine = Mapping[str, NDArray[np.float64]]
 
 WAITING = (0.03, 0.1)
 """Share of the time that the engines' threads may wait for a CPU. Waking up costs some of it on a quiet machine too, so
-the first is raised to twice what the quietest pairs show, up to the second: there a neighbour was on their CPUs."""
+the first is raised to twice what the quietest pairs show, up to the second: there a neighbour was on their CPUs. What
+spikes account for is not counted."""
 MOST_STEAL = 0.05
 """Share of the CPUs' time that the hypervisor may take."""
 CLOCK_FELL = 0.9
@@ -39,21 +40,36 @@ _REASONS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def disturbed(machine: Machine) -> dict[str, NDArray[np.bool_]]:
-    """[P] for each reason, in words, that some pair was measured on another machine than the rest."""
+def disturbed(machine: Machine, spikes: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+    """[P] for each reason, in words, that some pair was measured on another machine than the rest.
+
+    Args:
+        machine: what the sensors said.
+        spikes: [P] share of the timed seconds that single calls took beyond the median of their block. Waiting that
+            they account for has left the medians alone, as where the calls are far shorter than a neighbour's turn on
+            the CPU; waiting that they do not account for is in the medians.
+    """
     found = {}
     for source, reason in _REASONS.items():
-        if source in machine and (flags := _flags(source, machine[source])).any():
+        if source not in machine:
+            continue
+        values = _unaccounted(machine[source], spikes) if source == "waiting" else machine[source]
+        if (flags := _flags(source, values)).any():
             found[reason] = flags
     return found
 
 
-def undisturbed(machine: Machine, pairs: int) -> NDArray[np.bool_]:
+def undisturbed(machine: Machine, spikes: NDArray[np.float64]) -> NDArray[np.bool_]:
     """[P] no reason at all; a machine without sensors shows none."""
-    calm = np.ones(pairs, dtype=bool)
-    for flags in disturbed(machine).values():
+    calm = np.ones(len(spikes), dtype=bool)
+    for flags in disturbed(machine, spikes).values():
         calm &= ~flags
     return calm
+
+
+def _unaccounted(waiting: NDArray[np.float64], spikes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the rest of the time, were the spikes taken out of it together with the waiting they explain."""
+    return np.asarray(np.maximum(waiting - spikes, 0) / np.maximum(1 - spikes, 1e-9))
 
 
 def ratio_limits(log_ratios: ArrayLike, calm: NDArray[np.bool_], *, confidence: float) -> tuple[float, float, float]:

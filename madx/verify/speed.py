@@ -64,7 +64,7 @@ def p99_ratio(measured: Measurements, gate: GateConfig) -> Finding:
 
 def speedup_limits(latency: Latency, confidence: float) -> tuple[float, float, float]:
     """(estimate, lower, upper) of ln(speed-up), as the gate judges it."""
-    calm = undisturbed(latency.machine, len(latency.order))
+    calm = undisturbed(latency.machine, latency.spikes)
     return ratio_limits(latency.log_ratios, calm, confidence=confidence)
 
 
@@ -107,7 +107,7 @@ def _control_faults(latency: Latency, gain: float) -> tuple[str, ...]:
 
 def _disturbances(latency: Latency) -> tuple[str, ...]:
     """Nothing is dropped, and nothing that was disturbed goes unsaid."""
-    flags = disturbed(latency.machine)
+    flags = disturbed(latency.machine, latency.spikes)
     if not flags:
         return ()
     told = "; ".join(f"{reason} in {int(hit.sum())}" for reason, hit in flags.items())
@@ -116,7 +116,7 @@ def _disturbances(latency: Latency) -> tuple[str, ...]:
 
 def _not_alone(latency: Latency) -> tuple[str, ...]:
     """A machine that was disturbed most of the time has no quiet pairs to compare the disturbed ones with."""
-    calm = undisturbed(latency.machine, len(latency.order))
+    calm = undisturbed(latency.machine, latency.spikes)
     if calm.mean() >= FEWEST_CALM:
         return ()
     return (

@@ -75,6 +75,14 @@ class Latency:
         """[P] the same for the reference against itself."""
         return log_ratios(self.control_a, self.control_b)
 
+    @property
+    def spikes(self) -> NDArray[np.float64]:
+        """[P] share of a pair's and its control's seconds that single calls took beyond their block's median."""
+        given = [getattr(self, name).astype(np.float64) for name in _CALLS]
+        total = sum(calls.sum(axis=(1, 2)) for calls in given)
+        typical = sum(self.calls * block_medians(calls).sum(axis=1) for calls in given)
+        return np.asarray(np.maximum(1 - typical / total, 0))
+
     def to_arrays(self) -> Arrays:
         """The calls and the machine as they are; the rest as text."""
         rest = {"batch": self.batch, "timing": self.timing, "facts": dict(self.facts)}
@@ -103,7 +111,7 @@ class Latency:
         return cls(order=order, machine=machine, **calls, **rest)
 
 
-def block_medians(calls: Calls) -> NDArray[np.float64]:
+def block_medians(calls: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """[P, 2] of [P, 2, C]."""
     medians: NDArray[np.float64] = np.median(calls.astype(np.float64), axis=-1)
     return medians

@@ -13,12 +13,16 @@ from noisy_machine import NEIGHBOURS, NoisyMachine, judged
 
 from madx.recipe import LatencyConfig
 from madx.stats import hodges_lehmann
-from madx.verify import Outcome, measure_latency
+from madx.verify import Latency, Outcome, measure_latency
 from madx.verify.noise import disturbed, ratio_limits, undisturbed
 
 BOUND = 1.5
 STRANGE = ("the whole run, on the reference alone",)
 """Neighbours without whom nothing was measured: there is nothing to compare with."""
+
+
+NONE = np.zeros(4)
+"""No spikes."""
 
 
 def series(*values):
@@ -42,9 +46,28 @@ def series(*values):
     ],
 )
 def test_what_flags_a_pair(machine, flagged):
-    assert np.flatnonzero(~undisturbed(machine, 4)).tolist() == flagged
-    hits = np.any(list(disturbed(machine).values()) or [np.zeros(4, bool)], axis=0)
+    assert np.flatnonzero(~undisturbed(machine, NONE)).tolist() == flagged
+    hits = np.any(list(disturbed(machine, NONE).values()) or [np.zeros(4, bool)], axis=0)
     assert np.flatnonzero(hits).tolist() == flagged
+
+
+@pytest.mark.parametrize(
+    ("spike", "hit", "flagged"),
+    [
+        (1.0, 0, False),  # quiet
+        (100.0, 1, False),  # one call in twenty was interrupted: the medians are what they were
+        (2.0, 20, True),  # all were slowed alike: no call stands out, and the medians are of another machine
+        (2.0, 15, True),
+    ],
+)
+def test_waiting_counts_where_it_is_in_the_medians(spike, hit, flagged):
+    """Pair 3 of 8: `hit` of the twenty calls of each block take `spike` times as long, and wait so much longer."""
+    calls = np.ones((8, 2, 20), dtype=np.float32)
+    calls[3, :, :hit] *= spike
+    waiting = 1 - 40 / calls.sum(axis=(1, 2))
+    sides = dict.fromkeys(("reference", "candidate", "control_a", "control_b"), calls)
+    value = Latency(batch=1, timing="", order=("ABBA",) * 8, machine={"waiting": waiting}, facts={}, **sides)
+    assert (~undisturbed(value.machine, value.spikes)).tolist() == [flagged and pair == 3 for pair in range(8)]
 
 
 def test_limits_are_those_of_the_signed_ranks_and_only_ever_wider():
@@ -162,4 +185,3 @@ def test_a_real_neighbour_on_our_core_makes_no_verdict_wrong(burning, loops, wro
     assert judged(value, "speedup", BOUND) is not wrong
     if burning == "whole" and Path("/proc/self/schedstat").exists():
         assert np.median(value.machine["waiting"]) > 0.1
-        assert judged(value, "speedup", BOUND) is Outcome.INCONCLUSIVE
