@@ -22,6 +22,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.versions import tool_versions
 from madx.plugins import load_callable
 from madx.recipe import DataConfig, Recipe
+from madx.verify.measurements import FORMAT
 
 
 def train(context: Context) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def verify(context: Context) -> dict[str, Any]:
     recipe = context.recipe
     return _common(context) | {
         "verify": recipe.verify.model_dump(mode="json"),
+        "format": FORMAT,
         "engines": [engine.model_dump(mode="json") for engine in recipe.export.engines],
         "can_run": {engine.name: backend(engine.kind).availability().can_run for engine in recipe.export.engines},
         "machine": describe_machine(),

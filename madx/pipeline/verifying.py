@@ -17,14 +17,17 @@ from madx.pipeline import files
 from madx.pipeline.attacking import Side, gate_images, measure_accuracy
 from madx.pipeline.checking import measure_soundness
 from madx.pipeline.context import Context
+from madx.pipeline.ladders import ladder
 from madx.pipeline.reporting import read_verdict
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig
+from madx.sensors import Watch
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
-from madx.verify.measurements import Latency, Parity
+from madx.verify.measurements import Parity
 from madx.verify.parity import measure_parity
+from madx.verify.timings import Latency
 
 _PARITY_IMAGES = 256
 _PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
@@ -86,7 +89,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
         candidate = Side("pruned", pruned, context.pruned_model().to(context.device))
         suite = suite_of(context.recipe.verify.attack)
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
-        latency = context.world.share(lambda: _latency(context, dense, pruned))
+        latency = context.world.share(lambda: _latency(context, config, dense, pruned))
         measurements = Measurements(
             engine=config.name,
             latency=latency,
@@ -94,6 +97,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             soundness=context.world.share(lambda: measure_soundness(context, suite, reference, candidate)),
             accuracy=measure_accuracy(context, config, reference, candidate),
             sizes=Sizes(reference=len(payloads["dense"]), candidate=len(payloads["pruned"])),
+            ladder=context.world.share(lambda: ladder(context, config)),
         )
     return measurements, hashes
 
@@ -115,7 +119,7 @@ def _parity(context: Context, config: EngineConfig, reference: Side, candidate: 
     return Parity(reference=sides[0], candidate=sides[1])
 
 
-def _latency(context: Context, reference: Engine, candidate: Engine) -> Latency:
+def _latency(context: Context, engine: EngineConfig, reference: Engine, candidate: Engine) -> Latency:
     config = context.recipe.verify.latency
     images = context.splits.gate.tensors(0, config.batch)[0].numpy()
     if reference.timing != candidate.timing:
@@ -130,6 +134,7 @@ def _latency(context: Context, reference: Engine, candidate: Engine) -> Latency:
         seed=context.recipe.seed,
         timing=reference.timing,
         facts={"reference": reference.facts, "candidate": candidate.facts},
+        watch=Watch.over_this_machine(gpu=engine.on_gpu),
     )
 
 

@@ -236,6 +236,11 @@ class EngineConfig(Section):
     """Whether the gates are measured on this engine; an engine with verify: false is built and recorded only."""
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self.kind in ("ort-cuda", "tensorrt", "tensorrt-rtx")
+
+    @property
     def name(self) -> str:
         """The engine's name in the run directory and in the report, for example 'tensorrt-rtx-fp16'."""
         return f"{self.kind}-{self.precision}"
@@ -280,8 +285,8 @@ class VerifyConfig(Section):
         GateConfig(metric="speedup", at_least=1.5),
         GateConfig(metric="robust_drop", at_most=0.03),
     )
-    """All must pass. Metrics: speedup, robust_accuracy, clean_accuracy (at_least); robust_drop, clean_drop,
-    parity_flips, size_ratio (at_most); confidence defaults to 0.95."""
+    """All must pass. Metrics: speedup, robust_accuracy, clean_accuracy (at_least); p99_ratio, robust_drop,
+    clean_drop, parity_flips, size_ratio (at_most); confidence defaults to 0.95."""
 
     @model_validator(mode="after")
     def _some(self) -> Self:

@@ -8,12 +8,14 @@ seconds; neither torch nor an engine is loaded by importing this package. `robus
 from madx.verify.contract import Images, Logits, check_contract
 from madx.verify.gallery import Gallery
 from madx.verify.gates import judge
+from madx.verify.ladder import Ladder, measure_ladder
 from madx.verify.latency import Timer, measure_latency
-from madx.verify.measurements import Accuracy, EngineParity, Kind, Latency, Measurements, Parity, Sizes
+from madx.verify.measurements import Accuracy, EngineParity, Kind, Measurements, Parity, Sizes
 from madx.verify.parity import measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
 from madx.verify.robustness import Adversary, Chunk, Examples, measure_chunk
 from madx.verify.soundness import SideSoundness, Soundness
+from madx.verify.timings import Latency
 from madx.verify.verdict import GateResult, Outcome, Verdict
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "GateResult",
     "Images",
     "Kind",
+    "Ladder",
     "Latency",
     "Logits",
     "Measurements",
@@ -40,6 +43,7 @@ __all__ = [
     "check_contract",
     "judge",
     "measure_chunk",
+    "measure_ladder",
     "measure_latency",
     "measure_parity",
     "perturbation_size",

@@ -1,23 +1,22 @@
 """What the measurements say about one metric: estimate, one-sided limits, and reasons to distrust them.
 
-One function per metric of `GateConfig`, in a table. Drops, accuracies and flips are shares of the images; the speed-up
-is reference time / candidate time; the size ratio is candidate bytes / reference bytes.
+One function per metric of `GateConfig`, in a table; those of latency are in `speed`. Drops, accuracies and flips are
+shares of the images; the size ratio is candidate bytes / reference bytes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from madx.recipe import GateConfig
-from madx.stats import clopper_pearson, hodges_lehmann, planned_images, tango_interval
+from madx.stats import clopper_pearson, planned_images, tango_interval
 from madx.verify.arrays import Bools
-from madx.verify.latency import CONTROL_BIAS, CONTROL_CONFIDENCE, CONTROL_SHARE
-from madx.verify.measurements import Latency, Measurements
+from madx.verify.evidence import Finding
+from madx.verify.measurements import Measurements
 from madx.verify.signs import signs
+from madx.verify.speed import p99_ratio, speedup
 
 PLANNED_POWER = 0.8
 """Chance of a decision that the advice on more images aims at."""
@@ -28,24 +27,6 @@ TWIN_FLIPS = 0.01
 """Share of images on which an engine may disagree with its twin before examples made on the twin say too little."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The numbers of one metric, before they meet the bound."""
-
-    estimate: float
-    lower: float
-    """-inf if the data give no limit."""
-    upper: float
-    """inf if the data give no limit."""
-    evidence: tuple[str, ...]
-    advice: tuple[str, ...] = ()
-    """What would decide an undecided gate."""
-    doubts: tuple[str, ...] = ()
-    """Reasons why this gate must not pass; it may still fail."""
-    void: tuple[str, ...] = ()
-    """Reasons why the numbers decide nothing either way."""
-
-
 def finding(measured: Measurements, gate: GateConfig) -> Finding:
     """The finding on the gate's metric, with limits at the gate's confidence."""
     return _METRICS[gate.metric](measured, gate)
@@ -54,52 +35,6 @@ def finding(measured: Measurements, gate: GateConfig) -> Finding:
 def discordant(reference: Bools, candidate: Bools) -> tuple[int, int]:
     """(lost, gained): images that only the reference gets right, and that only the candidate does."""
     return int((reference & ~candidate).sum()), int((~reference & candidate).sum())
-
-
-def claimed_gain(measured: Latency, bound: float, confidence: float) -> float:
-    """|ln speed-up| that is at stake: the measured or the required one, whichever is larger.
-
-    The required one counts so that an engine without any gain can fail its gate although its own gain is zero.
-    """
-    estimate, _, _ = hodges_lehmann(measured.log_ratios, confidence)
-    required = abs(math.log(bound)) if bound > 0 else 0.0
-    return max(abs(estimate), required)
-
-
-def _speedup(measured: Measurements, gate: GateConfig) -> Finding:
-    latency = measured.latency
-    estimate, lower, upper = (_exp(value) for value in hodges_lehmann(latency.log_ratios, gate.confidence))
-    return Finding(
-        estimate=estimate,
-        lower=lower,
-        upper=upper,
-        evidence=(
-            f"{estimate:.3f} times as fast at batch {latency.batch} ({latency.timing}), one-sided "
-            f"{gate.confidence:.3g} limits {lower:.3f} and {upper:.3f}: Hodges-Lehmann over {len(latency.order)} "
-            f"interleaved pairs of blocks of {latency.calls} calls.",
-        ),
-        advice=("More seconds or pairs in verify.latency narrow the limits.",),
-        void=_control_faults(latency, claimed_gain(latency, gate.bound, gate.confidence)),
-    )
-
-
-def _control_faults(latency: Latency, gain: float) -> tuple[str, ...]:
-    """The reference against itself must show 1, sharply."""
-    _, lower, upper = hodges_lehmann(latency.control_log_ratios, CONTROL_CONFIDENCE)
-    shown = f"{_exp(lower):.4f} to {_exp(upper):.4f}"
-    faults = []
-    if max(lower, -upper) > CONTROL_BIAS * gain:
-        faults.append(
-            f"The A/A control does not contain 1: the reference against itself is {shown} times as fast, so the "
-            "machine or the schedule favours one side."
-        )
-    if not upper - lower < CONTROL_SHARE * gain:
-        faults.append(
-            f"The A/A control is too wide: the reference against itself is {shown} times as fast, wider than a quarter "
-            f"of the gain at stake ({_exp(gain):.3f} times, on the log scale). Quieten the machine or give "
-            "verify.latency more seconds."
-        )
-    return tuple(faults)
 
 
 def _robust_drop(measured: Measurements, gate: GateConfig) -> Finding:
@@ -241,13 +176,9 @@ def _points(share: float) -> str:
     return f"{100 * share:.2f} points"
 
 
-def _exp(value: float) -> float:
-    """Exp that knows what to do with a limit that does not exist."""
-    return math.exp(value) if math.isfinite(value) else value
-
-
 _METRICS: dict[str, Callable[[Measurements, GateConfig], Finding]] = {
-    "speedup": _speedup,
+    "speedup": speedup,
+    "p99_ratio": p99_ratio,
     "robust_drop": _robust_drop,
     "clean_drop": _clean_drop,
     "robust_accuracy": _robust_accuracy,

@@ -15,7 +15,8 @@ from typing import Literal
 
 from madx.errors import MadxError
 from madx.recipe import GateConfig
-from madx.verify.findings import Finding, finding
+from madx.verify.evidence import Finding
+from madx.verify.findings import finding
 from madx.verify.measurements import Measurements
 from madx.verify.suspicions import suspicions
 from madx.verify.verdict import GateResult, Outcome, Verdict

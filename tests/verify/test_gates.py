@@ -57,17 +57,17 @@ def latency(speedup=2.0, *, noise=0.01, pairs=60, control=1.0, control_noise=Non
     quiet = noise if control_noise is None else control_noise
 
     def blocks(seconds, spread):
-        return seconds * np.exp(rng.normal(0, spread, size=(pairs, 2)))
+        return (seconds * np.exp(rng.normal(0, spread, size=(pairs, 2, 1)))).repeat(20, axis=-1).astype(np.float32)
 
     return Latency(
         batch=1,
         timing="simulated",
-        calls=20,
         order=("ABBA",) * pairs,
         reference=blocks(1e-3, noise),
         candidate=blocks(1e-3 / speedup, noise),
         control_a=blocks(1e-3, quiet),
         control_b=blocks(1e-3 / control, quiet),
+        machine={},
         facts={},
     )
 
