@@ -1,5 +1,6 @@
 """Sensors against a made-up /proc and /sys, and against this machine, where a neighbour is really let loose."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -100,6 +101,61 @@ def test_waiting_is_that_of_the_thread_that_waited_most(machine, monkeypatch):
     threads(main=1.2, pool=7.1, new=90.5)
     machine.now = 3.0
     assert sensors.read()["waiting"] == pytest.approx(0.5), "the new thread has a before by now"
+
+
+class Driver:
+    """A stand-in for the NVIDIA driver's library with two GPUs; the names and arguments are NVML's."""
+
+    def __init__(self, answers=0):
+        self.answers, self.asked = answers, []
+
+    def nvmlInit_v2(self):  # noqa: N802
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index, handle):  # noqa: N802
+        handle._obj.value = 100 + index.value
+        return 0 if index.value < 2 else 6
+
+    def nvmlDeviceGetHandleByUUID(self, name, handle):  # noqa: N802
+        handle._obj.value = {b"GPU-b": 101}[name]
+        return 0
+
+    def nvmlDeviceGetTemperature(self, handle, kind, value):  # noqa: N802
+        self.asked.append((handle.value, kind.value))
+        value._obj.value = 55
+        return self.answers
+
+    def nvmlDeviceGetClockInfo(self, handle, kind, value):  # noqa: N802
+        self.asked.append((handle.value, kind.value))
+        value._obj.value = 1755
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "driver", "expected", "handle"),
+    [
+        (None, Driver(), {"gpu_celsius": 55.0, "gpu_mhz": 1755.0}, 100),
+        ("1,0", Driver(), {"gpu_celsius": 55.0, "gpu_mhz": 1755.0}, 101),
+        ("GPU-b", Driver(), {"gpu_celsius": 55.0, "gpu_mhz": 1755.0}, 101),
+        ("0", Driver(answers=3), {"gpu_mhz": 1755.0}, 100),  # this card does not tell its temperature
+        ("5", Driver(), {}, None),  # there is no such card
+        (None, None, {}, None),  # there is no driver
+    ],
+)
+def test_the_gpu_is_the_first_that_cuda_shows(monkeypatch, visible, driver, expected, handle):
+    def load(_name):
+        if driver is None:
+            raise OSError("libnvidia-ml.so.1: cannot open shared object file")
+        return driver
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    reading = Sensors(gpu=True).read()
+    assert {name: value for name, value in reading.items() if name.startswith("gpu")} == expected
+    if driver is not None and handle is not None:
+        assert driver.asked == [(handle, 0), (handle, 1)], "temperature of the chip, clock of the multiprocessors"
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel keeps no account of waiting")

@@ -52,12 +52,14 @@ def accuracy(n=2000, kept=1000, lost=0, gained=0, overrun=0.0):
     )
 
 
-def latency(speedup=2.0, *, noise=0.01, pairs=60, control=1.0, control_noise=None, seed=0):
-    rng = np.random.default_rng(seed)
+def latency(speedup=2.0, *, noise=0.01, pairs=60, control=1.0, control_noise=None, waiting=0.0):
+    rng = np.random.default_rng(0)
+    jitter = np.random.default_rng(1)
     quiet = noise if control_noise is None else control_noise
 
     def blocks(seconds, spread):
-        return (seconds * np.exp(rng.normal(0, spread, size=(pairs, 2, 1)))).repeat(20, axis=-1).astype(np.float32)
+        calls = 1 + np.abs(jitter.normal(0, 1e-3, size=(pairs, 2, 20)))
+        return (seconds * np.exp(rng.normal(0, spread, size=(pairs, 2, 1))) * calls).astype(np.float32)
 
     return Latency(
         batch=1,
@@ -67,7 +69,7 @@ def latency(speedup=2.0, *, noise=0.01, pairs=60, control=1.0, control_noise=Non
         candidate=blocks(1e-3 / speedup, noise),
         control_a=blocks(1e-3, quiet),
         control_b=blocks(1e-3 / control, quiet),
-        machine={},
+        machine={"waiting": np.full(pairs, waiting)},
         facts={},
     )
 
@@ -112,6 +114,14 @@ CASES = [
     ("speedup", 1.5, {"latency": latency(1.0, control=1.3)}, INCONCLUSIVE, "does not contain 1"),
     ("speedup", 1.02, {"latency": latency(1.04, noise=0.005, control_noise=0.03)}, INCONCLUSIVE, "too wide"),
     ("speedup", 1.5, {"latency": latency(2.0, pairs=3)}, INCONCLUSIVE, "too wide"),
+    ("speedup", 1.5, {"latency": latency(2.0, waiting=0.4)}, INCONCLUSIVE, "disturbed in 60 of 60 pairs"),
+    ("speedup", 1.5, {"latency": latency(1.3, waiting=0.4)}, INCONCLUSIVE, "Quieten the machine"),
+    ("p99_ratio", 0.8, {"latency": latency(2.0, noise=1e-4)}, PASS, "order statistics of both"),
+    ("p99_ratio", 0.8, {"latency": latency(0.8, noise=1e-4)}, FAIL, "1.2"),
+    ("p99_ratio", 0.5, {"latency": latency(2.0, noise=1e-4)}, INCONCLUSIVE, "narrow the limits"),
+    ("p99_ratio", 0.8, {"latency": latency(2.0, pairs=12)}, INCONCLUSIVE, "a p99 needs 662"),
+    ("p99_ratio", 0.8, {"latency": latency(2.0, pairs=3)}, INCONCLUSIVE, "many times as many"),
+    ("p99_ratio", 0.8, {"latency": latency(2.0, noise=1e-4, waiting=0.4)}, INCONCLUSIVE, "disturbed in 60"),
     ("robust_drop", 0.03, {"accuracy": accuracy(lost=30, gained=20)}, PASS, "30 lost, 20 gained"),
     ("robust_drop", 0.03, {"accuracy": accuracy(lost=120, gained=20)}, FAIL, "5.00 points"),
     ("robust_drop", 0.03, {"accuracy": accuracy(lost=70, gained=20)}, INCONCLUSIVE, "more than were measured"),
