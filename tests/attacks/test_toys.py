@@ -15,7 +15,7 @@ CELLS = 160
 WHITE_BOX: tuple[Attack, ...] = (
     Apgd(steps=30),
     TargetedApgd(steps=30, targets=4),
-    Closest((Apgd(steps=30), TargetedApgd(steps=30, targets=4)), rounds=3, gap=10),
+    Closest((Apgd(steps=30), TargetedApgd(steps=30, targets=4)), rounds=2, gap=10),
 )
 
 
