@@ -57,7 +57,7 @@ def through_twin(engine: Callable[[Tensor], Tensor], twin: nn.Module, *, loss: L
 
     def gradient(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         images = images.detach()
-        logits = engine(images).detach().float().to(images.device)
+        logits = engine(images).detach()
         with torch.enable_grad():
             answer, pixels = logits.clone().requires_grad_(), images.clone().requires_grad_()
             (at_logits,) = torch.autograd.grad(loss(answer, targets).sum(), answer)
