@@ -15,6 +15,7 @@ from madx.errors import MadxError
 from madx.stats.checks import check_confidence, check_count
 from madx.stats.search import refuted_edge
 from madx.stats.shares import clopper_pearson
+from madx.stats.skewness import widened
 
 _LARGEST = 1e6
 """Ratios above this are not told from infinity."""
@@ -52,10 +53,11 @@ def retention_statistic(a: int, b: int, c: int, *, ratio: float) -> float:
 def retention_interval(a: int, b: int, c: int, *, confidence: float) -> tuple[float, float]:
     """Limits of the retention: the ratios at which the score is z and -z, each one-sided at `confidence`.
 
-    Where a discordant cell is empty they are no tighter than exact ones, for the reason that `drop_interval` gives:
-    with c = 0 the lower limit is at most Clopper and Pearson's for a among a + b, of which the retention cannot be
-    less; with b = 0 the upper limit is at least the inverse of theirs for a among a + c. Without a limit they are 0
-    and inf: without a success of the reference nothing bounds the ratio from above.
+    Widened as `drop_interval` is, and for its reasons. z is a larger one in the long tail of a skewed count. Where a
+    discordant cell is empty, the limits are no tighter than exact ones: with c = 0 the lower limit is at most Clopper
+    and Pearson's for a among a + b, of which the retention cannot be less; with b = 0 the upper limit is at least the
+    inverse of theirs for a among a + c. Without a limit they are 0 and inf: without a success of the reference nothing
+    bounds the ratio from above.
 
     Raises:
         MadxError: if an argument is out of range.
@@ -65,10 +67,12 @@ def retention_interval(a: int, b: int, c: int, *, confidence: float) -> tuple[fl
     critical = float(ndtri(confidence))
 
     def too_low(ratio: float) -> bool:
-        return retention_statistic(a, b, c, ratio=ratio) >= critical
+        reached = widened(critical, _skewness(a, b, c, ratio))
+        return retention_statistic(a, b, c, ratio=ratio) >= reached
 
     def too_high(ratio: float) -> bool:
-        return retention_statistic(a, b, c, ratio=ratio) <= -critical
+        reached = widened(critical, -_skewness(a, b, c, ratio))
+        return retention_statistic(a, b, c, ratio=ratio) <= -reached
 
     least, most = 1 / _LARGEST, _LARGEST
     lower = refuted_edge(too_low, inside=most, outside=least, middle=_geometric) if too_low(least) else 0.0
@@ -94,6 +98,19 @@ def _gained_share(a: int, b: int, c: int, ratio: float) -> float:
     root = math.sqrt(B * B - 4 * A * C)
     # Of the two forms of the same root, the one that does not subtract nearly equal numbers.
     return -2 * C / (B + root) if B > 0 else (root - B) / (2 * A)
+
+
+def _skewness(a: int, b: int, c: int, ratio: float) -> float:
+    """Of (a + c) - ratio (a + b) at the shares of maximum likelihood under `ratio`: negative for a loss."""
+    if ratio > 1:
+        return -_skewness(a, c, b, 1 / ratio)
+    w = _gained_share(a, b, c, ratio)
+    u, v = ratio - (1 + ratio) * w, 1 - ratio + ratio * w
+    variance = (a + b + c) * ratio * (v + w)
+    if variance <= 0:
+        return 0.0
+    third_moment = (a + b + c) * (u * (1 - ratio) ** 3 - v * ratio**3 + w)
+    return third_moment / (variance * math.sqrt(variance))
 
 
 def _geometric(one: float, other: float) -> float:

@@ -103,12 +103,12 @@ def test_half_of_the_sound_candidates_pass_no_later_than_simulated_elsewhere(dis
 
 
 @pytest.mark.parametrize(("variance", "distance"), [(0.03, 0.02), (0.1, 0.03), (0.01, 0.01)])
-def test_planned_images_end_four_of_five_tests(variance, distance):
+def test_planned_images_end_most_tests(variance, distance):
     images = planned_bets(variance, distance, alpha=0.05)
     half = variance / 2
     reference, candidate = pairs(np.random.default_rng(5), (600, images), lost=half, gained=half)
     capital = drop_game(reference, candidate, bound=distance).log_capital(distance, below=True)
-    assert np.mean(capital.max(axis=1) >= math.log(20)) == pytest.approx(0.82, abs=0.07)
+    assert np.mean(capital.max(axis=1) >= math.log(20)) == pytest.approx(0.88, abs=0.05)
 
 
 LIMITS = {

@@ -11,6 +11,7 @@ from scipy.stats import multinomial, norm
 
 from madx.errors import MadxError
 from madx.stats import retention_interval, retention_statistic
+from madx.stats.ratios import _skewness
 
 Z = norm.ppf(0.95)
 COUNTS = st.tuples(st.integers(0, 1500), st.integers(0, 300), st.integers(0, 300))
@@ -87,13 +88,23 @@ def test_exchanging_the_engines_inverts_everything(counts, ratio):
 
 
 @given(COUNTS, st.floats(0.3, 0.999))
-def test_test_and_interval_agree(counts, ratio):
+def test_interval_is_no_sharper_than_the_test(counts, ratio):
     lower, upper = retention_interval(*counts, confidence=0.95)
     statistic = retention_statistic(*counts, ratio=ratio)
-    if counts[2] > 0:
+    assert statistic >= Z or lower < ratio
+    assert statistic <= -Z or upper > ratio
+    if counts[2] > 0:  # a loss has its long tail on the other side
         assert (statistic >= Z) == (lower >= ratio)
-    if counts[1] > 0:
-        assert (statistic <= -Z) == (upper <= ratio)
+
+
+def test_skewness_is_that_of_the_outcomes():
+    """By the definition, from the shares that make the likelihood largest, here known: the counts as they are."""
+    a, b, c = 500, 60, 20
+    ratio = (a + c) / (a + b)
+    values, shares = np.array([1 - ratio, -ratio, 1, 0]), np.array([a, b, c, 420]) / 1000
+    expected = (shares @ values**3) / (shares @ values**2) ** 1.5 / math.sqrt(1000)
+    assert _skewness(a, b, c, ratio) == pytest.approx(expected)
+    assert _skewness(a, c, b, 1 / ratio) == pytest.approx(-expected)
 
 
 def exact_error_rate(n, *, both, lost, gained, side):
@@ -110,8 +121,8 @@ def exact_error_rate(n, *, both, lost, gained, side):
 
 @pytest.mark.parametrize(("both", "lost", "gained"), [(0.5, 0.10, 0.05), (0.6, 0.06, 0.01), (0.7, 0.05, 0.0)])
 def test_exact_error_rate_of_forty_images(both, lost, gained):
-    """Passing holds its level; failing exceeds it a little, as few lost images have a long upper tail."""
-    for side, tolerated in ((1, 0.0505), (-1, 0.07)):
+    """Passing holds its level; failing may exceed it a little, as tables of few lost images are coarse."""
+    for side, tolerated in ((1, 0.05), (-1, 0.06)):
         rate, covered = exact_error_rate(40, both=both, lost=lost, gained=gained, side=side)
         assert covered > 0.998
         assert rate <= tolerated
