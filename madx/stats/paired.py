@@ -72,11 +72,12 @@ def tango_interval(n: int, b: int, c: int, *, confidence: float) -> tuple[float,
 def drop_interval(n: int, b: int, c: int, *, confidence: float) -> tuple[float, float]:
     """Limits of the drop for a gate: Tango's, widened where a score test refutes more often than it should.
 
-    Few discordant images are skewed: what is counted has a longer tail above than below, and the score of a long tail
-    must reach further (`widened`). And with c = 0 the upper limit is at least Clopper and Pearson's for the share of
-    lost images, of which the drop cannot be more; with b = 0 the lower limit in the same way: with 90 images, no gain
-    possible and a true drop of 3 points, Tango's test passes 6.45 % of the candidates at 0.95, because none of the 90
-    is lost that often. Exact error rates, summed over all tables, are in the tests.
+    Few discordant images are skewed: their count has a longer tail above than below, and in a long tail the score must
+    reach further (`widened`). Tango alone fails 8 % of the candidates with 200 images, a true drop of 3 points and no
+    gain possible. And with c = 0 the upper limit is at least Clopper and Pearson's for the share of lost images, of
+    which the drop cannot be more; with b = 0 the lower limit in the same way. Tango alone passes 6.45 % with 90 images
+    and such a drop, because none of the 90 is lost that often. Exact error rates, summed over all tables:
+    `benchmarks/gates.py`.
 
     Raises:
         MadxError: if an argument is out of range.
@@ -133,22 +134,27 @@ def _upper_limit(n: int, b: int, c: int, critical: float) -> float:
 
 def _widened_limit(n: int, b: int, c: int, critical: float) -> float:
     def refuted(margin: float) -> bool:
-        reached = widened(critical, -_skewness(n, b, c, margin))
+        deviation, skewness = _spread(n, b, c, margin)
+        reached = widened(critical, skewness=-skewness, deviation=deviation)
         return tango_statistic(n, b, c, margin=margin) >= reached
 
     return refuted_edge(refuted, inside=(b - c) / n, outside=1.0)
 
 
-def _skewness(n: int, b: int, c: int, margin: float) -> float:
-    """Of b - c, n images at the shares of maximum likelihood under p_b - p_c = margin: positive for a drop."""
+def _spread(n: int, b: int, c: int, margin: float) -> tuple[float, float]:
+    """(standard deviation, skewness) of b - c at the shares of maximum likelihood under p_b - p_c = margin.
+
+    The skewness is positive for a drop; without any spread both are 0.
+    """
     if margin < 0:
-        return -_skewness(n, c, b, -margin)
+        deviation, skewness = _spread(n, c, b, -margin)
+        return deviation, -skewness
     discordance = 2 * _gained_share(n, b, c, margin) + margin
     variance = discordance - margin**2
     if variance <= 0:
-        return 0.0
+        return 0.0, 0.0
     third_moment = margin - 3 * margin * discordance + 2 * margin**3
-    return third_moment / (math.sqrt(n * variance) * variance)
+    return math.sqrt(n * variance), third_moment / (math.sqrt(n * variance) * variance)
 
 
 def _check_counts(n: int, b: int, c: int) -> None:

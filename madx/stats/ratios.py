@@ -67,11 +67,13 @@ def retention_interval(a: int, b: int, c: int, *, confidence: float) -> tuple[fl
     critical = float(ndtri(confidence))
 
     def too_low(ratio: float) -> bool:
-        reached = widened(critical, _skewness(a, b, c, ratio))
+        deviation, skewness = _spread(a, b, c, ratio)
+        reached = widened(critical, skewness=skewness, deviation=deviation)
         return retention_statistic(a, b, c, ratio=ratio) >= reached
 
     def too_high(ratio: float) -> bool:
-        reached = widened(critical, -_skewness(a, b, c, ratio))
+        deviation, skewness = _spread(a, b, c, ratio)
+        reached = widened(critical, skewness=-skewness, deviation=deviation)
         return retention_statistic(a, b, c, ratio=ratio) <= -reached
 
     least, most = 1 / _LARGEST, _LARGEST
@@ -100,17 +102,21 @@ def _gained_share(a: int, b: int, c: int, ratio: float) -> float:
     return -2 * C / (B + root) if B > 0 else (root - B) / (2 * A)
 
 
-def _skewness(a: int, b: int, c: int, ratio: float) -> float:
-    """Of (a + c) - ratio (a + b) at the shares of maximum likelihood under `ratio`: negative for a loss."""
-    if ratio > 1:
-        return -_skewness(a, c, b, 1 / ratio)
+def _spread(a: int, b: int, c: int, ratio: float) -> tuple[float, float]:
+    """(standard deviation, skewness) of (a + c) - ratio (a + b) at the shares of maximum likelihood under `ratio`.
+
+    The skewness is negative for a loss; without any spread both are 0.
+    """
+    if ratio > 1:  # the engines exchanged: the same contrast, turned round and in units of 1 / ratio
+        deviation, skewness = _spread(a, c, b, 1 / ratio)
+        return ratio * deviation, -skewness
     w = _gained_share(a, b, c, ratio)
     u, v = ratio - (1 + ratio) * w, 1 - ratio + ratio * w
     variance = (a + b + c) * ratio * (v + w)
     if variance <= 0:
-        return 0.0
+        return 0.0, 0.0
     third_moment = (a + b + c) * (u * (1 - ratio) ** 3 - v * ratio**3 + w)
-    return third_moment / (variance * math.sqrt(variance))
+    return math.sqrt(variance), third_moment / (variance * math.sqrt(variance))
 
 
 def _geometric(one: float, other: float) -> float:
