@@ -95,7 +95,7 @@ def test_the_worst_class_is_each_class_beside_the_others():
     ],
 )
 def test_error_rates_of_the_worst_class(lost, wrong):
-    rng, runs = np.random.default_rng(2), 400
+    rng, runs = np.random.default_rng(2), 150
     found = [outcome(drawn(rng, 2000, lost=lost, gained=0.02, both=0.7), CLASSES) for _ in range(runs)]
     assert np.mean([one is wrong for one in found]) <= 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / runs)
 
@@ -213,7 +213,7 @@ def test_limits_that_contradict_each_other_decide_nothing():
 
 def test_the_gate_as_a_whole_stops_early_at_its_error_rate():
     """The true drop on the bound. What was once decided stays so: the last look holds every earlier one."""
-    rng, runs = np.random.default_rng(9), 150
+    rng, runs = np.random.default_rng(9), 100
     found = [outcome(drawn(rng, 1000, lost=0.05, gained=0.02), DROP, sequential=True) for _ in range(runs)]
     for wrong in (Outcome.PASS, Outcome.FAIL):
         assert np.mean([one is wrong for one in found]) <= 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / runs)
