@@ -49,7 +49,8 @@ def verify(context: Context) -> list[str]:
         if values is not None:
             measured.append(values)
             outputs.append(context.write_arrays(files.measurements(config), values.to_arrays()))
-    verdict = judge(measured, context.recipe.verify.gates, missing=missing)
+    settings = context.recipe.verify
+    verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     subject = {"engines": hashes, "verify": context.recipe.verify.model_dump(mode="json")}
     attempt = _attempts(earlier, subject) + 1
     if attempt > 1:

@@ -279,14 +279,17 @@ class VerifyConfig(Section):
     """How many of the gate images are attacked; without it, all."""
     chunk: Count = 250
     """Images attacked at a time; a killed verification continues at the chunk it was in."""
+    sequential: bool = False
+    """Whether the gates may look after every chunk and stop early; limits are then those of the betting test, valid
+    however often one looks."""
     latency: LatencyConfig = LatencyConfig()
     """Timing of the engines."""
     gates: tuple[GateConfig, ...] = (
         GateConfig(metric="speedup", at_least=1.5),
         GateConfig(metric="robust_drop", at_most=0.03),
     )
-    """All must pass. Metrics: speedup, robust_accuracy, clean_accuracy (at_least); p99_ratio, robust_drop,
-    clean_drop, parity_flips, size_ratio (at_most); confidence defaults to 0.95."""
+    """All must pass. Metrics: speedup, robust_accuracy, clean_accuracy, retention (at_least); p99_ratio, robust_drop,
+    clean_drop, worst_class_drop, parity_flips, size_ratio (at_most); confidence defaults to 0.95."""
 
     @model_validator(mode="after")
     def _some(self) -> Self:

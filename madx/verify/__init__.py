@@ -2,7 +2,8 @@
 
 An engine is a callable (images float32 [B, C, H, W] in [0, 1] -> logits [B, K]), a timer a callable that returns
 seconds; neither torch nor an engine is loaded by importing this package. `robustness`, `parity` and `latency` measure,
-`measurements` holds what they measured, `gates` judges it and `verdict` holds the judgement.
+`measurements` holds what they measured, `gates` judges it, `sequential` says when enough was seen and `verdict` holds
+the judgement.
 """
 
 from madx.verify.contract import Images, Logits, check_contract
@@ -14,6 +15,7 @@ from madx.verify.measurements import Accuracy, EngineParity, Kind, Measurements,
 from madx.verify.parity import measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
 from madx.verify.robustness import Adversary, Chunk, Examples, measure_chunk
+from madx.verify.sequential import decided
 from madx.verify.soundness import SideSoundness, Soundness
 from madx.verify.timings import Latency
 from madx.verify.verdict import GateResult, Outcome, Verdict
@@ -41,6 +43,7 @@ __all__ = [
     "Timer",
     "Verdict",
     "check_contract",
+    "decided",
     "judge",
     "measure_chunk",
     "measure_ladder",

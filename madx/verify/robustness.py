@@ -22,7 +22,7 @@ from madx.verify.arrays import Bools
 from madx.verify.contract import Images, Logits, check_images, logits_of
 from madx.verify.gallery import Gallery
 from madx.verify.measurements import Accuracy, Kind
-from madx.verify.projection import on_pixel_grid, project
+from madx.verify.projection import project
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ class _Board:
         """Show both engines the last examples of what still stands, as a file of 8-bit pixels would hold them."""
         chosen = np.flatnonzero(self.standing[0] | self.standing[1])
         if len(chosen) > 0:
-            self._score(row, chosen, on_pixel_grid(self.last[chosen], self.chunk.images[chosen], self.threat))
+            self._score(row, chosen, _in_eight_bits(self.last[chosen], self.chunk.images[chosen], self.threat))
 
     def _score(self, row: int, chosen: NDArray[np.intp], examples: Images) -> None:
         self.attacked[row, chosen] = True
@@ -184,6 +184,15 @@ class _Board:
 def _correct(engine: Logits, images: Images, labels: NDArray[np.int64]) -> Bools:
     right: Bools = logits_of(engine, images).argmax(axis=1) == labels
     return right
+
+
+def _in_eight_bits(examples: Images, images: Images, threat: ThreatConfig) -> Images:
+    import torch
+
+    from madx.attacks import rounded
+
+    grid = rounded(torch.from_numpy(examples), torch.from_numpy(images), threat)
+    return project(grid.numpy(), images, threat).images
 
 
 def _examples(

@@ -32,6 +32,7 @@ def speedup(measured: Measurements, gate: GateConfig) -> Finding:
             f"interleaved pairs of blocks of {latency.calls} calls.",
             *_disturbances(latency),
         ),
+        method="Hodges-Lehmann, signed-rank limits",
         advice=("More seconds or pairs in verify.latency narrow the limits.",),
         void=(*_not_alone(latency), *_control_faults(latency, claimed_gain(latency, gate.bound, gate.confidence))),
     )
@@ -57,6 +58,7 @@ def p99_ratio(measured: Measurements, gate: GateConfig) -> Finding:
             "statistics of both, Bonferroni).",
             *_disturbances(latency),
         ),
+        method="order statistics, Bonferroni",
         advice=("More pairs in verify.latency narrow the limits.",),
         void=_not_alone(latency),
     )

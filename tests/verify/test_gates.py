@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from madx.errors import ArtifactError, ExitCode, MadxError
 from madx.recipe import GateConfig
-from madx.stats import clopper_pearson, hodges_lehmann, tango_interval
+from madx.stats import clopper_pearson, drop_interval, hodges_lehmann, tango_interval
 from madx.verify import (
     Accuracy,
     EngineParity,
@@ -91,7 +91,7 @@ def measured(engine="ort-cpu-fp32", **fields):
 
 
 def gate(metric, bound, confidence=0.95):
-    lower = metric in ("speedup", "robust_accuracy", "clean_accuracy")
+    lower = metric in ("speedup", "robust_accuracy", "clean_accuracy", "retention")
     return GateConfig(metric=metric, confidence=confidence, **{"at_least" if lower else "at_most": bound})
 
 
@@ -133,8 +133,20 @@ CASES = [
     ("clean_drop", 0.02, {"accuracy": accuracy(lost=200)}, FAIL, "200 lost"),
     ("robust_accuracy", 0.45, {"accuracy": accuracy()}, PASS, "1000 of 2000 images (50.00%) robust"),
     ("robust_accuracy", 0.55, {"accuracy": accuracy()}, FAIL, "50.00%"),
-    ("robust_accuracy", 0.5, {"accuracy": accuracy()}, INCONCLUSIVE, "More images"),
+    ("robust_accuracy", 0.5, {"accuracy": accuracy()}, INCONCLUSIVE, "no number of images"),
+    ("robust_accuracy", 0.51, {"accuracy": accuracy()}, INCONCLUSIVE, "more than were measured"),
     ("clean_accuracy", 0.45, {"accuracy": accuracy()}, PASS, "(50.00%) correct"),
+    ("retention", 0.95, {"accuracy": accuracy(lost=30, gained=20)}, PASS, "1030 robust and this one 1020"),
+    ("retention", 0.95, {"accuracy": accuracy(lost=120, gained=20)}, FAIL, "91.07% of the robustness kept"),
+    ("retention", 0.95, {"accuracy": accuracy(lost=60, gained=20)}, INCONCLUSIVE, "more than were measured"),
+    ("retention", 0.95, {"accuracy": accuracy(kept=0)}, INCONCLUSIVE, "robust on no image"),
+    ("retention", 0.95, {"accuracy": accuracy(kept=0, gained=900)}, INCONCLUSIVE, "robust on no image"),
+    ("retention", 0.95, {"accuracy": accuracy(kept=200)}, INCONCLUSIVE, "nothing to keep"),
+    ("worst_class_drop", 0.05, {"accuracy": accuracy(lost=30, gained=20)}, PASS, "Of 10 classes of 200 to 200"),
+    ("worst_class_drop", 0.05, {"accuracy": accuracy(lost=300)}, FAIL, "Bonferroni"),
+    ("worst_class_drop", 0.05, {"accuracy": accuracy(lost=60)}, INCONCLUSIVE, "the least certain: 200 images"),
+    ("worst_class_drop", 0.05, {"accuracy": accuracy(n=200, kept=100)}, INCONCLUSIVE, "more than were measured"),
+    ("worst_class_drop", 0.05, {"accuracy": accuracy(kept=0)}, INCONCLUSIVE, "nothing to keep"),
     ("parity_flips", 0.02, {}, PASS, "0 of 500"),
     ("parity_flips", 0.02, {"parity": Parity(parity(), parity(40))}, FAIL, "worse (candidate) engine"),
     ("parity_flips", 0.02, {"parity": Parity(parity(40), parity())}, FAIL, "worse (reference) engine"),
@@ -161,7 +173,7 @@ def test_the_numbers_are_those_of_the_statistics(confidence):
         assert judged.confidence == confidence
         return judged.lower, judged.estimate, judged.upper
 
-    lower, upper = tango_interval(2000, 30, 20, confidence=confidence)
+    lower, upper = drop_interval(2000, 30, 20, confidence=confidence)
     assert numbers("robust_drop", 0.03) == numbers("clean_drop", 0.03) == (lower, 10 / 2000, upper)
     lower, upper = clopper_pearson(1020, 2000, confidence=confidence)
     assert numbers("robust_accuracy") == numbers("clean_accuracy") == (lower, 0.51, upper)
@@ -190,7 +202,9 @@ def test_deciding_is_three_valued_and_mirrors(one, other, bound, direction):
 
 
 @pytest.mark.parametrize("side", ["reference", "candidate"])
-@pytest.mark.parametrize("metric", ["robust_drop", "robust_accuracy", "clean_drop", "clean_accuracy"])
+@pytest.mark.parametrize(
+    "metric", ["robust_drop", "robust_accuracy", "clean_drop", "clean_accuracy", "retention", "worst_class_drop"]
+)
 def test_a_broken_contract_keeps_accuracy_gates_from_passing(side, metric):
     sides = {"reference": parity(), "candidate": parity()} | {side: parity(violations=("it looks like softmax",))}
     bound = 0.03 if metric.endswith("drop") else 0.4
@@ -295,6 +309,43 @@ def test_a_verdict_survives_json():
     text = json.dumps(verdict.to_json(), allow_nan=False)
     assert json.loads(text)["schema"] == 1
     assert Verdict.from_json(json.loads(text)) == verdict
+
+
+def test_a_verdict_of_before_methods_were_named_is_still_read():
+    content = a_verdict().to_json()
+    for judged in content["gates"]:
+        del judged["method"], judged["more_images"]
+    assert Verdict.from_json(content).outcome is a_verdict().outcome
+
+
+def test_a_result_says_by_which_test_and_how_many_images_are_missing():
+    undecided = result(gate("robust_drop", 0.03), accuracy=accuracy(n=60, kept=30))
+    assert undecided.method.startswith("Tango's score test")
+    assert f" {undecided.more_images} more than were measured" in undecided.evidence[-1]
+    assert result(gate("robust_drop", 0.03)).more_images is None
+    assert result(gate("size_ratio", 0.5)).method == "counted"
+
+
+@pytest.mark.parametrize("metric", ["robust_drop", "robust_accuracy", "retention"])
+def test_who_may_stop_early_pays_with_wider_limits(metric):
+    rng = np.random.default_rng(3)
+    order = rng.permutation(2000)
+    values = accuracy(lost=30, gained=20).to_arrays()
+    shuffled = {name: array if name in ("attacks", "overrun") else array[..., order] for name, array in values.items()}
+    fields = {"accuracy": Accuracy.from_arrays(shuffled)}
+    config = gate(metric, 0.9 if metric == "retention" else 0.1)
+    ((once,), (often,)) = (judge([measured(**fields)], [config], sequential=at).gates for at in (False, True))
+    assert often.estimate == once.estimate
+    assert often.lower < once.lower < once.upper < often.upper
+    assert (once.outcome, often.outcome) == (PASS, PASS)
+    assert "valid at every look" in often.method
+    assert often.method in often.evidence[0]
+
+
+@pytest.mark.parametrize("metric", ["speedup", "parity_flips", "size_ratio"])
+def test_what_nobody_looks_at_early_is_judged_as_ever(metric):
+    config = gate(metric, 1.5 if metric == "speedup" else 0.5)
+    assert judge([measured()], [config], sequential=True) == judge([measured()], [config])
 
 
 @pytest.mark.parametrize(
