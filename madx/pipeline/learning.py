@@ -25,22 +25,26 @@ def learned(context: Context, dense: nn.Module, saliency: Saliency) -> Saliency:
     config = context.recipe.prune
     if config.criterion not in LEARNERS:
         return saliency
-    scores = context.world.share(lambda: _learn(context, dense, saliency.scores))
-    return replace(saliency, scores=scores, start=saliency.scores, learned_steps=config.learning.steps)
+    scores, steps = context.world.share(lambda: _learn(context, dense, saliency.scores))
+    return replace(saliency, scores=scores, start=saliency.scores, learned_steps=steps) if steps else saliency
 
 
-def _learn(context: Context, dense: nn.Module, averages: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Scores of entries, or of channels beside the averages of entries: those decide what 2:4 leaves of them."""
+def _learn(context: Context, dense: nn.Module, averages: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """Scores of entries, or of channels beside the averages of entries: those decide what 2:4 leaves of them.
+
+    And how many steps that took.
+    """
     config = context.recipe.prune
     rule = Rule(dense, config, example=torch.zeros(2, *context.splits.train.shape))
+    attack = partial(_attack, context)
     if not removes_channels(config):
-        return _run(context, dense, averages, Task(config.learning, rule.masks, partial(_attack, context)))
+        return _run(context, dense, averages, Task(config.learning, rule.masks, attack)), config.learning.steps
     gates = rule.gates(averages)
     if not gates.groups:
-        context.progress.say("no channel can go, so there are no gates to learn")
-        return averages
-    task = Task(config.learning, gates.masks, partial(_attack, context), gates.slopes)
-    return averages | _run(context, dense, gates.start(averages), task)
+        context.progress.say("no channel can go, so that there is no gate to learn")
+        return averages, 0
+    task = Task(config.learning, gates.masks, attack, gates.slopes)
+    return averages | _run(context, dense, gates.start(averages), task), config.learning.steps
 
 
 def _run(context: Context, dense: nn.Module, start: dict[str, Tensor], task: Task) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def test_gates_of_channels_are_stored_beside_the_averages_that_they_started_from
     assert {name: len(score) for name, score in gates.items()} == {f"channels/{layer}": 16 for layer in layers}
     assert scores["conv1.weight"].min() >= 0, "damage"
     assert any((score.sort().values * 16 - torch.arange(1, 17)).abs().max() > 0.01 for score in gates.values())
+
+
+def test_without_a_channel_that_can_go_nothing_is_learned(folder: Path, cli: Cli) -> None:
+    assert "there is no gate to learn" in prune(cli, folder, "prune.structure=channels", "prune.round_to=16")
+    assert json.loads((folder / "run/saliency.json").read_text())["learned_steps"] == 0
+    assert all(mask.all() for mask in load_file(folder / "run/masks.safetensors").values())
 
 
 def test_what_has_no_effect_is_not_in_the_key(folder: Path, cli: Cli) -> None:
