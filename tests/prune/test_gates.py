@@ -116,6 +116,34 @@ def test_a_removed_channel_has_a_slope() -> None:
         assert (slopes[group.key][gone] != 0).all()
 
 
+def test_what_no_score_knows_can_read_and_make_channels() -> None:
+    """A transposed convolution has no saliency; its inputs stand on the first axis."""
+    given = case(
+        lambda: nn.Sequential(
+            nets.conv_bn(2, 8), nn.ConvTranspose2d(8, 12, 2), nets.conv_bn(12, 8), nn.Flatten(), nets.head(200)
+        ),
+        *SMALL,
+    )
+    rule, gates, scores = gated(given)
+    pruned = rule.remove(random_scores(given.network) | scores).module
+    behind = copy.deepcopy(given.network)
+    masks = gates.masks(scores)
+    apply_masks_(behind, masks)
+    torch.testing.assert_close(behind(given.images), pruned(given.images), rtol=0, atol=1e-9)
+    assert not masks["1.weight"].all()
+    assert masks["1.weight"].flatten(1).all(1).logical_not().sum() == 4, "whole inputs"
+
+
+@pytest.mark.parametrize("build", [nets.group_norm, nets.layer_norm])
+def test_normalisations_over_channels_do_not_count_as_readers(build: Callable[[], nn.Module]) -> None:
+    """Their sums hold the removed channels until those are gone, in masks as in gates."""
+    given = case(build, *SMALL)
+    _, gates, scores = gated(given)
+    assert set(gates.masks(scores)) == {
+        place.parameter for group in gates.groups for place in group.places if place.reads
+    }
+
+
 def test_gates_that_miss_a_reader_are_found() -> None:
     given = case(nets.two_heads, *SMALL)
     rule, gates, _ = gated(given)
