@@ -3,8 +3,8 @@
 What nothing reads takes no part in the logits, so the dense network without the columns that read a channel computes
 what the network without the channel computes. But the channel is still there, and the gradient at the columns tells
 what reading it again would be worth: a removed channel can come back. (Where its rows were zero as well, the gradient
-would vanish on both sides.) Only where a normalisation takes sums over channels do the removed ones still count in them,
-while learning. Scores and slopes are float32 [channels] under the groups' keys.
+would vanish on both sides.) Only where a normalisation takes sums over channels do the removed ones still count in
+them while it is learned. Scores and slopes are float32 [channels] under the groups' keys.
 """
 
 from __future__ import annotations
