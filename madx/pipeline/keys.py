@@ -21,7 +21,8 @@ from madx.machine import describe_machine
 from madx.pipeline.context import Context
 from madx.pipeline.versions import tool_versions
 from madx.plugins import load_callable
-from madx.recipe import DataConfig, Recipe
+from madx.prune import IMAGE_FREE, LEARNERS, removes_channels
+from madx.recipe import DataConfig, PruneConfig, Recipe
 from madx.verify.measurements import FORMAT
 
 
@@ -36,8 +37,23 @@ def train(context: Context) -> dict[str, Any]:
 
 
 def prune(context: Context) -> dict[str, Any]:
-    """Everything beside the dense weights that decides the pruned ones."""
-    return _common(context, gate=False) | {"prune": context.recipe.prune.model_dump(mode="json")}
+    """Everything beside the dense weights that decides the pruned ones; not what the criterion has no use for."""
+    config = context.recipe.prune
+    return _common(context, gate=False) | {"prune": config.model_dump(mode="json", exclude=_without_effect(config))}
+
+
+def _without_effect(config: PruneConfig) -> set[str]:
+    """Fields of the recipe that nothing reads as the others stand."""
+    fields = set()
+    if config.criterion not in LEARNERS:
+        fields |= {"learning"}
+    if config.batches != "auto":
+        fields |= {"max_batches"}
+    if config.criterion in IMAGE_FREE:
+        fields |= {"batches", "max_batches", "settled"}
+    if not removes_channels(config):
+        fields |= {"round_to"}
+    return fields
 
 
 def export(context: Context) -> dict[str, Any]:
