@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,11 +76,11 @@ class Game:
         gains = sign * (theta * self.whole - self.part)
         deepest = self._largest_loss(theta, sign)
         ceiling = DEEPEST_STAKE / deepest if deepest > 0 else math.inf
-        spread, aimed_loss = self._spread(), self._largest_loss(self.bound, sign)
+        aimed_loss = self._largest_loss(self.bound, sign)
         capital = np.full(gains.shape, -np.inf)
         for factor, share in GAMBLERS:
             hoped = factor * self.distance
-            stakes = np.minimum(hoped / (spread + hoped * aimed_loss / 2), ceiling)
+            stakes = np.minimum(hoped / (self._spread + hoped * aimed_loss / 2), ceiling)
             capital = np.logaddexp(capital, math.log(share) + np.cumsum(np.log1p(stakes * gains), axis=-1))
         return capital
 
@@ -90,6 +91,7 @@ class Game:
     def _largest_loss(self, theta: float, sign: float) -> float:
         return max(sign * (part - theta * whole) for part, whole in self.cells)
 
+    @cached_property
     def _spread(self) -> Floats:
         """v_t: the mean of Y^2 at the bound over the images before t, and over one imagined one."""
         squares = (self.bound * self.whole - self.part) ** 2

@@ -111,6 +111,14 @@ def test_planned_images_end_most_tests(variance, distance):
     assert np.mean(capital.max(axis=1) >= math.log(20)) == pytest.approx(0.88, abs=0.05)
 
 
+@pytest.mark.parametrize(("share", "bound"), [(0.52, 0.5), (0.9, 0.85), (0.005, 0.02)])
+def test_planned_images_end_most_tests_of_a_share(share, bound):
+    images = planned_bets(share * (1 - share), abs(share - bound), alpha=0.05)
+    hits = np.random.default_rng(10).random((300, images)) < share
+    capital = share_game(hits, bound=bound).log_capital(bound, below=share < bound)
+    assert 0.75 <= np.mean(capital.max(axis=1) >= math.log(20)) <= 0.97
+
+
 LIMITS = {
     "drop": (lambda r, c, bound, confidence: betting_drop(r, c, bound=bound, confidence=confidence), drop_game),
     "share": (lambda _, c, bound, confidence: betting_share(c, bound=bound, confidence=confidence), None),

@@ -239,6 +239,11 @@ def test_a_verdict_without_a_gate_on_robustness_says_so():
     assert "says nothing about adversarial examples" in judge([measured()], [gate("size_ratio", 0.9)]).warnings[0]
 
 
+@pytest.mark.parametrize("metric", ["robust_drop", "robust_accuracy", "retention", "worst_class_drop"])
+def test_a_gate_on_robustness_is_one_however_it_is_asked(metric):
+    assert judge([measured()], [gate(metric, 0.3)]).warnings == ()
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
