@@ -149,6 +149,20 @@ def test_error_rates_of_the_tail_with_the_truth_on_the_bound(neighbour):
         assert outcomes.count(outcome) / 100 <= most, outcome
 
 
+def test_a_tail_that_a_neighbour_made_is_not_judged():
+    """Turns of a neighbour that interrupt a call in fifty leave the medians alone, and are all that the tail is."""
+    seconds = np.full((60, 2, 40), 1e-3)
+    seconds *= 1 + 1e-4 * np.random.default_rng(0).random(seconds.shape)
+    seconds.reshape(60, -1)[:, ::50] += 10e-3
+    slow, fast = seconds.astype(np.float32), (seconds - 0.5e-3).astype(np.float32)
+    sides = {"reference": slow, "candidate": fast, "control_a": slow, "control_b": slow}
+    waiting = np.full(60, 2 * 10e-3 / (2 * 10e-3 + 80e-3))
+    for machine, tail in (({}, Outcome.FAIL), ({"waiting": waiting}, Outcome.INCONCLUSIVE)):
+        latency = Latency(batch=1, timing="", order=("ABBA",) * 60, machine=machine, facts={}, **sides)
+        assert judged(latency, "p99_ratio", 0.75) is tail
+        assert judged(latency, "speedup", BOUND) is Outcome.PASS
+
+
 def test_a_tail_that_the_calls_do_not_carry_is_not_judged():
     latency = NoisyMachine(0).measure(2.0, seed=0, block_calls=5)
     assert latency.reference.size < 662
