@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from madx.attacks import (
     SUITES,
+    Apgd,
     Attack,
     CrossEntropy,
     Passes,
@@ -116,10 +117,11 @@ class Contestant:
     """Whether it also attacks images that are misclassified anyway, as a user of a library does who passes them all."""
 
 
-def suite(model: nn.Module, *attacks: Attack) -> Attacker:
+def suite(model: nn.Module, *attacks: Attack, precision: Literal["fp32", "bf16"] = "fp32") -> Attacker:
     def attack(x: Tensor, y: Tensor, log: Log, generator: torch.Generator) -> Tensor:
         logged = tuple(Logged(attack, log, log.left) for attack in attacks)
-        return run_suite(Victim.of(model), x, y, attacks=logged, threat=THREAT, generator=generator).points
+        victim = Victim.of(model, precision=precision)
+        return run_suite(victim, x, y, attacks=logged, threat=THREAT, generator=generator).points
 
     return attack
 
@@ -229,6 +231,7 @@ def contestants(built: nn.Module, fast: nn.Module) -> dict[str, Contestant]:
     found = {
         "pgd-50": Contestant(pgd(fast), many=True),
         "pgd-50, bf16 slopes": Contestant(pgd(fast, precision="bf16"), many=True),
+        "apgd, 50 gradients, bf16 slopes": Contestant(suite(fast, Apgd(steps=49), precision="bf16"), many=True),
         "pgd-50, 10 restarts": Contestant(pgd(fast, restarts=10)),
         "quick": Contestant(suite(fast, *quick.twin)),
         "standard": Contestant(suite(fast, *standard.twin)),

@@ -36,13 +36,7 @@ class Victim:
 
         In bf16, gradients and the logits that come with them are rounded: score the points again in float32.
         """
-
-        def forward(images: Tensor) -> Tensor:
-            with torch.no_grad():
-                logits: Tensor = module(images).float()
-            return logits
-
-        return cls(forward, lambda loss: input_gradient(module, loss=loss, precision=precision))
+        return cls(_answering(module), lambda loss: input_gradient(module, loss=loss, precision=precision))
 
     @classmethod
     def in_the_loop(cls, forward: Callable[[Tensor], Tensor], twin: nn.Module) -> Victim:
@@ -104,7 +98,7 @@ class Passes:
 
 
 def _answering(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """An engine's logits as the attacks want them: float32, where the images are, without a graph."""
+    """A network's logits as the attacks want them: float32, where the images are, without a graph."""
 
     def answer(images: Tensor) -> Tensor:
         with torch.no_grad():

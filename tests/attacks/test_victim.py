@@ -116,5 +116,11 @@ def test_without_a_twin_a_gradient_is_refused() -> None:
         victim.gradient(DLR())
 
 
+def test_a_twin_of_another_network_is_refused() -> None:
+    slope_of = through_twin(attack_cases.wavy(), attack_cases.wavy(classes=3), loss=CrossEntropy())
+    with pytest.raises(MadxError, match=r"\[2, 5\].*\[2, 3\].*built from"):
+        slope_of(attack_cases.images(2), torch.zeros(2, dtype=torch.int64))
+
+
 def test_passes_add_up() -> None:
     assert Passes(1, 2) + 3 * Passes(10, 100) == Passes(31, 302)
