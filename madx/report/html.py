@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from madx.report import figures, saliency_figures, sensitivity, views, words
+from madx.report import curve_figure, curve_views, figures, saliency_figures, sensitivity, views, words
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
 from madx.verify import GateResult, Measurements
@@ -25,12 +25,12 @@ def render_html(content: ReportContent) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(_FILTERS)
-    engines = views.engine_views(content)
+    engines, threat = views.engine_views(content), content.provenance.get("threat") or {}
     page = environment.get_template("report.html.j2").render(
         content=content,
         verdict=content.verdict,
         headline=words.headline(content.verdict.gates, content.verdict.outcome),
-        engines=[_engine(view, number) for number, view in enumerate(engines, start=1)],
+        engines=[_engine(view, number, threat) for number, view in enumerate(engines, start=1)],
         attack=views.attack_sentence(content),
         steps=views.steps(content.finetuning),
         steps_plot=figures.accuracies(views.steps(content.finetuning), "steps"),
@@ -41,7 +41,7 @@ def render_html(content: ReportContent) -> str:
     return words.clean(page)
 
 
-def _engine(view: EngineView, number: int) -> dict[str, Any]:
+def _engine(view: EngineView, number: int, threat: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of one engine; ids carry its number, as its name is free text."""
     shown: dict[str, Any] = {
         "view": view,
@@ -49,7 +49,10 @@ def _engine(view: EngineView, number: int) -> dict[str, Any]:
         "builds": views.built_files(view.build),
         "measured": None,
     }
-    return shown if view.measured is None else shown | {"measured": _measured(view.measured, view.gates, number)}
+    if view.measured is None:
+        return shown
+    measured = _measured(view.measured, view.gates, number) | {"curve": _curve(view.measured, threat, number)}
+    return shown | {"measured": measured}
 
 
 def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) -> dict[str, Any]:
@@ -65,6 +68,20 @@ def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) 
         "required": required,
         "blocks": figures.blocks(latency, f"e{number}blocks"),
         "ratios": figures.ratios(latency, speedup, f"e{number}ratios", bound=required),
+    }
+
+
+def _curve(measured: Measurements, threat: Mapping[str, Any], number: int) -> dict[str, Any] | None:
+    """What the page shows of the security curve."""
+    if measured.curve is None:
+        return None
+    rows = curve_views.curve_rows(measured.curve, threat)
+    accuracy = measured.accuracy
+    suite = (curve_views.standing(accuracy.robust_reference), curve_views.standing(accuracy.robust_candidate))
+    return {
+        "sentence": curve_views.curve_sentence(measured.curve, rows),
+        "rows": rows,
+        "plot": curve_figure.security_curve(rows, suite, f"e{number}curve", norm=threat.get("norm", "")),
     }
 
 

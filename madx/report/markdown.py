@@ -9,13 +9,14 @@ from itertools import chain
 
 import yaml
 
-from madx.report import sensitivity, views, words
+from madx.report import curve_views, sensitivity, views, words
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
 from madx.verify import Accuracy, GateResult, Latency, Outcome
 
 _SYMBOLS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "⚠️"}
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$])")
+_POINTWISE = f"pointwise {words.level(curve_views.LEVEL)} limits (Clopper and Pearson)"
 _MOST_WARNINGS = 50
 _MOST_CHARACTERS = 2000
 """Of one sentence: an engine's error may hold a whole log, and a step summary has a limit of one MiB."""
@@ -25,7 +26,14 @@ def render_markdown(content: ReportContent) -> str:
     """The verdict, its gates and warnings, accuracy, latency and saliency; tables of details are folded."""
     engines = views.engine_views(content)
     parts = (_verdict(content, engines), _warnings(content), _gates(content), _accuracy(content, engines))
-    lines = chain(*parts, _latency(engines), _saliency(content), _evidence(content), _provenance(content))
+    lines = chain(
+        *parts,
+        _curves(content, engines),
+        _latency(engines),
+        _saliency(content),
+        _evidence(content),
+        _provenance(content),
+    )
     return words.clean("\n".join(lines).rstrip() + "\n")
 
 
@@ -112,6 +120,22 @@ def _count_table(accuracy: Accuracy) -> Iterator[str]:
         for row in rows
     )
     return _table(("images still right", "dense:", "pruned:", "change:", "lost:", "gained:"), cells)
+
+
+def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
+    """The security curve of each engine, folded."""
+    for view in engines:
+        if view.measured is None or view.measured.curve is None:
+            continue
+        rows = curve_views.curve_rows(view.measured.curve, content.provenance.get("threat") or {})
+        yield from (f"<details><summary>Security curve of {_code(view.name)}</summary>", "")
+        yield from (f"{_text(curve_views.curve_sentence(view.measured.curve, rows))} In brackets: {_POINTWISE}.", "")
+        cells = (
+            (f"{row.radius}{', the threat' if row.is_threat else ''}", row.reference.text, row.candidate.text)
+            for row in rows
+        )
+        yield from _table(("radius", "dense:", "pruned:"), cells)
+        yield from ("", "</details>", "")
 
 
 def _latency(engines: Sequence[EngineView]) -> Iterator[str]:

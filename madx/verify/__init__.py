@@ -6,6 +6,7 @@ seconds; neither torch nor an engine is loaded by importing this package. `robus
 """
 
 from madx.verify.contract import Images, Logits, check_contract
+from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
 from madx.verify.gates import judge
 from madx.verify.latency import Timer, measure_latency
@@ -20,6 +21,7 @@ __all__ = [
     "Accuracy",
     "Adversary",
     "Chunk",
+    "Curve",
     "EngineParity",
     "Examples",
     "Gallery",

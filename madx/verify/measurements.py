@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from madx.errors import ArtifactError, MadxError
 from madx.verify.arrays import Arrays, Bools, below, check_shapes, entry, prefixed
+from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
 from madx.verify.soundness import Soundness
 
@@ -282,6 +283,8 @@ class Measurements:
     parity: Parity
     soundness: Soundness
     sizes: Sizes
+    curve: Curve | None = None
+    """None where it was not measured."""
 
     def to_arrays(self) -> Arrays:
         """Everything in one flat dictionary, for one .npz file."""
@@ -292,6 +295,7 @@ class Measurements:
             **prefixed("latency", self.latency.to_arrays()),
             **prefixed("parity", self.parity.to_arrays()),
             **prefixed("soundness", self.soundness.to_arrays()),
+            **prefixed("curve", self.curve.to_arrays() if self.curve else {}),
         }
 
     @classmethod
@@ -302,6 +306,7 @@ class Measurements:
             ArtifactError: if an array is missing or has the wrong shape.
         """
         reference, candidate = entry(arrays, "sizes").tolist()
+        curve = below(arrays, "curve")
         return cls(
             engine=str(entry(arrays, "engine")),
             accuracy=Accuracy.from_arrays(below(arrays, "accuracy")),
@@ -309,6 +314,7 @@ class Measurements:
             parity=Parity.from_arrays(below(arrays, "parity")),
             soundness=Soundness.from_arrays(below(arrays, "soundness")),
             sizes=Sizes(reference=reference, candidate=candidate),
+            curve=Curve.from_arrays(curve) if curve else None,
         )
 
 

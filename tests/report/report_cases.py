@@ -7,7 +7,7 @@ from accuracy_cases import sound, unseen
 
 from madx.recipe import GateConfig
 from madx.report import ReportContent
-from madx.verify import Accuracy, EngineParity, Latency, Measurements, Parity, Sizes, Verdict, judge
+from madx.verify import Accuracy, Curve, EngineParity, Latency, Measurements, Parity, Sizes, Verdict, judge
 
 HOSTILE = "<script>alert('x')</script> | `tick` \x1b[31m & \"quoted\" \udcff"
 """What a path, a name or an engine's error may hold."""
@@ -31,7 +31,16 @@ def measurements(engine="ort-cpu-fp32", *, images=1000, lost=12, gained=4, speed
         parity=Parity(reference=_parity(images), candidate=_parity(images)),
         soundness=sound(),
         sizes=Sizes(reference=4_000_000, candidate=1_000_000),
+        curve=curve(),
     )
+
+
+def curve(images=500, factors=(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)):
+    """The reference loses 37 % of the images for every eps of the threat, the candidate 3 % of all before the start."""
+    eps = np.array(factors) * 8 / 255
+    number = np.arange(images)
+    reference = number < images * (0.9 - 0.37 * np.array(factors)[:, None])
+    return Curve("apgd cross-entropy, 1 x 10 steps", eps, reference, reference & (number >= 0.03 * images))
 
 
 def accuracy(images=1000, lost=12, gained=4):
