@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from madx.report import curve_figure, curve_views, figures, saliency_figures, sensitivity, views, words
+from madx.report import curve_figure, curve_views, figures, pictures, saliency_figures, sensitivity, views, words
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
-from madx.verify import GateResult, Measurements
+from madx.verify import Gallery, GateResult, Measurements
 
 
 def render_html(content: ReportContent) -> str:
@@ -25,23 +25,24 @@ def render_html(content: ReportContent) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(_FILTERS)
-    engines, threat = views.engine_views(content), content.provenance.get("threat") or {}
+    engines = views.engine_views(content)
     page = environment.get_template("report.html.j2").render(
         content=content,
         verdict=content.verdict,
         headline=words.headline(content.verdict.gates, content.verdict.outcome),
-        engines=[_engine(view, number, threat) for number, view in enumerate(engines, start=1)],
+        engines=[_engine(view, number, content) for number, view in enumerate(engines, start=1)],
         attack=views.attack_sentence(content),
         steps=views.steps(content.finetuning),
         steps_plot=figures.accuracies(views.steps(content.finetuning), "steps"),
         saliency=_saliency(content.saliency) if content.saliency else None,
         recipe=yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True),
         unknown=views.UNKNOWN,
+        most=Gallery.LIMIT,
     )
     return words.clean(page)
 
 
-def _engine(view: EngineView, number: int, threat: Mapping[str, Any]) -> dict[str, Any]:
+def _engine(view: EngineView, number: int, content: ReportContent) -> dict[str, Any]:
     """What the page shows of one engine; ids carry its number, as its name is free text."""
     shown: dict[str, Any] = {
         "view": view,
@@ -51,8 +52,9 @@ def _engine(view: EngineView, number: int, threat: Mapping[str, Any]) -> dict[st
     }
     if view.measured is None:
         return shown
-    measured = _measured(view.measured, view.gates, number) | {"curve": _curve(view.measured, threat, number)}
-    return shown | {"measured": measured}
+    threat, names = content.provenance.get("threat") or {}, views.class_names(content)
+    of_robustness = {"curve": _curve(view.measured, threat, number), "gallery": _gallery(view.measured, names)}
+    return shown | {"measured": _measured(view.measured, view.gates, number) | of_robustness}
 
 
 def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) -> dict[str, Any]:
@@ -83,6 +85,16 @@ def _curve(measured: Measurements, threat: Mapping[str, Any], number: int) -> di
         "rows": rows,
         "plot": curve_figure.security_curve(rows, suite, f"e{number}curve", norm=threat.get("norm", "")),
     }
+
+
+def _gallery(measured: Measurements, names: tuple[str, ...]) -> tuple[tuple[str, int, Any], ...]:
+    """What the page shows of the lost and of the won images: the word, how many there are, and the first of them."""
+    total = views.count_rows(measured.accuracy)[-1]
+    gallery = measured.accuracy.gallery
+    return (
+        ("Lost", total.lost, pictures.exhibits(gallery, names, lost=True)),
+        ("Won", total.gained, pictures.exhibits(gallery, names, lost=False)),
+    )
 
 
 def _saliency(saliency: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from itertools import chain
 
 import yaml
 
-from madx.report import curve_views, sensitivity, views, words
+from madx.report import curve_views, pictures, sensitivity, views, words
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
 from madx.verify import Accuracy, GateResult, Latency, Outcome
@@ -25,14 +25,10 @@ _MOST_CHARACTERS = 2000
 def render_markdown(content: ReportContent) -> str:
     """The verdict, its gates and warnings, accuracy, latency and saliency; tables of details are folded."""
     engines = views.engine_views(content)
-    parts = (_verdict(content, engines), _warnings(content), _gates(content), _accuracy(content, engines))
+    of_verdict = (_verdict(content, engines), _warnings(content), _gates(content))
+    of_robustness = (_accuracy(content, engines), _curves(content, engines), _gallery(content, engines))
     lines = chain(
-        *parts,
-        _curves(content, engines),
-        _latency(engines),
-        _saliency(content),
-        _evidence(content),
-        _provenance(content),
+        *of_verdict, *of_robustness, _latency(engines), _saliency(content), _evidence(content), _provenance(content)
     )
     return words.clean("\n".join(lines).rstrip() + "\n")
 
@@ -135,6 +131,25 @@ def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[s
             for row in rows
         )
         yield from _table(("radius", "dense:", "pruned:"), cells)
+        yield from ("", "</details>", "")
+
+
+def _gallery(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
+    """In words what the HTML report shows in pictures, which GitHub would drop."""
+    names = views.class_names(content)
+    for view in engines:
+        if view.measured is None or not len(view.measured.accuracy.gallery.index):
+            continue
+        gallery = view.measured.accuracy.gallery
+        yield from (f"<details><summary>Images on which the engines differ, {_code(view.name)}</summary>", "")
+        cells = (
+            ("lost" if lost else "won", str(index), *(_text(pictures.class_name(number, names)) for number in classes))
+            for lost, index, *classes in zip(
+                gallery.lost, gallery.index, gallery.labels.tolist(), gallery.taken_for.tolist(), strict=True
+            )
+        )
+        yield from _table(("lost or won", "image:", "class", "taken for"), cells)
+        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. Lost: only the dense engine kept it.")
         yield from ("", "</details>", "")
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from accuracy_cases import sound, unseen
+from accuracy_cases import gallery, sound, unseen
 
 from madx.recipe import GateConfig
 from madx.report import ReportContent
@@ -58,7 +58,7 @@ def accuracy(images=1000, lost=12, gained=4):
         standing_reference=np.stack([clean & (number < 0.8 * images), robust]),
         standing_candidate=np.stack([clean, candidate]),
         overrun=np.zeros(2),
-        **unseen(2),
+        **unseen(2) | {"gallery": gallery(min(lost, 8), min(gained, 8), side=8)},
     )
 
 
