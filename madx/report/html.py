@@ -9,10 +9,21 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from madx.report import curve_figure, curve_views, figures, pictures, saliency_figures, sensitivity, views, words
+from madx.report import (
+    attack_views,
+    curve_figure,
+    curve_views,
+    figures,
+    pictures,
+    saliency_figures,
+    sensitivity,
+    views,
+    words,
+)
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
 from madx.verify import Gallery, GateResult, Measurements
+from madx.verify.signs import signs
 
 
 def render_html(content: ReportContent) -> str:
@@ -53,7 +64,11 @@ def _engine(view: EngineView, number: int, content: ReportContent) -> dict[str, 
     if view.measured is None:
         return shown
     threat, names = content.provenance.get("threat") or {}, views.class_names(content)
-    of_robustness = {"curve": _curve(view.measured, threat, number), "gallery": _gallery(view.measured, names)}
+    of_robustness = {
+        "curve": _curve(view.measured, threat, number),
+        "gallery": _gallery(view.measured, names),
+        "attacks": _attacks(view.measured),
+    }
     return shown | {"measured": _measured(view.measured, view.gates, number) | of_robustness}
 
 
@@ -84,6 +99,18 @@ def _curve(measured: Measurements, threat: Mapping[str, Any], number: int) -> di
         "sentence": curve_views.curve_sentence(measured.curve, rows),
         "rows": rows,
         "plot": curve_figure.security_curve(rows, suite, f"e{number}curve", norm=threat.get("norm", "")),
+    }
+
+
+def _attacks(measured: Measurements) -> dict[str, Any]:
+    """What the page shows of the attacks themselves."""
+    rows = attack_views.attack_rows(measured.accuracy)
+    return {
+        "rows": rows,
+        "cost": attack_views.total_cost(rows, measured.accuracy.images),
+        "checks": attack_views.check_rows(measured.soundness),
+        "images": measured.soundness.images,
+        "signs": signs(measured),
     }
 
 

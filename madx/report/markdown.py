@@ -9,10 +9,11 @@ from itertools import chain
 
 import yaml
 
-from madx.report import curve_views, pictures, sensitivity, views, words
+from madx.report import attack_views, curve_views, pictures, sensitivity, views, words
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
-from madx.verify import Accuracy, GateResult, Latency, Outcome
+from madx.verify import Accuracy, GateResult, Latency, Measurements, Outcome
+from madx.verify.signs import signs
 
 _SYMBOLS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "⚠️"}
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$])")
@@ -26,7 +27,12 @@ def render_markdown(content: ReportContent) -> str:
     """The verdict, its gates and warnings, accuracy, latency and saliency; tables of details are folded."""
     engines = views.engine_views(content)
     of_verdict = (_verdict(content, engines), _warnings(content), _gates(content))
-    of_robustness = (_accuracy(content, engines), _curves(content, engines), _gallery(content, engines))
+    of_robustness = (
+        _accuracy(content, engines),
+        _attacks(engines),
+        _curves(content, engines),
+        _gallery(content, engines),
+    )
     lines = chain(
         *of_verdict, *of_robustness, _latency(engines), _saliency(content), _evidence(content), _provenance(content)
     )
@@ -116,6 +122,37 @@ def _count_table(accuracy: Accuracy) -> Iterator[str]:
         for row in rows
     )
     return _table(("images still right", "dense:", "pruned:", "change:", "lost:", "gained:"), cells)
+
+
+def _attacks(engines: Sequence[EngineView]) -> Iterator[str]:
+    """What the attacks did on each engine, folded; signs against them stand open."""
+    for view in engines:
+        if view.measured is None:
+            continue
+        found = signs(view.measured)
+        if found:
+            yield from (f"**The attacks on** {_code(view.name)} **cannot be trusted:**", "")
+            yield from (f"- {_text(sign)}" for sign in found)
+            yield ""
+        yield from (f"<details><summary>Attacks on {_code(view.name)}</summary>", "")
+        yield from _attack_tables(view.measured)
+        yield from ("", "</details>", "")
+
+
+def _attack_tables(measured: Measurements) -> Iterator[str]:
+    rows = attack_views.attack_rows(measured.accuracy)
+    headings = ("attack", "kind", "images:", "turned on dense:", "turned on pruned:", "gradients:", "forward passes:")
+    counts = ("attacked", "turned_reference", "turned_candidate", "gradient", "forward")
+    yield from _table(
+        headings, ((_text(row.name), row.kind, *(f"{getattr(row, name):,}" for name in counts)) for row in rows)
+    )
+    yield from ("", f"Cost: {attack_views.total_cost(rows, measured.accuracy.images)}.", "")
+    yield from (f"The attacks tried on {measured.soundness.images} images where it is known what they must do:", "")
+    checks = attack_views.check_rows(measured.soundness)
+    yield from _table(
+        ("images that …", "wanted:", "dense:", "pruned:"),
+        ((row.label, row.wanted, row.reference, row.candidate) for row in checks),
+    )
 
 
 def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
