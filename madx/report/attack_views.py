@@ -11,10 +11,10 @@ from madx.verify.arrays import Bools
 from madx.verify.signs import ABOVE_TWIN, UNBOUNDED, UNDEFENDED, UNFINISHED
 
 KNEW = {
-    "white-box": "gradients of the twin",
-    "engine in the loop": "the engine's answers, gradients of the twin",
+    "white-box": "the twin's gradients",
+    "engine in the loop": "the engine's answers and the twin's gradients",
     "query": "the engine's answers",
-    "8-bit": "nothing: rounds the last examples",
+    "8-bit": "the last examples, which it rounds",
 }
 """What an attack of a kind has at hand."""
 

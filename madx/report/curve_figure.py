@@ -40,7 +40,9 @@ def security_curve(rows: Sequence[CurveRow], suite: tuple[Standing, Standing], n
             for side, (result, (_, colour)) in enumerate(zip(suite, sides, strict=True)):
                 _result(axes, threat[0] + (2 * side - 1) * _ASIDE * radii[-1], result, colour)
         label = "L∞ radius, in steps of 1/255" if norm == "linf" else "L2 radius"
-        axes.set(xlim=(0, 1.02 * radii[-1]), ylim=(0, 100), xlabel=label, ylabel="% of images standing")
+        axes.set(
+            xlim=(-0.015 * radii[-1], 1.015 * radii[-1]), ylim=(0, 100), xlabel=label, ylabel="% of images standing"
+        )
         axes.grid(axis="y")
         return svg.inline(figure, name, label="share of images standing over the radius of the perturbation")
 

@@ -74,7 +74,7 @@ def curve_sentence(curve: Curve, rows: tuple[CurveRow, ...]) -> str:
     """What the curve was made with, and how far down it goes."""
     last = rows[-1]
     end = (
-        f"At {last.radius} {words.percent(last.reference.share)} of the images stand on the dense engine and "
+        f"At radius {last.radius}, {words.percent(last.reference.share)} of the images stand on the dense engine and "
         f"{words.percent(last.candidate.share)} on the pruned one."
     )
     return (
