@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import madx
-from madx.cli import show
+from madx.cli import github, show
 from madx.distributed import announce, join, leave_note, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
 
@@ -224,7 +224,7 @@ def _run_to_verdict(
     again: bool = False,
 ) -> None:
     """Stages up to the verdict, which decides the exit code."""
-    from madx.pipeline import run_stages, stage_named
+    from madx.pipeline import files, run_stages, stage_named
     from madx.pipeline.reporting import read_verdict
 
     context = _context(recipe, run_dir, overrides, as_json)
@@ -238,6 +238,7 @@ def _run_to_verdict(
             show.print_json(verdict.to_json() | {"provenance": provenance, "run_dir": str(context.run.root)})
         else:
             show.verdict(verdict, context.run.root, new=any(report.done for report in reports))
+        github.publish(verdict, lambda: context.run.read(files.MARKDOWN).decode(), as_json=as_json)
 
     _end(context, verdict.exit_code, tell)
 

@@ -17,6 +17,7 @@ from madx.pipeline import files
 from madx.pipeline.attacking import Side, gate_images, measure_accuracy
 from madx.pipeline.checking import measure_soundness
 from madx.pipeline.context import Context
+from madx.pipeline.curve import measure_curve
 from madx.pipeline.ladders import ladder
 from madx.pipeline.reporting import read_verdict
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
@@ -97,6 +98,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             parity=context.world.share(lambda: _parity(context, config, reference, candidate)),
             soundness=context.world.share(lambda: measure_soundness(context, suite, reference, candidate)),
             accuracy=measure_accuracy(context, config, reference, candidate),
+            curve=context.world.share(lambda: measure_curve(context, reference, candidate)),
             sizes=Sizes(reference=len(payloads["dense"]), candidate=len(payloads["pruned"])),
             ladder=context.world.share(lambda: ladder(context, config)),
         )

@@ -9,13 +9,15 @@ from itertools import chain
 
 import yaml
 
-from madx.report import latency_views, sensitivity, views, words
+from madx.report import attack_views, curve_views, latency_views, pictures, sensitivity, views, words
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
-from madx.verify import Accuracy, GateResult, Ladder, Latency, Outcome
+from madx.verify import Accuracy, GateResult, Ladder, Latency, Measurements, Outcome
+from madx.verify.signs import signs
 
 _SYMBOLS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "⚠️"}
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$])")
+_POINTWISE = f"pointwise {words.level(curve_views.LEVEL)} limits (Clopper and Pearson)"
 _MOST_WARNINGS = 50
 _MOST_CHARACTERS = 2000
 """Of one sentence: an engine's error may hold a whole log, and a step summary has a limit of one MiB."""
@@ -24,8 +26,16 @@ _MOST_CHARACTERS = 2000
 def render_markdown(content: ReportContent) -> str:
     """The verdict, its gates and warnings, accuracy, latency and saliency; tables of details are folded."""
     engines = views.engine_views(content)
-    parts = (_verdict(content, engines), _warnings(content), _gates(content), _accuracy(content, engines))
-    lines = chain(*parts, _latency(engines), _saliency(content), _evidence(content), _provenance(content))
+    of_verdict = (_verdict(content, engines), _warnings(content), _gates(content))
+    of_robustness = (
+        _accuracy(content, engines),
+        _attacks(engines),
+        _curves(content, engines),
+        _gallery(content, engines),
+    )
+    lines = chain(
+        *of_verdict, *of_robustness, _latency(engines), _saliency(content), _evidence(content), _provenance(content)
+    )
     return words.clean("\n".join(lines).rstrip() + "\n")
 
 
@@ -112,6 +122,72 @@ def _count_table(accuracy: Accuracy) -> Iterator[str]:
         for row in rows
     )
     return _table(("images still right", "dense:", "pruned:", "change:", "lost:", "gained:"), cells)
+
+
+def _attacks(engines: Sequence[EngineView]) -> Iterator[str]:
+    """What the attacks did on each engine, folded; signs against them stand open."""
+    for view in engines:
+        if view.measured is None:
+            continue
+        found = signs(view.measured)
+        if found:
+            yield from (f"**The attacks on** {_code(view.name)} **cannot be trusted:**", "")
+            yield from (f"- {_text(sign)}" for sign in found)
+            yield ""
+        yield from (f"<details><summary>Attacks on {_code(view.name)}</summary>", "")
+        yield from _attack_tables(view.measured)
+        yield from ("", "</details>", "")
+
+
+def _attack_tables(measured: Measurements) -> Iterator[str]:
+    rows = attack_views.attack_rows(measured.accuracy)
+    headings = ("attack", "kind", "images:", "turned on dense:", "turned on pruned:", "gradients:", "forward passes:")
+    counts = ("attacked", "turned_reference", "turned_candidate", "gradient", "forward")
+    yield from _table(
+        headings, ((_text(row.name), row.kind, *(f"{getattr(row, name):,}" for name in counts)) for row in rows)
+    )
+    yield from ("", f"Cost: {attack_views.total_cost(rows, measured.accuracy.images)}.", "")
+    yield from (f"The attacks tried on {measured.soundness.images} images where it is known what they must do:", "")
+    checks = attack_views.check_rows(measured.soundness)
+    yield from _table(
+        ("images that …", "wanted:", "dense:", "pruned:"),
+        ((row.label, row.wanted, row.reference, row.candidate) for row in checks),
+    )
+
+
+def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
+    """The security curve of each engine, folded."""
+    for view in engines:
+        if view.measured is None or view.measured.curve is None:
+            continue
+        rows = curve_views.curve_rows(view.measured.curve, content.provenance.get("threat") or {})
+        yield from (f"<details><summary>Security curve of {_code(view.name)}</summary>", "")
+        yield from (f"{_text(curve_views.curve_sentence(view.measured.curve, rows))} In brackets: {_POINTWISE}.", "")
+        cells = (
+            (f"{row.radius}{', the threat' if row.is_threat else ''}", row.reference.text, row.candidate.text)
+            for row in rows
+        )
+        yield from _table(("radius", "dense:", "pruned:"), cells)
+        yield from ("", "</details>", "")
+
+
+def _gallery(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
+    """In words what the HTML report shows in pictures, which GitHub would drop."""
+    names = views.class_names(content)
+    for view in engines:
+        if view.measured is None or not len(view.measured.accuracy.gallery.index):
+            continue
+        gallery = view.measured.accuracy.gallery
+        yield from (f"<details><summary>Images on which the engines differ, {_code(view.name)}</summary>", "")
+        cells = (
+            ("lost" if lost else "won", str(index), *(_text(pictures.class_name(number, names)) for number in classes))
+            for lost, index, *classes in zip(
+                gallery.lost, gallery.index, gallery.labels.tolist(), gallery.taken_for.tolist(), strict=True
+            )
+        )
+        yield from _table(("lost or won", "image:", "class", "taken for"), cells)
+        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. Lost: only the dense engine kept it.")
+        yield from ("", "</details>", "")
 
 
 def _latency(engines: Sequence[EngineView]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.classes import CLASS_NAMES
 from madx.report import words
 from madx.report.content import ReportContent
 from madx.verify import Accuracy, GateResult, Measurements
@@ -138,6 +139,11 @@ def attack_sentence(content: ReportContent) -> str:
     again = " What still stood met the last examples once more in 8-bit pixels." if attack.get("eight_bit") else ""
     budget = "; ".join(attack["budget"])
     return f"The suite {attack['suite']} within {norm} radius {words.radius(threat['eps'])}: {budget}.{again}"
+
+
+def class_names(content: ReportContent) -> tuple[str, ...]:
+    """Of the data set, by number; none where only the numbers are known."""
+    return CLASS_NAMES.get((content.recipe.get("data") or {}).get("name", ""), ())
 
 
 def built_files(build: Mapping[str, Any]) -> dict[str, BuiltFile]:

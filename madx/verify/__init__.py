@@ -7,6 +7,7 @@ the judgement.
 """
 
 from madx.verify.contract import Images, Logits, check_contract
+from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
 from madx.verify.gates import judge
 from madx.verify.ladder import Ladder, measure_ladder
@@ -24,6 +25,7 @@ __all__ = [
     "Accuracy",
     "Adversary",
     "Chunk",
+    "Curve",
     "EngineParity",
     "Examples",
     "Gallery",

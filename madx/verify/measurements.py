@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from madx.errors import MadxError
 from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
+from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
 from madx.verify.ladder import Ladder
 from madx.verify.soundness import Soundness
@@ -226,6 +227,8 @@ class Measurements:
     sizes: Sizes
     ladder: Ladder | None = None
     """Which step bought the speed-up, where the run has engines in between."""
+    curve: Curve | None = None
+    """None where it was not measured."""
 
     def to_arrays(self) -> Arrays:
         """Everything in one flat dictionary, for one .npz file."""
@@ -237,6 +240,7 @@ class Measurements:
             **with_prefix("parity", self.parity.to_arrays()),
             **with_prefix("soundness", self.soundness.to_arrays()),
             **with_prefix("ladder", self.ladder.to_arrays() if self.ladder else {}),
+            **with_prefix("curve", self.curve.to_arrays() if self.curve else {}),
         }
 
     @classmethod
@@ -247,7 +251,7 @@ class Measurements:
             ArtifactError: if an array is missing or has the wrong shape.
         """
         reference, candidate = read_array(arrays, "sizes").tolist()
-        ladder = without_prefix(arrays, "ladder")
+        ladder, curve = without_prefix(arrays, "ladder"), without_prefix(arrays, "curve")
         return cls(
             engine=str(read_array(arrays, "engine")),
             accuracy=Accuracy.from_arrays(without_prefix(arrays, "accuracy")),
@@ -256,4 +260,5 @@ class Measurements:
             soundness=Soundness.from_arrays(without_prefix(arrays, "soundness")),
             sizes=Sizes(reference=reference, candidate=candidate),
             ladder=Ladder.from_arrays(ladder) if ladder else None,
+            curve=Curve.from_arrays(curve) if curve else None,
         )

@@ -74,13 +74,14 @@ def _into_sphere(given: Doubles, x: Doubles, eps: float) -> Images:
     """Box first, then shrink towards x: the box is convex and holds x, so shrinking cannot leave it."""
     change = np.clip(given, 0, 1) - x
     scale = np.ones(len(x))
-    for _ in range(_SHRINKING_ROUNDS):  # once for the ball, again only where rounding to float32 stuck out
+    for step in range(_SHRINKING_ROUNDS):  # once for the ball, again only where rounding to float32 stuck out
         images: Images = (x + change * scale[:, None, None, None]).astype(np.float32)
         size = perturbation_size(images, x, "l2")
         outside = size > eps
         if not outside.any():
             return images
-        scale[outside] *= eps / size[outside] * (1 - 1e-7)
+        # By more each time: what is less than float32 resolves moves no pixel, and x itself would be no example.
+        scale[outside] *= eps / size[outside] * (1 - 1e-7 * 8**step)
     images[outside] = x[outside].astype(np.float32)  # an eps below float32's resolution: only x itself is inside
     return images
 

@@ -115,7 +115,9 @@ class _Board:
 
     def __init__(self, engines: tuple[Logits, Logits], chunk: Chunk, threat: ThreatConfig, *, rows: int) -> None:
         self.engines, self.chunk, self.threat = engines, chunk, threat
-        self.clean = [_correct(engine, chunk.images, chunk.labels) for engine in engines]
+        self.seen = [_classes(engine, chunk.images) for engine in engines]
+        """What each engine takes an image for: clean, and then on the example that turned it."""
+        self.clean: list[Bools] = [seen == chunk.labels for seen in self.seen]
         self.standing = [clean.copy() for clean in self.clean]
         self.attacked = np.zeros((rows, len(chunk.index)), dtype=bool)
         self.outcomes = np.zeros((2, *self.attacked.shape), dtype=bool)
@@ -144,10 +146,12 @@ class _Board:
         self.attacked[row, chosen] = True
         self.last[chosen] = examples
         for side, engine in enumerate(self.engines):
-            right = _correct(engine, examples, self.chunk.labels[chosen])
+            seen = _classes(engine, examples)
+            right = seen == self.chunk.labels[chosen]
             self.outcomes[side, row, chosen] = right
             turned = self.standing[side][chosen] & ~right
             self.turning[side][chosen[turned]] = examples[turned]
+            self.seen[side][chosen[turned]] = seen[turned]
             self.standing[side][chosen] &= right
 
     def accuracy(self, names: tuple[str, ...], kinds: tuple[Kind, ...]) -> Accuracy:
@@ -175,15 +179,18 @@ class _Board:
         rows = np.concatenate([lost, won])
         return Gallery(
             index=self.chunk.index[rows],
+            labels=self.chunk.labels[rows],
+            taken_for=np.concatenate([self.seen[1][lost], self.seen[0][won]]),
             lost=np.isin(rows, lost),
             clean=self.chunk.images[rows],
             adversarial=np.concatenate([self.turning[1][lost], self.turning[0][won]]),
         )
 
 
-def _correct(engine: Logits, images: Images, labels: NDArray[np.int64]) -> Bools:
-    right: Bools = logits_of(engine, images).argmax(axis=1) == labels
-    return right
+def _classes(engine: Logits, images: Images) -> NDArray[np.int64]:
+    """What the engine takes the images for, [B]."""
+    classes: NDArray[np.int64] = logits_of(engine, images).argmax(axis=1)
+    return classes
 
 
 def _in_eight_bits(examples: Images, images: Images, threat: ThreatConfig) -> Images:

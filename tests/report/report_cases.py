@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-from accuracy_cases import sound, unseen
+from accuracy_cases import gallery, sound, unseen
 
 from madx.recipe import GateConfig
 from madx.report import ReportContent
-from madx.verify import Accuracy, EngineParity, Ladder, Latency, Measurements, Parity, Sizes, Verdict, judge
+from madx.verify import Accuracy, Curve, EngineParity, Ladder, Latency, Measurements, Parity, Sizes, Verdict, judge
 
 HOSTILE = "<script>alert('x')</script> | `tick` \x1b[31m & \"quoted\" \udcff"
 """What a path, a name or an engine's error may hold."""
@@ -32,6 +32,7 @@ def measurements(engine="ort-cpu-fp32", *, images=1000, lost=12, gained=4, speed
         soundness=sound(),
         sizes=Sizes(reference=4_000_000, candidate=1_000_000),
         ladder=ladder(),
+        curve=curve(),
     )
 
 
@@ -41,6 +42,14 @@ def ladder():
     rungs = ("dense, fp32", "channels removed, fp32", "channels removed, fp16")
     seconds = (np.array([2e-3, 1e-3, 0.8e-3])[:, None] * wobble).astype(np.float32)
     return Ladder(rungs=rungs, batch=1, timing="host call", seconds=seconds)
+
+
+def curve(images=500, factors=(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)):
+    """The reference loses 37 % of the images for every eps of the threat, the candidate 3 % of all before the start."""
+    eps = np.array(factors) * 8 / 255
+    number = np.arange(images)
+    reference = number < images * (0.9 - 0.37 * np.array(factors)[:, None])
+    return Curve("apgd cross-entropy, 1 x 10 steps", eps, reference, reference & (number >= 0.03 * images))
 
 
 def accuracy(images=1000, lost=12, gained=4):
@@ -58,7 +67,7 @@ def accuracy(images=1000, lost=12, gained=4):
         standing_reference=np.stack([clean & (number < 0.8 * images), robust]),
         standing_candidate=np.stack([clean, candidate]),
         overrun=np.zeros(2),
-        **unseen(2),
+        **unseen(2) | {"gallery": gallery(min(lost, 8), min(gained, 8), side=8)},
     )
 
 

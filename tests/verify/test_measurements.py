@@ -8,7 +8,7 @@ import pytest
 from accuracy_cases import gallery, sound, unseen
 
 from madx.errors import ArtifactError, MadxError
-from madx.verify import Accuracy, EngineParity, Latency, Measurements, Parity, Sizes
+from madx.verify import Accuracy, Curve, EngineParity, Latency, Measurements, Parity, Sizes
 
 
 def accuracy(**fields):
@@ -65,7 +65,19 @@ def measurements():
         parity=Parity(reference=replace(side, violations=()), candidate=side),
         soundness=sound(30, blind=np.arange(30) < 2),
         sizes=Sizes(reference=2_000_000_000_000, candidate=7),
+        curve=curve(),
     )
+
+
+def curve(**fields):
+    standing = np.array([[True, True, True], [True, False, True], [False, False, True]])
+    whole = {"attack": "apgd", "eps": np.array([0.0, 0.1, 0.3]), "reference": standing, "candidate": standing[:, ::-1]}
+    return Curve(**whole | fields)
+
+
+def test_measurements_without_a_curve_come_back_without_one():
+    given = replace(measurements(), curve=None)
+    assert Measurements.from_arrays(given.to_arrays()).curve is None
 
 
 def test_a_file_gives_back_what_was_put_in():
@@ -109,6 +121,10 @@ def test_a_missing_array_is_named(name):
         (lambda: accuracy(labels=np.array([1])), ArtifactError, r"\[1\] where \[3\]"),
         (lambda: accuracy(attacks=("pgd",)), ArtifactError, r"\[2, 3\] where \[1, 3\]"),
         (lambda: accuracy(overrun=np.zeros(3)), ArtifactError, r"\[3\] where \[2\]"),
+        (lambda: curve(candidate=np.ones((3, 2), dtype=bool)), ArtifactError, r"\[3, 2\] where \[3, 3\]"),
+        (lambda: curve(eps=np.array([0.1, 0.2, 0.3])), ArtifactError, "rise from 0"),
+        (lambda: curve(eps=np.array([0.0, 0.3, 0.3])), ArtifactError, "rise from 0"),
+        (lambda: curve(reference=np.array([[False], [True], [False]]).repeat(3, 1)), ArtifactError, "stands again"),
         (lambda: latency(order=("ABBA",)), ArtifactError, r"\[4, 2, 3\] where \[1, 2, 3\]"),
         (lambda: latency(candidate=np.zeros((4, 2, 3))), ArtifactError, "positive number of seconds"),
         (lambda: latency(candidate=np.full((4, 2, 3), np.nan)), ArtifactError, "positive number of seconds"),

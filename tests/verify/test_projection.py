@@ -34,6 +34,18 @@ def test_result_obeys_the_threat_exactly(seed, norm, eps, reach):
     assert (perturbation_size(inside, x, norm) <= eps * (1 + 1e-6)).all()
 
 
+@pytest.mark.parametrize("eps", [1e-4, 0.015, 0.5])
+@pytest.mark.parametrize("side", [4, 28])
+def test_an_example_on_the_border_stays_an_example(side, eps):
+    """Rounding to float32 must not send it all the way back to the clean image, which would count as robust."""
+    rng = np.random.default_rng(6)
+    x = (0.4 + 0.2 * rng.random((1500, 1, side, side))).astype(np.float32)
+    noise = rng.normal(size=x.shape)
+    noise *= eps / perturbation_size(noise, np.zeros_like(noise), "l2")[:, None, None, None]
+    found = project((x + noise).astype(np.float32), x, ThreatConfig(norm="l2", eps=eps)).images
+    assert perturbation_size(found, x, "l2").min() > 0.99 * eps
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_agrees_with_the_attacks_own_projection(norm):
     x, eps = images(1), 0.2
