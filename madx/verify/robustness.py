@@ -189,7 +189,8 @@ class _Board:
 
 def _classes(engine: Logits, images: Images) -> NDArray[np.int64]:
     """What the engine takes the images for, [B]."""
-    return logits_of(engine, images).argmax(axis=1).astype(np.int64)
+    classes: NDArray[np.int64] = logits_of(engine, images).argmax(axis=1).astype(np.int64)
+    return classes
 
 
 def _examples(
