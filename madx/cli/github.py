@@ -23,9 +23,9 @@ def publish(verdict: Verdict, markdown: Callable[[], str], *, as_json: bool) -> 
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         _append(Path(path), markdown())
     if os.environ.get("GITHUB_ACTIONS") == "true" and not as_json:
-        from madx.report.github import annotation_lines
+        from madx.report.github import annotate
 
-        for line in annotation_lines(verdict):
+        for line in annotate(verdict):
             print(line)
 
 

@@ -53,6 +53,8 @@ class Climb:
     def survivors(self, side: Side, standing: Bools, eps: float) -> Bools:
         """Which of the standing images the engine still gets right at this radius; all [M]."""
         left = standing.copy()
+        if not standing.any():
+            return left
         threat = self.threat.model_copy(update={"eps": eps})
         generator = torch_generator(self.seed, "curve", side.role, repr(eps))
         for rows in torch.split(torch.from_numpy(np.flatnonzero(standing)), _BATCH):

@@ -56,7 +56,8 @@ def verify(context: Context) -> list[str]:
     attempt = _attempts(earlier, subject) + 1
     if attempt > 1:
         verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))
-    provenance = _provenance(context) | subject | {"attempt": attempt}
+    attacked = max((values.accuracy.images for values in measured), default=0)
+    provenance = _provenance(context, attacked) | subject | {"attempt": attempt}
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*outputs, files.VERDICT]
 
@@ -157,8 +158,8 @@ def _attempts(earlier: Mapping[str, Any], subject: Mapping[str, Any]) -> int:
     return int(earlier.get("attempt", 0)) if same else 0
 
 
-def _provenance(context: Context) -> dict[str, Any]:
-    """What the verdict speaks of: these images, this threat, this machine."""
+def _provenance(context: Context, attacked: int) -> dict[str, Any]:
+    """What the verdict speaks of: the first `attacked` of the gate's images, this threat, this machine."""
     gate, suite = context.splits.gate, suite_of(context.recipe.verify.attack)
     return {
         "seed": context.recipe.seed,
@@ -168,7 +169,7 @@ def _provenance(context: Context) -> dict[str, Any]:
             "budget": list(suite.budget()),
             "eight_bit": context.recipe.verify.eight_bit,
         },
-        "gate_images": {"images": gate_images(context), "split": len(gate), "sha256": gate.fingerprint},
+        "gate_images": {"images": attacked, "split": len(gate), "sha256": gate.fingerprint},
         "machine": describe_machine(),
         "tools": tool_versions(),
     }

@@ -43,7 +43,7 @@ def step_summary(markdown: str, room: int = SUMMARY_LIMIT) -> str:
     return kept + _CUT
 
 
-def annotation_lines(verdict: Verdict) -> tuple[str, ...]:
+def annotate(verdict: Verdict) -> tuple[str, ...]:
     """Workflow commands for a verdict, at most ten of each kind.
 
     An error for each gate that failed, a warning for each that decides nothing and for each warning of the verdict, and

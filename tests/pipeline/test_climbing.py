@@ -87,6 +87,13 @@ def test_what_counts_is_the_engine_and_not_its_twin():
     assert len(curve.eps) == 15
 
 
+def test_an_engine_that_is_never_right_has_nothing_to_lose():
+    wrong = side("pruned", PRUNED, Linear(-WEIGHTS[0]))
+    curve = found(ThreatConfig(eps=0.02), (SIDES[0], wrong))
+    assert not curve.candidate.any()
+    np.testing.assert_array_equal(curve.reference, found(ThreatConfig(eps=0.02)).reference[: len(curve.eps)])
+
+
 def test_radii_end_where_every_image_is_allowed():
     climb = Climb(ThreatConfig(eps=0.4), 0, IMAGES, LABELS)
     assert climb.radii()[-1] == 1.0
