@@ -14,7 +14,7 @@ from madx.deploy.engine import Engine, backend
 from madx.errors import ArtifactError, EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
-from madx.pipeline.attacking import Side, gate_images, measure_accuracy
+from madx.pipeline.attacking import Side, fast_twin, gate_images, measure_accuracy
 from madx.pipeline.checking import measure_soundness
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
@@ -88,8 +88,8 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
         closing(runtime.load(payloads["dense"], config)) as dense,
         closing(runtime.load(payloads["pruned"], config)) as pruned,
     ):
-        reference = Side("dense", dense, context.dense_model().to(context.device))
-        candidate = Side("pruned", pruned, context.pruned_model().to(context.device))
+        reference = Side("dense", dense, fast_twin(context, context.dense_model()))
+        candidate = Side("pruned", pruned, fast_twin(context, context.pruned_model()))
         suite = suite_of(context.recipe.verify.attack)
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: _latency(context, config, dense, pruned))
