@@ -14,6 +14,7 @@ from madx.attacks import input_gradient, last_iterate
 from madx.pipeline.context import Context
 from madx.pipeline.scoring import numbered_batch
 from madx.prune import LEARNERS, Rule, Saliency, Task, learn_scores, removes_channels
+from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
 
 
@@ -23,10 +24,22 @@ def learned(context: Context, dense: nn.Module, saliency: Saliency) -> Saliency:
     Process 0 learns alone: a step depends on the one before, and there are few.
     """
     config = context.recipe.prune
-    if config.criterion not in LEARNERS:
+    if not learns(config):
+        if config.criterion in LEARNERS:
+            context.progress.say(f"{config.criterion} ranks channels by damage: fine-tuning follows (docs/criteria.md)")
         return saliency
     scores, steps = context.world.share(lambda: _learn(context, dense, saliency.scores))
     return replace(saliency, scores=scores, start=saliency.scores, learned_steps=steps) if steps else saliency
+
+
+def learns(config: PruneConfig) -> bool:
+    """Whether the averages are only where learning starts.
+
+    The gates that `mad` finds for channels are worth 20 points as long as no weight is trained, and cost 4 after
+    fine-tuning; those of `hydra` cost nothing there (measured: docs/criteria.md).
+    """
+    trains = config.finetune is not None
+    return config.criterion in LEARNERS and not (config.criterion == "mad" and removes_channels(config) and trains)
 
 
 def _learn(context: Context, dense: nn.Module, averages: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from madx.artifacts import sha256_file
 from madx.pipeline import learning
 from madx.prune import learned
+from madx.recipe import PruneConfig
 
 SETTINGS = (
     *("prune.criterion=mad", "prune.learning.steps=6", "prune.batches=2"),
@@ -59,6 +60,25 @@ def test_without_a_channel_that_can_go_nothing_is_learned(folder: Path, cli: Cli
     assert "there is no gate to learn" in prune(cli, folder, "prune.structure=channels", "prune.round_to=16")
     assert json.loads((folder / "run/saliency.json").read_text())["learned_steps"] == 0
     assert all(mask.all() for mask in load_file(folder / "run/masks.safetensors").values())
+
+
+@pytest.mark.parametrize(
+    ("criterion", "structure", "finetune", "wanted"),
+    [
+        ("mad", "channels", True, False),
+        ("mad", "channels+2:4", True, False),
+        ("mad", "channels", False, True),
+        ("mad", "unstructured", True, True),
+        ("hydra", "channels", True, True),
+        ("obd", "channels", False, False),
+    ],
+)
+def test_gates_of_mad_are_learned_where_nothing_is_trained(
+    criterion: str, structure: str, finetune: bool, wanted: bool
+) -> None:
+    tuning = {} if finetune else {"finetune": None}
+    config = PruneConfig.model_validate({"criterion": criterion, "structure": structure} | tuning)
+    assert learning.learns(config) == wanted
 
 
 def test_what_has_no_effect_is_not_in_the_key(folder: Path, cli: Cli) -> None:
