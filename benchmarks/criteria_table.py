@@ -22,7 +22,12 @@ from matplotlib.figure import Figure
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/criteria.jsonl"
 TABLE, PLOT = HERE.parent / "docs/criteria-table.md", HERE.parent / "docs/criteria.svg"
-STATES = {"one_shot": "one-shot", "recalibrated": "one-shot, adversarial BatchNorm", "finetuned": "fine-tuned"}
+STATES = {
+    "one_shot": "one-shot",
+    "recalibrated": "one-shot, adversarial BatchNorm",
+    "finetuned_pgd5": "fine-tuned with PGD-5",
+    "finetuned": "fine-tuned with PGD-3 (scatters by points, see criteria.md)",
+}
 ATTACKS = ("clean", "pgd50", "apgd")
 OURS = "mad"
 Cells = dict[tuple[str, float], dict[int, dict[str, Any]]]
@@ -34,7 +39,8 @@ def read(structure: str) -> Cells:
     for line in RESULTS.read_text().splitlines():
         entry = json.loads(line)
         if entry["criterion"] == "dense" or entry.get("structure", "unstructured") == structure:
-            cells[entry["criterion"], entry["sparsity"]][entry["seed"]] = entry
+            seeds = cells[entry["criterion"], entry["sparsity"]]
+            seeds[entry["seed"]] = seeds.get(entry["seed"], {}) | entry
     return cells
 
 
@@ -93,7 +99,7 @@ def ranking(cells: Cells, sparsity: float, state: str) -> list[str]:
 def dense_row(cells: Cells, sparsity: float, state: str) -> list[str]:
     """The dense network on the same images, after the same fine-tuning where there is one."""
     cell = cells.get(("dense", 0.0), {})
-    own = "finetuned" if state == "finetuned" else "one_shot"
+    own = state if state.startswith("finetuned") else "one_shot"
     ours = over_seeds(cells.get((OURS, sparsity), {}), state, "apgd")
     images = min((len(value) for value in ours.values()), default=0)
     found = {name: over_seeds(cell, own, name) for name in ATTACKS}
@@ -118,7 +124,7 @@ def rows(cells: Cells, sparsity: float, state: str) -> list[str]:
         found = difference(cells, name, sparsity, state)
         gap = f"{found[0]:+.1f} ± {found[1]:.1f}" if found else ""
         figures = " | ".join(figure_of(cell, state, attack) for attack in ATTACKS)
-        lines.append(f"| `{name}` | {len(cell)} | {figures} | {gap} |")
+        lines.append(f"| `{name}` | {len(over_seeds(cell, state, 'apgd'))} | {figures} | {gap} |")
     return lines + dense_row(cells, sparsity, state)
 
 
@@ -126,7 +132,7 @@ def dense_lines(cells: Cells) -> list[str]:
     """What pruning starts from, and what the same fine-tuning does to the dense network."""
     cell = cells.get(("dense", 0.0), {})
     lines = []
-    for state, words in (("one_shot", "as shipped"), ("finetuned", "after the same fine-tuning")):
+    for state, words in {**STATES, "one_shot": "as shipped"}.items():
         figures = [f"{name} {figure_of(cell, state, name)}" for name in ATTACKS if over_seeds(cell, state, name)]
         if figures:
             lines.append(f"- dense, {words}: {', '.join(figures)}")
@@ -140,7 +146,7 @@ def plot(cells: Cells) -> None:
     )
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     names = list(dict.fromkeys(name for name, _ in cells if name != "dense"))
-    for axes, state in zip(figure.subplots(1, 2, sharey=True), ("recalibrated", "finetuned"), strict=True):
+    for axes, state in zip(figure.subplots(1, 2, sharey=True), ("recalibrated", "finetuned_pgd5"), strict=True):
         for number, name in enumerate(names):
             points = sorted((share, over_seeds(cell, state, "apgd")) for (n, share), cell in cells.items() if n == name)
             means = [(share, np.mean(list(found.values()), axis=0)) for share, found in points if found]
