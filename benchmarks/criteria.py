@@ -237,9 +237,7 @@ def packed(found: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def measured(criterion: str, structure: str, sparsity: float, seed: int) -> set[str]:
-    """States that the results file has of one cell; a cell may have several lines, and without a word about structure
-    there was none.
-    """
+    """States that the results file has of one cell, which may have several lines; no structure means unstructured."""
     if not RESULTS.exists():
         return set()
     entries = [json.loads(line) for line in RESULTS.read_text().splitlines()]
@@ -254,7 +252,7 @@ def measured(criterion: str, structure: str, sparsity: float, seed: int) -> set[
 
 
 def measure(criteria: list[str], structure: Structure, sparsities: list[float], seeds: list[int]) -> None:
-    """Every state that is missing, a line for each cell. Several processes may share the work by different arguments."""
+    """Every state that is missing, a line for each cell; several processes may share the work."""
     RESULTS.parent.mkdir(exist_ok=True)
     for seed, sparsity, criterion in itertools.product(seeds, sparsities, criteria):
         if criterion == DENSE:
