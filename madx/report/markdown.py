@@ -186,7 +186,10 @@ def _gallery(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[
             )
         )
         yield from _table(("lost or won", "image:", "class", "taken for"), cells)
-        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. Lost: only the dense engine kept it.")
+        yield from (
+            "",
+            f"The first ones, at most {gallery.LIMIT} of each sort. Lost: only the dense engine kept it; won: only the pruned one.",
+        )
         yield from ("", "</details>", "")
 
 
