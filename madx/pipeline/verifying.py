@@ -14,18 +14,21 @@ from madx.deploy.engine import Engine, backend
 from madx.errors import ArtifactError, EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
-from madx.pipeline.attacking import Side, gate_images, measure_accuracy
+from madx.pipeline.attacking import Side, fast_twin, gate_images, measure_accuracy
 from madx.pipeline.checking import measure_soundness
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
+from madx.pipeline.ladders import ladder
 from madx.pipeline.reporting import read_verdict
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig
+from madx.sensors import Watch
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
-from madx.verify.measurements import Latency, Parity
+from madx.verify.measurements import Parity
 from madx.verify.parity import measure_parity
+from madx.verify.timings import Latency
 
 _PARITY_IMAGES = 256
 _PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
@@ -47,12 +50,14 @@ def verify(context: Context) -> list[str]:
         if values is not None:
             measured.append(values)
             outputs.append(context.write_arrays(files.measurements(config), values.to_arrays()))
-    verdict = judge(measured, context.recipe.verify.gates, missing=missing)
+    settings = context.recipe.verify
+    verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     subject = {"engines": hashes, "verify": context.recipe.verify.model_dump(mode="json")}
     attempt = _attempts(earlier, subject) + 1
     if attempt > 1:
         verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))
-    provenance = _provenance(context) | subject | {"attempt": attempt}
+    attacked = max((values.accuracy.images for values in measured), default=0)
+    provenance = _provenance(context, attacked) | subject | {"attempt": attempt}
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*outputs, files.VERDICT]
 
@@ -83,11 +88,11 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
         closing(runtime.load(payloads["dense"], config)) as dense,
         closing(runtime.load(payloads["pruned"], config)) as pruned,
     ):
-        reference = Side("dense", dense, context.dense_model().to(context.device))
-        candidate = Side("pruned", pruned, context.pruned_model().to(context.device))
+        reference = Side("dense", dense, fast_twin(context, context.dense_model()))
+        candidate = Side("pruned", pruned, fast_twin(context, context.pruned_model()))
         suite = suite_of(context.recipe.verify.attack)
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
-        latency = context.world.share(lambda: _latency(context, dense, pruned))
+        latency = context.world.share(lambda: _latency(context, config, dense, pruned))
         measurements = Measurements(
             engine=config.name,
             latency=latency,
@@ -96,6 +101,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             accuracy=measure_accuracy(context, config, reference, candidate),
             curve=context.world.share(lambda: measure_curve(context, reference, candidate)),
             sizes=Sizes(reference=len(payloads["dense"]), candidate=len(payloads["pruned"])),
+            ladder=context.world.share(lambda: ladder(context, config)),
         )
     return measurements, hashes
 
@@ -117,7 +123,7 @@ def _parity(context: Context, config: EngineConfig, reference: Side, candidate: 
     return Parity(reference=sides[0], candidate=sides[1])
 
 
-def _latency(context: Context, reference: Engine, candidate: Engine) -> Latency:
+def _latency(context: Context, engine: EngineConfig, reference: Engine, candidate: Engine) -> Latency:
     config = context.recipe.verify.latency
     images = context.splits.gate.tensors(0, config.batch)[0].numpy()
     if reference.timing != candidate.timing:
@@ -132,6 +138,7 @@ def _latency(context: Context, reference: Engine, candidate: Engine) -> Latency:
         seed=context.recipe.seed,
         timing=reference.timing,
         facts={"reference": reference.facts, "candidate": candidate.facts},
+        watch=Watch.over_this_machine(gpu=engine.on_gpu),
     )
 
 
@@ -151,8 +158,8 @@ def _attempts(earlier: Mapping[str, Any], subject: Mapping[str, Any]) -> int:
     return int(earlier.get("attempt", 0)) if same else 0
 
 
-def _provenance(context: Context) -> dict[str, Any]:
-    """What the verdict speaks of: these images, this threat, this machine."""
+def _provenance(context: Context, attacked: int) -> dict[str, Any]:
+    """What the verdict speaks of: the first `attacked` of the gate's images, this threat, this machine."""
     gate, suite = context.splits.gate, suite_of(context.recipe.verify.attack)
     return {
         "seed": context.recipe.seed,
@@ -162,7 +169,7 @@ def _provenance(context: Context) -> dict[str, Any]:
             "budget": list(suite.budget()),
             "eight_bit": context.recipe.verify.eight_bit,
         },
-        "gate_images": {"images": gate_images(context), "split": len(gate), "sha256": gate.fingerprint},
+        "gate_images": {"images": attacked, "split": len(gate), "sha256": gate.fingerprint},
         "machine": describe_machine(),
         "tools": tool_versions(),
     }

@@ -14,6 +14,8 @@ from madx.report import (
     curve_figure,
     curve_views,
     figures,
+    latency_figures,
+    latency_views,
     pictures,
     saliency_figures,
     sensitivity,
@@ -74,17 +76,23 @@ def _engine(view: EngineView, number: int, content: ReportContent) -> dict[str, 
 
 def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) -> dict[str, Any]:
     latency = measured.latency
-    speedup = views.speedup(latency, gates)
+    speedup = latency_views.speedup(latency, gates)
     bounds = [gate.bound for gate in gates if gate.metric == "speedup"]
     required = bounds[0] if bounds else None
     return {
         "counts": views.count_rows(measured.accuracy),
-        "times": views.time_rows(latency),
+        "times": latency_views.time_rows(latency),
         "speedup": speedup,
-        "control": views.control(latency),
+        "control": latency_views.control(latency),
         "required": required,
-        "blocks": figures.blocks(latency, f"e{number}blocks"),
-        "ratios": figures.ratios(latency, speedup, f"e{number}ratios", bound=required),
+        "percentiles": latency_views.percentile_rows(latency),
+        "machine": latency_views.machine_rows(latency),
+        "unknown": latency_views.unknown_sources(latency),
+        "ladder": latency_views.ladder_rows(measured.ladder),
+        "disturbances": latency_views.disturbances(latency),
+        "distribution": latency_figures.distribution(latency, f"e{number}calls"),
+        "blocks": latency_figures.blocks(latency, f"e{number}blocks"),
+        "ratios": latency_figures.ratios(latency, speedup, f"e{number}ratios", bound=required),
     }
 
 

@@ -9,10 +9,10 @@ from itertools import chain
 
 import yaml
 
-from madx.report import attack_views, curve_views, pictures, sensitivity, views, words
+from madx.report import attack_views, curve_views, latency_views, pictures, sensitivity, views, words
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
-from madx.verify import Accuracy, GateResult, Latency, Measurements, Outcome
+from madx.verify import Accuracy, GateResult, Ladder, Latency, Measurements, Outcome
 from madx.verify.signs import signs
 
 _SYMBOLS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "⚠️"}
@@ -197,17 +197,32 @@ def _latency(engines: Sequence[EngineView]) -> Iterator[str]:
     measured = [view for view in engines if view.measured]
     rows = (_time_row(view, view.measured.latency) for view in measured if view.measured)
     if measured:
-        headings = ("engine", "batch:", "dense median:", "pruned median:", "speed-up:", "A/A control:", "timed")
-        yield from _table(headings, rows)
+        times = ("dense median:", "pruned median:", "dense p99:", "pruned p99:")
+        yield from _table(("engine", "batch:", *times, "speed-up:", "A/A control:", "timed"), rows)
+        yield from chain.from_iterable(_disturbances(view, view.measured.latency) for view in measured if view.measured)
+        yield from chain.from_iterable(_ladder(view, view.measured.ladder) for view in measured if view.measured)
     else:
         yield "Latency was not measured on any engine."
     yield ""
 
 
+def _disturbances(view: EngineView, latency: Latency) -> Iterator[str]:
+    if found := latency_views.disturbances(latency):
+        yield ""
+        yield f"{_code(view.name)}: the machine was disturbed while timing: {'; '.join(found)}."
+
+
+def _ladder(view: EngineView, ladder: Ladder | None) -> Iterator[str]:
+    if rows := latency_views.ladder_rows(ladder):
+        yield from ("", f"{_code(view.name)}, which step bought what:", "")
+        yield from _table(("step", "times as fast:"), ((_text(step), bought) for step, bought in rows))
+
+
 def _time_row(view: EngineView, latency: Latency) -> tuple[str, ...]:
-    medians = [words.milliseconds(row.median) for row in views.time_rows(latency)]
-    speedup, control = views.speedup(latency, view.gates).text, views.control(latency).text
-    return _code(view.name), str(latency.batch), *medians, speedup, control, _text(latency.timing)
+    medians = [words.milliseconds(row.median) for row in latency_views.time_rows(latency)]
+    speedup, control = latency_views.speedup(latency, view.gates).text, latency_views.control(latency).text
+    tails = latency_views.tail(latency)
+    return _code(view.name), str(latency.batch), *medians, *tails, speedup, control, _text(latency.timing)
 
 
 def _saliency(content: ReportContent) -> Iterator[str]:

@@ -5,8 +5,7 @@ Nothing is judged here, and no interval is computed other than with the function
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +15,10 @@ from numpy.typing import NDArray
 from madx.data.classes import CLASS_NAMES
 from madx.report import words
 from madx.report.content import ReportContent
-from madx.stats import hodges_lehmann
-from madx.verify import Accuracy, GateResult, Latency, Measurements
+from madx.verify import Accuracy, GateResult, Measurements
 from madx.verify.findings import discordant
-from madx.verify.latency import CONTROL_CONFIDENCE
 
 UNKNOWN = "not recorded"
-_SPEEDUP_CONFIDENCE = 0.95
-"""For engines without a gate on the speed-up."""
 
 
 @dataclass(frozen=True)
@@ -70,37 +65,6 @@ class CountRow:
     def change(self) -> str:
         """The drop as a change: "−1.1 points"."""
         return words.change(-self.drop)
-
-
-@dataclass(frozen=True)
-class TimeRow:
-    """Block medians of one side, in seconds."""
-
-    label: str
-    median: float
-    low: float
-    """5th percentile."""
-    high: float
-    """95th percentile."""
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of times with its one-sided limits; infinite where the pairs are too few."""
-
-    estimate: float
-    lower: float
-    upper: float
-    confidence: float
-
-    @property
-    def text(self) -> str:
-        """The estimate, and the limits if there are any."""
-        if not (math.isfinite(self.lower) and math.isfinite(self.upper)):
-            return f"{words.ratio(self.estimate)} (too few pairs for limits)"
-        low, high = math.floor(1000 * self.lower) / 1000, math.ceil(1000 * self.upper) / 1000
-        between = f"{low:.3f}{words.TIMES} to {high:.3f}{words.TIMES}"
-        return f"{self.estimate:.3f}{words.TIMES} ({between}, each limit at {words.level(self.confidence)})"
 
 
 @dataclass(frozen=True)
@@ -158,22 +122,6 @@ def count_rows(accuracy: Accuracy) -> tuple[CountRow, ...]:
     return tuple(rows)
 
 
-def time_rows(latency: Latency) -> tuple[TimeRow, ...]:
-    """Both engines; the control is the reference once more and has no row of its own."""
-    return _time_row("dense", latency.reference), _time_row("pruned", latency.candidate)
-
-
-def speedup(latency: Latency, gates: Sequence[GateResult]) -> Ratio:
-    """Over the block pairs, at the confidence of the gate on it if there is one."""
-    confidences = [gate.confidence for gate in gates if gate.metric == "speedup"]
-    return _ratio(latency.log_ratios, [*confidences, _SPEEDUP_CONFIDENCE][0])
-
-
-def control(latency: Latency) -> Ratio:
-    """The reference against itself: it should contain 1."""
-    return _ratio(latency.control_log_ratios, CONTROL_CONFIDENCE)
-
-
 def steps(finetuning: Mapping[str, Any]) -> tuple[Step, ...]:
     """What each step of pruning did to the accuracies, in order."""
     names = {"one_shot": "one-shot", "recalibrated": "recalibrated"}
@@ -215,17 +163,6 @@ def _with_accuracies(gate: GateResult, measured: Measurements | None) -> str:
 def _count_row(label: str, reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> CountRow:
     lost, gained = discordant(reference, candidate)
     return CountRow(label, int(reference.sum()), int(candidate.sum()), len(reference), lost, gained)
-
-
-def _time_row(label: str, blocks: NDArray[np.float64]) -> TimeRow:
-    low, median, high = (float(value) for value in np.percentile(blocks, [5, 50, 95]))
-    return TimeRow(label, median, low, high)
-
-
-def _ratio(log_ratios: NDArray[np.float64], confidence: float) -> Ratio:
-    values = hodges_lehmann(log_ratios, confidence)
-    estimate, lower, upper = (math.exp(value) for value in values)
-    return Ratio(estimate, lower, upper, confidence)
 
 
 def _built_file(record: Mapping[str, Any]) -> BuiltFile:

@@ -24,16 +24,19 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\
 
 TITLES = {
     "speedup": "speed-up",
+    "p99_ratio": "p99 latency against dense",
     "robust_drop": "robust accuracy lost",
     "clean_drop": "clean accuracy lost",
     "robust_accuracy": "robust accuracy",
     "clean_accuracy": "clean accuracy",
+    "retention": "robust accuracy kept",
+    "worst_class_drop": "robust accuracy lost in the worst class",
     "parity_flips": "labels the engine changed",
     "size_ratio": "file size against dense",
 }
 """Metrics as a release manager calls them."""
-_RATIOS = ("speedup", "size_ratio")
-_DROPS = ("robust_drop", "clean_drop")
+_RATIOS = ("speedup", "p99_ratio", "size_ratio")
+_DROPS = ("robust_drop", "clean_drop", "worst_class_drop")
 
 
 def clean(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from madx.train.batchnorm import recalibrate_
 from madx.train.evaluation import Evaluation, evaluate
-from madx.train.loop import TrainingJob, train_
+from madx.train.job import TrainingJob
+from madx.train.loop import train_
 
 __all__ = ["Evaluation", "TrainingJob", "evaluate", "recalibrate_", "train_"]

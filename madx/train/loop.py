@@ -11,8 +11,8 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.attacks import input_gradient, last_iterate
-from madx.data import Split
 from madx.distributed import SINGLE, World
-from madx.errors import RecipeError, TrainingError
+from madx.errors import TrainingError
 from madx.models import state_digest
 from madx.progress import Progress, Silent
-from madx.recipe import AttackConfig, LoopConfig, ThreatConfig
-from madx.seeds import derive_seed, torch_generator
+from madx.recipe import AttackConfig, LoopConfig
+from madx.seeds import torch_generator
 from madx.train.augment import augment
 from madx.train.evaluation import Evaluation, evaluate
+from madx.train.job import TrainingJob, batches, evaluation_steps
 from madx.train.objective import Objective
 from madx.train.schedule import learning_rate
 from madx.train.wholebatch import refuse_sync_batchnorm, whole_batch_statistics
@@ -44,36 +44,6 @@ _AFTER_COLLAPSE = AttackConfig(steps=3, relative_step=2.5)
 
 _COLLAPSE = 0.5
 """Robust accuracy under this share of the best so far is taken for catastrophic overfitting."""
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """What to train on, how, against what; entries that `masks` (True = kept, by parameter) removes stay zero."""
-
-    train: Split
-    selection: Split
-    config: LoopConfig
-    threat: ThreatConfig
-    seed: int
-    masks: Mapping[str, Tensor] | None = None
-    start_counts: bool = False
-    """The network as it comes is a candidate too, so that training cannot end with something worse."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches of one pass."""
-        steps = len(self.train) // self.config.batch_size
-        if steps == 0:
-            raise RecipeError(
-                f"the training split has {len(self.train)} images, fewer than one batch of {self.config.batch_size}; "
-                "lower batch_size"
-            )
-        return steps
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the whole job."""
-        return max(1, round(self.config.epochs * self.steps_per_epoch))
 
 
 def train_(
@@ -106,10 +76,10 @@ def train_(
         run.load_state(state)
     elif job.start_counts:
         progress.say(_describe(run.evaluate(), job.steps))
-    marks = _evaluation_steps(job)
+    marks = evaluation_steps(job)
     compared = marks | {run.step + 1}  # layers with statistics of their own come apart in the first step
     saved = time.monotonic()
-    for images, labels in progress.track(_batches(job, run.step), "training", total=job.steps, done=run.step):
+    for images, labels in progress.track(batches(job, run.step), "training", total=job.steps, done=run.step):
         run.advance(images, labels)
         if run.step in compared:
             run.check_alike()  # before anything is stored that a later run would go on from
@@ -299,26 +269,6 @@ def _one_graph() -> Iterator[None]:
             "the network does not use the same layers in every step (it skips some at random, for example), which "
             "several processes cannot share; train with one process"
         ) from None
-
-
-def _batches(job: TrainingJob, done: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The job's batches from step `done` on; each epoch is a permutation of its own."""
-    epoch, start = divmod(done, job.steps_per_epoch)
-    left = job.steps - done
-    while left > 0:
-        shuffle = derive_seed(job.seed, "epoch", epoch)
-        for batch in job.train.batches(job.config.batch_size, shuffle=shuffle, drop_last=True, start=start):
-            yield batch
-            left -= 1
-            if left == 0:
-                return
-        epoch, start = epoch + 1, 0
-
-
-def _evaluation_steps(job: TrainingJob) -> set[int]:
-    """Steps after which the network is measured: evenly spread, the last one always."""
-    count = min(job.config.evaluations, job.steps)
-    return {round(job.steps * (number + 1) / count) for number in range(count)}
 
 
 def _optimiser(module: nn.Module, config: LoopConfig) -> torch.optim.SGD:

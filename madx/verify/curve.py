@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.errors import ArtifactError
-from madx.verify.arrays import Arrays, Bools, check_shapes, entry
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ class Curve:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
-        fields: dict[str, Any] = {name: entry(arrays, name) for name in _CURVE_FIELDS}
-        return cls(attack=str(entry(arrays, "attack")), **fields)
+        fields: dict[str, Any] = {name: read_array(arrays, name) for name in _CURVE_FIELDS}
+        return cls(attack=str(read_array(arrays, "attack")), **fields)
 
 
 _CURVE_FIELDS = ("eps", "reference", "candidate")

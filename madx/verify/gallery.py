@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.verify.arrays import Arrays, Bools, check_shapes, entry
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Gallery:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
-        fields: dict[str, Any] = {name: entry(arrays, name) for name in _GALLERY_FIELDS}
+        fields: dict[str, Any] = {name: read_array(arrays, name) for name in _GALLERY_FIELDS}
         return cls(**fields)
 
 

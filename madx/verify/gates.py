@@ -10,21 +10,28 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
 
 from madx.errors import MadxError
 from madx.recipe import GateConfig
-from madx.verify.findings import Finding, finding
+from madx.verify.evidence import Finding
+from madx.verify.findings import finding
 from madx.verify.measurements import Measurements
 from madx.verify.suspicions import suspicions
 from madx.verify.verdict import GateResult, Outcome, Verdict
 
 _NONE_MISSING: Mapping[str, str] = MappingProxyType({})
+_ON_ROBUSTNESS = ("robust_drop", "robust_accuracy", "retention", "worst_class_drop")
 
 
 def judge(
-    measurements: Sequence[Measurements], gates: Sequence[GateConfig], *, missing: Mapping[str, str] = _NONE_MISSING
+    measurements: Sequence[Measurements],
+    gates: Sequence[GateConfig],
+    *,
+    missing: Mapping[str, str] = _NONE_MISSING,
+    sequential: bool = False,
 ) -> Verdict:
     """Hold every measured engine against every gate.
 
@@ -33,6 +40,8 @@ def judge(
         gates: of the recipe.
         missing: engines that the recipe promises and that were not measured, with the reason; each of their gates is
             INCONCLUSIVE.
+        sequential: whether the measuring could stop early because of what it saw (`verify.sequential`): metrics over
+            images then take the limits of the betting test.
 
     Raises:
         MadxError: if an engine is given twice.
@@ -40,7 +49,7 @@ def judge(
     counts = Counter([*(measured.engine for measured in measurements), *missing])
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise MadxError(f"these engines were given to the gates more than once: {repeated}; expected each once")
-    judged = [_judge_gate(measured, gate) for measured in measurements for gate in gates]
+    judged = [_judge_gate(measured, gate, sequential) for measured in measurements for gate in gates]
     absent = [_not_measured(engine, reason, gate) for engine, reason in missing.items() for gate in gates]
     warnings = [
         *(f"{measured.engine}: {sentence}" for measured in measurements for sentence in suspicions(measured)),
@@ -51,7 +60,7 @@ def judge(
 
 
 def _no_gate_on_robustness(gates: Sequence[GateConfig]) -> tuple[str, ...]:
-    if any(gate.metric in ("robust_drop", "robust_accuracy") for gate in gates):
+    if any(gate.metric in _ON_ROBUSTNESS for gate in gates):
         return ()
     return ("no gate asks for robustness: this verdict says nothing about adversarial examples",)
 
@@ -67,17 +76,19 @@ def decide(lower: float, upper: float, *, bound: float, direction: Literal["at_l
     return Outcome.FAIL if failed else Outcome.INCONCLUSIVE
 
 
-def _judge_gate(measured: Measurements, gate: GateConfig) -> GateResult:
-    found = finding(measured, gate)
-    outcome = decide(found.lower, found.upper, bound=gate.bound, direction=_direction(gate))
-    remarks = list(found.evidence)
+def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool) -> GateResult:
+    found = finding(measured, gate, sequential=sequential)
+    outcome = decide(found.lower, found.upper, bound=gate.bound, direction=gate.direction)
+    remarks, more = list(found.evidence), None
     if outcome is Outcome.INCONCLUSIVE:
+        more = found.more_images
         remarks += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
     if found.void:
-        outcome, remarks = Outcome.INCONCLUSIVE, [*found.evidence, *found.void]
+        outcome, remarks, more = Outcome.INCONCLUSIVE, [*found.evidence, *found.void], None
     elif found.doubts and outcome is Outcome.PASS:
         outcome, remarks = Outcome.INCONCLUSIVE, [*remarks, *found.doubts]
-    return _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(remarks))
+    result = _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(remarks))
+    return replace(result, more_images=more)
 
 
 def _result(
@@ -87,13 +98,14 @@ def _result(
         engine=engine,
         metric=gate.metric,
         bound=gate.bound,
-        direction=_direction(gate),
+        direction=gate.direction,
         estimate=_finite(found.estimate),
         lower=_finite(found.lower),
         upper=_finite(found.upper),
         confidence=gate.confidence,
         outcome=outcome,
         evidence=evidence,
+        method=found.method,
     )
 
 
@@ -102,10 +114,6 @@ def _not_measured(engine: str, reason: str, gate: GateConfig) -> GateResult:
     return _result(
         engine, gate, nothing, outcome=Outcome.INCONCLUSIVE, evidence=(f"The engine was not measured: {reason}",)
     )
-
-
-def _direction(gate: GateConfig) -> Literal["at_least", "at_most"]:
-    return "at_least" if gate.at_least is not None else "at_most"
 
 
 def _finite(value: float) -> float | None:

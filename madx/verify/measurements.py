@@ -1,13 +1,12 @@
 """What was measured on one engine: raw samples, per image and per timing block, and nothing computed from them.
 
 The reference is the dense engine, the candidate the pruned one. Layouts: per image [N]; per attack and image [A, N];
-per block pair [P, 2], in seconds per call, the columns being a pair's two blocks of that engine. Every value writes
-itself as a flat dictionary of arrays that `np.load(..., allow_pickle=False)` reads back.
+latency call by call in `timings`. Every value writes itself as a flat dictionary of arrays that
+`np.load(..., allow_pickle=False)` reads back.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -15,12 +14,16 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.errors import ArtifactError, MadxError
-from madx.verify.arrays import Arrays, Bools, below, check_shapes, entry, prefixed
+from madx.errors import MadxError
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
 from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
+from madx.verify.ladder import Ladder
 from madx.verify.soundness import Soundness
+from madx.verify.timings import Latency
 
+FORMAT = 2
+"""Of the files that measurements are kept in; a run whose files have another one is measured again."""
 Kind = Literal["white-box", "engine in the loop", "query", "8-bit"]
 """What an attack knew: gradients of the twin; these and the engine's logits; the engine's logits alone; or nothing,
 because it only rounds what the attacks before it made."""
@@ -111,7 +114,7 @@ class Accuracy:
         """Every field under its name; the attacks' names as text."""
         plain = {name: getattr(self, name) for name in _ACCURACY_FIELDS}
         words = {name: np.array(getattr(self, name), dtype=np.str_) for name in ("attacks", "kinds")}
-        return {**plain, **words, **prefixed("gallery", self.gallery.to_arrays())}
+        return {**plain, **words, **with_prefix("gallery", self.gallery.to_arrays())}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -120,76 +123,15 @@ class Accuracy:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain: dict[str, Any] = {name: entry(arrays, name) for name in _ACCURACY_FIELDS}
+        plain: dict[str, Any] = {name: read_array(arrays, name) for name in _ACCURACY_FIELDS}
         words: dict[str, Any] = {
-            name: tuple(str(word) for word in entry(arrays, name)) for name in ("attacks", "kinds")
+            name: tuple(str(word) for word in read_array(arrays, name)) for name in ("attacks", "kinds")
         }
-        return cls(gallery=Gallery.from_arrays(below(arrays, "gallery")), **plain, **words)
+        return cls(gallery=Gallery.from_arrays(without_prefix(arrays, "gallery")), **plain, **words)
 
 
 _BOOLEAN_FIELDS = ("clean_reference", "clean_candidate", "attacked", "standing_reference", "standing_candidate")
 _ACCURACY_FIELDS = ("index", "labels", "overrun", "passes", *_BOOLEAN_FIELDS)
-
-
-@dataclass(frozen=True, eq=False)
-class Latency:
-    """Interleaved timings of both engines, and of the reference against itself on the same schedule."""
-
-    batch: int
-    """Images a call."""
-    timing: str
-    """What was timed, by name, for example "host call, preallocated I/O"."""
-    calls: int
-    """Calls a block; the block's value is their median."""
-    order: tuple[str, ...]
-    """Of each pair: "ABBA" or "BAAB", A being the reference."""
-    reference: NDArray[np.float64]
-    """[P, 2] block medians."""
-    candidate: NDArray[np.float64]
-    """[P, 2] block medians."""
-    control_a: NDArray[np.float64]
-    """[P, 2] block medians of the reference in the place of A: the A/A control, run beside each pair."""
-    control_b: NDArray[np.float64]
-    """[P, 2] block medians of the reference in the place of B."""
-    facts: Mapping[str, Any]
-    """The machine and its load, JSON-able."""
-
-    def __post_init__(self) -> None:
-        blocks = (self.reference, self.candidate, self.control_a, self.control_b)
-        check_shapes("latency", [(block, (len(self.order), 2)) for block in blocks])
-        if not all(np.isfinite(block).all() and (block > 0).all() for block in blocks):
-            raise ArtifactError("a latency block is not a positive number of seconds; measure again")
-
-    @property
-    def log_ratios(self) -> NDArray[np.float64]:
-        """[P] ln(reference / candidate) of each pair; the schedule cancels a linear drift."""
-        return _log_ratios(self.reference, self.candidate)
-
-    @property
-    def control_log_ratios(self) -> NDArray[np.float64]:
-        """[P] the same for the reference against itself."""
-        return _log_ratios(self.control_a, self.control_b)
-
-    def to_arrays(self) -> Arrays:
-        """The blocks as they are; the rest as text."""
-        rest = {"batch": self.batch, "timing": self.timing, "calls": self.calls, "facts": dict(self.facts)}
-        blocks = {name: getattr(self, name) for name in _BLOCK_FIELDS}
-        return {**blocks, "order": np.array(self.order, dtype=np.str_), "rest": np.array(json.dumps(rest))}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The inverse of `to_arrays`.
-
-        Raises:
-            ArtifactError: if an array is missing or has the wrong shape.
-        """
-        blocks: dict[str, Any] = {name: entry(arrays, name) for name in _BLOCK_FIELDS}
-        order = tuple(str(word) for word in entry(arrays, "order"))
-        rest: dict[str, Any] = _parsed(str(entry(arrays, "rest")))
-        return cls(order=order, **blocks, **rest)
-
-
-_BLOCK_FIELDS = ("reference", "candidate", "control_a", "control_b")
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,8 +173,8 @@ class EngineParity:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain = {name: entry(arrays, name) for name in _PARITY_FIELDS}
-        return cls(violations=tuple(str(text) for text in entry(arrays, "violations")), **plain)
+        plain = {name: read_array(arrays, name) for name in _PARITY_FIELDS}
+        return cls(violations=tuple(str(text) for text in read_array(arrays, "violations")), **plain)
 
 
 _PARITY_FIELDS = ("flips_clean", "flips_adversarial", "difference")
@@ -251,16 +193,16 @@ class Parity:
     def to_arrays(self) -> Arrays:
         """The arrays of both, named reference.* and candidate.*."""
         return {
-            **prefixed("reference", self.reference.to_arrays()),
-            **prefixed("candidate", self.candidate.to_arrays()),
+            **with_prefix("reference", self.reference.to_arrays()),
+            **with_prefix("candidate", self.candidate.to_arrays()),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`."""
         return cls(
-            reference=EngineParity.from_arrays(below(arrays, "reference")),
-            candidate=EngineParity.from_arrays(below(arrays, "candidate")),
+            reference=EngineParity.from_arrays(without_prefix(arrays, "reference")),
+            candidate=EngineParity.from_arrays(without_prefix(arrays, "candidate")),
         )
 
 
@@ -283,6 +225,8 @@ class Measurements:
     parity: Parity
     soundness: Soundness
     sizes: Sizes
+    ladder: Ladder | None = None
+    """Which step bought the speed-up, where the run has engines in between."""
     curve: Curve | None = None
     """None where it was not measured."""
 
@@ -291,11 +235,12 @@ class Measurements:
         return {
             "engine": np.array(self.engine),
             "sizes": np.array([self.sizes.reference, self.sizes.candidate], dtype=np.int64),
-            **prefixed("accuracy", self.accuracy.to_arrays()),
-            **prefixed("latency", self.latency.to_arrays()),
-            **prefixed("parity", self.parity.to_arrays()),
-            **prefixed("soundness", self.soundness.to_arrays()),
-            **prefixed("curve", self.curve.to_arrays() if self.curve else {}),
+            **with_prefix("accuracy", self.accuracy.to_arrays()),
+            **with_prefix("latency", self.latency.to_arrays()),
+            **with_prefix("parity", self.parity.to_arrays()),
+            **with_prefix("soundness", self.soundness.to_arrays()),
+            **with_prefix("ladder", self.ladder.to_arrays() if self.ladder else {}),
+            **with_prefix("curve", self.curve.to_arrays() if self.curve else {}),
         }
 
     @classmethod
@@ -305,30 +250,15 @@ class Measurements:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        reference, candidate = entry(arrays, "sizes").tolist()
-        curve = below(arrays, "curve")
+        reference, candidate = read_array(arrays, "sizes").tolist()
+        ladder, curve = without_prefix(arrays, "ladder"), without_prefix(arrays, "curve")
         return cls(
-            engine=str(entry(arrays, "engine")),
-            accuracy=Accuracy.from_arrays(below(arrays, "accuracy")),
-            latency=Latency.from_arrays(below(arrays, "latency")),
-            parity=Parity.from_arrays(below(arrays, "parity")),
-            soundness=Soundness.from_arrays(below(arrays, "soundness")),
+            engine=str(read_array(arrays, "engine")),
+            accuracy=Accuracy.from_arrays(without_prefix(arrays, "accuracy")),
+            latency=Latency.from_arrays(without_prefix(arrays, "latency")),
+            parity=Parity.from_arrays(without_prefix(arrays, "parity")),
+            soundness=Soundness.from_arrays(without_prefix(arrays, "soundness")),
             sizes=Sizes(reference=reference, candidate=candidate),
+            ladder=Ladder.from_arrays(ladder) if ladder else None,
             curve=Curve.from_arrays(curve) if curve else None,
         )
-
-
-def _log_ratios(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    ratios: NDArray[np.float64] = np.log(a).mean(axis=1) - np.log(b).mean(axis=1)
-    return ratios
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    """The part of a latency that is text; whatever else it holds is a file that madx did not write."""
-    try:
-        rest = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"the latency's facts are not JSON: {error}") from None
-    if not isinstance(rest, dict) or set(rest) != {"batch", "timing", "calls", "facts"}:
-        raise ArtifactError(f"the latency's facts should be batch, timing, calls and facts; they are {text[:80]!r}")
-    return rest

@@ -22,7 +22,7 @@ from madx.verify.arrays import Bools
 from madx.verify.contract import Images, Logits, check_images, logits_of
 from madx.verify.gallery import Gallery
 from madx.verify.measurements import Accuracy, Kind
-from madx.verify.projection import on_pixel_grid, project
+from madx.verify.projection import project
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,7 +140,7 @@ class _Board:
         """Show both engines the last examples of what still stands, as a file of 8-bit pixels would hold them."""
         chosen = np.flatnonzero(self.standing[0] | self.standing[1])
         if len(chosen) > 0:
-            self._score(row, chosen, on_pixel_grid(self.last[chosen], self.chunk.images[chosen], self.threat))
+            self._score(row, chosen, _in_eight_bits(self.last[chosen], self.chunk.images[chosen], self.threat))
 
     def _score(self, row: int, chosen: NDArray[np.intp], examples: Images) -> None:
         self.attacked[row, chosen] = True
@@ -189,8 +189,17 @@ class _Board:
 
 def _classes(engine: Logits, images: Images) -> NDArray[np.int64]:
     """What the engine takes the images for, [B]."""
-    classes: NDArray[np.int64] = logits_of(engine, images).argmax(axis=1).astype(np.int64)
+    classes: NDArray[np.int64] = logits_of(engine, images).argmax(axis=1)
     return classes
+
+
+def _in_eight_bits(examples: Images, images: Images, threat: ThreatConfig) -> Images:
+    import torch
+
+    from madx.attacks import rounded
+
+    grid = rounded(torch.from_numpy(examples), torch.from_numpy(images), threat)
+    return project(grid.numpy(), images, threat).images
 
 
 def _examples(

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from madx.verify.arrays import Arrays, Bools, below, check_shapes, entry, prefixed
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class SideSoundness:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
-        return cls(**{name: entry(arrays, name) for name in _SIDE_FIELDS})
+        return cls(**{name: read_array(arrays, name) for name in _SIDE_FIELDS})
 
 
 _SIDE_FIELDS = ("blind", "twin_right", "engine_right", "fell_when_doubled", "unbounded")
@@ -73,16 +73,16 @@ class Soundness:
         return {
             "undefended_clean": self.undefended_clean,
             "undefended": self.undefended,
-            **prefixed("reference", self.reference.to_arrays()),
-            **prefixed("candidate", self.candidate.to_arrays()),
+            **with_prefix("reference", self.reference.to_arrays()),
+            **with_prefix("candidate", self.candidate.to_arrays()),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
         return cls(
-            reference=SideSoundness.from_arrays(below(arrays, "reference")),
-            candidate=SideSoundness.from_arrays(below(arrays, "candidate")),
-            undefended_clean=entry(arrays, "undefended_clean"),
-            undefended=entry(arrays, "undefended"),
+            reference=SideSoundness.from_arrays(without_prefix(arrays, "reference")),
+            candidate=SideSoundness.from_arrays(without_prefix(arrays, "candidate")),
+            undefended_clean=read_array(arrays, "undefended_clean"),
+            undefended=read_array(arrays, "undefended"),
         )

@@ -1,0 +1,63 @@
+"""What a training is asked to do, the batches it takes and the steps at which it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from madx.data import Split
+from madx.errors import RecipeError
+from madx.recipe import LoopConfig, ThreatConfig
+from madx.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What to train on, how, against what; entries that `masks` (True = kept, by parameter) removes stay zero."""
+
+    train: Split
+    selection: Split
+    config: LoopConfig
+    threat: ThreatConfig
+    seed: int
+    masks: Mapping[str, Tensor] | None = None
+    start_counts: bool = False
+    """The network as it comes is a candidate too, so that training cannot end with something worse."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of one pass."""
+        steps = len(self.train) // self.config.batch_size
+        if steps == 0:
+            raise RecipeError(
+                f"the training split has {len(self.train)} images, fewer than one batch of {self.config.batch_size}; "
+                "lower batch_size"
+            )
+        return steps
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole job."""
+        return max(1, round(self.config.epochs * self.steps_per_epoch))
+
+
+def batches(job: TrainingJob, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The job's batches from step `done` on; each epoch is a permutation of its own."""
+    epoch, start = divmod(done, job.steps_per_epoch)
+    left = job.steps - done
+    while left > 0:
+        shuffle = derive_seed(job.seed, "epoch", epoch)
+        for batch in job.train.batches(job.config.batch_size, shuffle=shuffle, drop_last=True, start=start):
+            yield batch
+            left -= 1
+            if left == 0:
+                return
+        epoch, start = epoch + 1, 0
+
+
+def evaluation_steps(job: TrainingJob) -> set[int]:
+    """Steps after which the network is measured: evenly spread, the last one always."""
+    count = min(job.config.evaluations, job.steps)
+    return {round(job.steps * (number + 1) / count) for number in range(count)}
