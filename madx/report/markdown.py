@@ -18,6 +18,7 @@ from madx.verify.signs import signs
 _SYMBOLS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "⚠️"}
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$])")
 _POINTWISE = f"pointwise {words.level(curve_views.LEVEL)} limits (Clopper and Pearson)"
+_LOST_AND_WON = "Lost: only the dense engine withstood every attack; won: only the pruned one did."
 _MOST_WARNINGS = 50
 _MOST_CHARACTERS = 2000
 """Of one sentence: an engine's error may hold a whole log, and a step summary has a limit of one MiB."""
@@ -186,7 +187,7 @@ def _gallery(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[
             )
         )
         yield from _table(("lost or won", "image:", "class", "taken for"), cells)
-        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. Lost: only the dense engine kept it.")
+        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. {_LOST_AND_WON}")
         yield from ("", "</details>", "")
 
 

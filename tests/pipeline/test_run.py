@@ -83,6 +83,14 @@ def test_raw_samples_are_kept_per_image_and_per_block(finished: Path) -> None:
         assert len(content["latency.reference"]) >= 30
 
 
+def test_the_security_curve_falls_from_the_clean_images(finished: Path) -> None:
+    with np.load(finished / "run/measurements/ort-cpu-fp32.npz") as content:
+        eps, candidate = content["curve.eps"], content["curve.candidate"]
+        np.testing.assert_array_equal(candidate[0], content["accuracy.clean_candidate"])
+    assert 0.1 in eps
+    assert candidate[-1].sum() < candidate[0].sum()
+
+
 def test_masks_are_in_dense_shapes_and_agree_with_the_coverage(finished: Path) -> None:
     dense = load_file(finished / "run/dense/model.safetensors")
     masks = load_file(finished / "run/masks.safetensors")
