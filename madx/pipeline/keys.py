@@ -39,6 +39,11 @@ def prune(context: Context) -> dict[str, Any]:
     return _common(context, gate=False) | {"prune": context.recipe.prune.model_dump(mode="json")}
 
 
+def take(context: Context) -> dict[str, Any]:
+    """The bytes that were given, and what becomes of them here."""
+    return export(context) | {"given": {role: source.digests() for role, source in context.sources.items()}}
+
+
 def export(context: Context) -> dict[str, Any]:
     """ONNX and engines; engines belong to the machine they were built on and to the runtimes it has."""
     recipe = context.recipe

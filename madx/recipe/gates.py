@@ -37,6 +37,9 @@ class GateConfig(Section):
     """Upper bound, for drops, flips and sizes; 0.03 is 3 points."""
     confidence: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     """One-sided confidence of the decision."""
+    query_only: bool = False
+    """Whether a gate on robustness may pass where attacks had queries only, because an engine was given without its
+    torch twin: robust accuracy is then an upper bound that attacks with gradients would lower."""
 
     @model_validator(mode="after")
     def _direction(self) -> Self:
@@ -50,6 +53,17 @@ class GateConfig(Section):
         if self.bound >= 1 and self.metric not in ("speedup", "size_ratio"):
             raise ValueError(f"{self.metric} is a share of the images: {self.bound:g} is not below 1; 0.03 is 3 %")
         return self
+
+    @model_validator(mode="after")
+    def _consent(self) -> Self:
+        if self.query_only and not self.on_robustness:
+            raise ValueError(f"query_only belongs to a gate on robustness; {self.metric} needs no attack")
+        return self
+
+    @property
+    def on_robustness(self) -> bool:
+        """Whether the metric rests on attacks."""
+        return self.metric in ("robust_accuracy", "robust_drop")
 
     @property
     def bound(self) -> float:

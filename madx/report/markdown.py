@@ -11,8 +11,8 @@ import yaml
 
 from madx.report import sensitivity, views, words
 from madx.report.content import ReportContent
-from madx.report.views import EngineView
-from madx.verify import Accuracy, GateResult, Latency, Outcome
+from madx.report.views import CountRow, EngineView
+from madx.verify import GateResult, Latency, Measurements, Outcome
 
 _SYMBOLS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "⚠️"}
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$])")
@@ -91,34 +91,36 @@ def _accuracy(content: ReportContent, engines: Sequence[EngineView]) -> Iterator
         if view.measured:
             yield _code(view.name)
             yield ""
-            yield from _count_table(view.measured.accuracy)
+            yield from _count_table(view.measured)
             yield ""
     if not measured:
         yield "Accuracy was not measured on any engine."
         yield ""
 
 
-def _count_table(accuracy: Accuracy) -> Iterator[str]:
-    rows = views.count_rows(accuracy)
+def _count_table(measured: Measurements) -> Iterator[str]:
+    rows = views.count_rows(measured.accuracy)
+    after = [f"{words.percent(row.candidate / row.total)} ({row.candidate} of {row.total})" for row in rows]
+    own = f"{measured.candidate.role}:"
+    if measured.reference is None:
+        alone = ((_text(row.label), share) for row, share in zip(rows, after, strict=True))
+        return _table(("images still right", own), alone)
     cells = (
-        (
-            _text(row.label),
-            f"{words.percent(row.reference / row.total)} ({row.reference} of {row.total})",
-            f"{words.percent(row.candidate / row.total)} ({row.candidate} of {row.total})",
-            row.change,
-            str(row.lost),
-            str(row.gained),
-        )
-        for row in rows
+        (_text(row.label), f"{row.before} ({row.reference} of {row.total})", share, row.change, *_both(row))
+        for row, share in zip(rows, after, strict=True)
     )
-    return _table(("images still right", "dense:", "pruned:", "change:", "lost:", "gained:"), cells)
+    return _table(("images still right", f"{measured.reference.role}:", own, "change:", "lost:", "gained:"), cells)
+
+
+def _both(row: CountRow) -> tuple[str, str]:
+    return str(row.lost), str(row.gained)
 
 
 def _latency(engines: Sequence[EngineView]) -> Iterator[str]:
     yield "### Latency"
     yield ""
-    measured = [view for view in engines if view.measured]
-    rows = (_time_row(view, view.measured.latency) for view in measured if view.measured)
+    measured = [(view, view.measured.latency) for view in engines if view.measured and view.measured.latency]
+    rows = (_time_row(view, latency) for view, latency in measured)
     if measured:
         headings = ("engine", "batch:", "dense median:", "pruned median:", "speed-up:", "A/A control:", "timed")
         yield from _table(headings, rows)

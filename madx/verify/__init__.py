@@ -9,8 +9,8 @@ from madx.verify.contract import Images, Logits, check_contract
 from madx.verify.gallery import Gallery
 from madx.verify.gates import judge
 from madx.verify.latency import Timer, measure_latency
-from madx.verify.measurements import Accuracy, EngineParity, Kind, Latency, Measurements, Parity, Sizes
-from madx.verify.parity import measure_parity
+from madx.verify.measurements import Accuracy, Kind, Latency, Measurements, Sizes, Subject
+from madx.verify.parity import EngineParity, Parity, contract_alone, measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
 from madx.verify.robustness import Adversary, Chunk, Examples, measure_chunk
 from madx.verify.soundness import SideSoundness, Soundness
@@ -35,9 +35,11 @@ __all__ = [
     "SideSoundness",
     "Sizes",
     "Soundness",
+    "Subject",
     "Timer",
     "Verdict",
     "check_contract",
+    "contract_alone",
     "judge",
     "measure_chunk",
     "measure_latency",

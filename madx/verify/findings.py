@@ -14,7 +14,7 @@ import numpy as np
 
 from madx.recipe import GateConfig
 from madx.stats import clopper_pearson, hodges_lehmann, planned_images, tango_interval
-from madx.verify.arrays import Bools
+from madx.verify.arrays import Bools, known
 from madx.verify.latency import CONTROL_BIAS, CONTROL_CONFIDENCE, CONTROL_SHARE
 from madx.verify.measurements import Latency, Measurements
 
@@ -66,7 +66,7 @@ def claimed_gain(measured: Latency, bound: float, confidence: float) -> float:
 
 
 def _speedup(measured: Measurements, gate: GateConfig) -> Finding:
-    latency = measured.latency
+    latency = known(measured.latency, "reference engine")
     estimate, lower, upper = (_exp(value) for value in hodges_lehmann(latency.log_ratios, gate.confidence))
     return Finding(
         estimate=estimate,
@@ -111,7 +111,11 @@ def _robust_drop(measured: Measurements, gate: GateConfig) -> Finding:
 def _clean_drop(measured: Measurements, gate: GateConfig) -> Finding:
     accuracy = measured.accuracy
     return _drop(
-        accuracy.clean_reference, accuracy.clean_candidate, gate, word="correct", doubts=_doubts(measured, "correct")
+        known(accuracy.clean_reference, "reference engine"),
+        accuracy.clean_candidate,
+        gate,
+        word="correct",
+        doubts=_doubts(measured, "correct"),
     )
 
 
@@ -167,8 +171,7 @@ def _clean_accuracy(measured: Measurements, gate: GateConfig) -> Finding:
 
 def _parity_flips(measured: Measurements, gate: GateConfig) -> Finding:
     """The worse of the two engines: a comparison is as good as the worse of its sides."""
-    sides = {"reference": measured.parity.reference, "candidate": measured.parity.candidate}
-    name, worse = max(sides.items(), key=lambda item: float(item[1].flips.mean()))
+    name, worse = max(measured.parity.sides.items(), key=lambda item: float(item[1].flips.mean()))
     word = f"labelled otherwise than by the torch twin, clean or adversarial, on the worse ({name}) engine"
     return _share(worse.flips, gate, word=word, doubts=())
 
@@ -192,15 +195,17 @@ def _share(hits: Bools, gate: GateConfig, *, word: str, doubts: tuple[str, ...])
 def _size_ratio(measured: Measurements, _gate: GateConfig) -> Finding:
     """Files are counted, not sampled: the limits are the estimate."""
     sizes = measured.sizes
-    ratio = sizes.candidate / sizes.reference
-    evidence = f"{sizes.candidate:,} bytes against {sizes.reference:,} of the reference: {ratio:.3f} of its size."
+    reference = known(sizes.reference, "reference engine")
+    ratio = sizes.candidate / reference
+    evidence = f"{sizes.candidate:,} bytes against {reference:,} of the reference: {ratio:.3f} of its size."
     return Finding(estimate=ratio, lower=ratio, upper=ratio, evidence=(evidence,))
 
 
 def _doubts(measured: Measurements, word: str) -> tuple[str, ...]:
     """Of a drop: the contract's, and a reference that knows no more than which class is the most frequent."""
     accuracy = measured.accuracy
-    right = accuracy.robust_reference if word == "robust" else accuracy.clean_reference
+    clean = known(accuracy.clean_reference, "reference engine")
+    right = accuracy.robust_reference if word == "robust" else clean
     chance = float(np.bincount(accuracy.labels).max()) / accuracy.images
     lower, _ = clopper_pearson(int(right.sum()), accuracy.images, confidence=CHANCE_CONFIDENCE)
     if lower > chance:
@@ -214,7 +219,7 @@ def _doubts(measured: Measurements, word: str) -> tuple[str, ...]:
 
 def _contract_doubts(measured: Measurements) -> tuple[str, ...]:
     """An engine that breaks its contract, or is not its twin, has no accuracy that deserves the name."""
-    sides = {"reference": measured.parity.reference, "candidate": measured.parity.candidate}
+    sides = measured.parity.sides
     broken = [
         f"The {name} engine breaks its contract: {sentence}."
         for name, side in sides.items()
@@ -224,7 +229,7 @@ def _contract_doubts(measured: Measurements) -> tuple[str, ...]:
         f"The {name} engine labels {int(side.flips.sum())} of {side.images} images otherwise than the torch twin that "
         "the adversarial examples were made on, so these examples do not attack the engine."
         for name, side in sides.items()
-        if float(side.flips.mean()) > TWIN_FLIPS
+        if side.images and float(side.flips.mean()) > TWIN_FLIPS
     ]
     return (*broken, *strange)
 

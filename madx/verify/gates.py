@@ -16,6 +16,7 @@ from typing import Literal
 from madx.errors import MadxError
 from madx.recipe import GateConfig
 from madx.verify.findings import Finding, finding
+from madx.verify.lacking import lacking, remarks, said, unseen_by_gradients
 from madx.verify.measurements import Measurements
 from madx.verify.suspicions import suspicions
 from madx.verify.verdict import GateResult, Outcome, Verdict
@@ -41,17 +42,26 @@ def judge(
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise MadxError(f"these engines were given to the gates more than once: {repeated}; expected each once")
     judged = [_judge_gate(measured, gate) for measured in measurements for gate in gates]
-    absent = [_not_measured(engine, reason, gate) for engine, reason in missing.items() for gate in gates]
+    absent = [
+        _undecided(engine, gate, f"The engine was not measured: {reason}")
+        for engine, reason in missing.items()
+        for gate in gates
+    ]
     warnings = [
-        *(f"{measured.engine}: {sentence}" for measured in measurements for sentence in suspicions(measured)),
+        *(f"{measured.engine}: {sentence}" for measured in measurements for sentence in _known(measured)),
         *(f"{engine} was promised and not measured: {reason}" for engine, reason in missing.items()),
         *_no_gate_on_robustness(gates),
     ]
     return Verdict(gates=(*judged, *absent), warnings=tuple(warnings))
 
 
+def _known(measured: Measurements) -> tuple[str, ...]:
+    """What a reader must know of one engine."""
+    return (*remarks(measured), *suspicions(measured))
+
+
 def _no_gate_on_robustness(gates: Sequence[GateConfig]) -> tuple[str, ...]:
-    if any(gate.metric in ("robust_drop", "robust_accuracy") for gate in gates):
+    if any(gate.on_robustness for gate in gates):
         return ()
     return ("no gate asks for robustness: this verdict says nothing about adversarial examples",)
 
@@ -68,16 +78,19 @@ def decide(lower: float, upper: float, *, bound: float, direction: Literal["at_l
 
 
 def _judge_gate(measured: Measurements, gate: GateConfig) -> GateResult:
+    if sentence := lacking(measured, gate):
+        return _undecided(measured.engine, gate, sentence)
     found = finding(measured, gate)
+    doubts = (*found.doubts, *filter(None, [unseen_by_gradients(measured, gate)]))
     outcome = decide(found.lower, found.upper, bound=gate.bound, direction=_direction(gate))
-    remarks = list(found.evidence)
+    evidence = [*found.evidence, *said(measured, gate)]
     if outcome is Outcome.INCONCLUSIVE:
-        remarks += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
+        evidence += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
     if found.void:
-        outcome, remarks = Outcome.INCONCLUSIVE, [*found.evidence, *found.void]
-    elif found.doubts and outcome is Outcome.PASS:
-        outcome, remarks = Outcome.INCONCLUSIVE, [*remarks, *found.doubts]
-    return _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(remarks))
+        outcome, evidence = Outcome.INCONCLUSIVE, [*found.evidence, *found.void]
+    elif doubts and outcome is Outcome.PASS:
+        outcome, evidence = Outcome.INCONCLUSIVE, [*evidence, *doubts]
+    return _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(evidence))
 
 
 def _result(
@@ -97,11 +110,10 @@ def _result(
     )
 
 
-def _not_measured(engine: str, reason: str, gate: GateConfig) -> GateResult:
+def _undecided(engine: str, gate: GateConfig, sentence: str) -> GateResult:
+    """Nothing was measured that the gate could judge."""
     nothing = Finding(estimate=math.nan, lower=-math.inf, upper=math.inf, evidence=())
-    return _result(
-        engine, gate, nothing, outcome=Outcome.INCONCLUSIVE, evidence=(f"The engine was not measured: {reason}",)
-    )
+    return _result(engine, gate, nothing, outcome=Outcome.INCONCLUSIVE, evidence=(sentence,))
 
 
 def _direction(gate: GateConfig) -> Literal["at_least", "at_most"]:
