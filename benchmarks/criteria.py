@@ -1,13 +1,14 @@
-"""Which criterion keeps the most robust accuracy? The shipped Fashion-MNIST network, pruned without structure.
+"""Which criterion keeps the most robust accuracy? The shipped Fashion-MNIST network, pruned by weights or by channels.
 
     python benchmarks/criteria.py                      # every cell that the results file lacks; hours on two cores
     python benchmarks/criteria.py --seeds 0 --sparsities 0.9 --criteria mad magnitude
+    python benchmarks/criteria.py --structure channels # half of the channels, at multiples of 16, as the recipe has it
     python benchmarks/criteria_table.py                # the results file -> docs/criteria-table.md, docs/criteria.svg
 
 A cell is one criterion at one sparsity with one seed (of the batches, their attacks and the fine-tuning). Three
 networks come of it: one-shot; with BatchNorm recalibrated on adversarial images; and after the same fine-tuning for
 every criterion. Scores of criteria that average use BATCHES batches; those that learn take LEARNING_STEPS steps more:
-work that the others do not do.
+work that the others do not do. `mad-start` is where `mad` starts, without learning.
 
 Each network is measured on the test set's first images: clean, PGD-50 (one start) and APGD (cross-entropy, then
 targeted DLR at the likeliest wrong classes). The attacks climb bfloat16 gradients and every example is scored again in
@@ -37,13 +38,14 @@ from madx.prune import (
     CRITERIA,
     IMAGE_FREE,
     LEARNERS,
+    Removal,
+    Rule,
     Task,
-    apply_masks_,
     average_saliency,
     learn_scores,
-    unstructured_masks,
+    removes_channels,
 )
-from madx.recipe import AttackConfig, FinetuneConfig, LearningConfig, load_recipe
+from madx.recipe import AttackConfig, FinetuneConfig, LearningConfig, PruneConfig, load_recipe
 from madx.seeds import derive_seed, torch_generator
 from madx.train import TrainingJob, recalibrate_, train_
 
@@ -51,8 +53,13 @@ HERE = Path(__file__).parent
 RECIPE = load_recipe(HERE.parent / "recipes/fashion-mnist.yaml")
 RESULTS = HERE / "results/criteria.jsonl"
 Precision = Literal["fp32", "bf16"]
+Structure = Literal["unstructured", "channels"]
 DENSE = "dense"
-SPARSITIES = (0.8, 0.9, 0.95, 0.7, 0.99, 0.5)
+START = "mad-start"
+SPARSITIES: dict[Structure, tuple[float, ...]] = {
+    "unstructured": (0.8, 0.9, 0.95, 0.7, 0.99, 0.5),
+    "channels": (RECIPE.prune.sparsity,),
+}
 SEEDS = (0, 1, 2)
 BATCHES, LEARNING_STEPS, RECALIBRATION_BATCHES, ROUNDS = 20, 100, 8, 2
 IMAGES_ONE_SHOT, IMAGES_FINETUNED = 500, 1000
@@ -114,26 +121,30 @@ def averaged(criterion: str, seed: int) -> dict[str, Tensor]:
         (adversarial(model, x, y, ATTACK, torch_generator(seed, "scores", n)), y, torch_generator(seed, criterion, n))
         for n, x, y in batches(count, seed, "scores")
     )
-    return average_saliency(model, made, CRITERIA[criterion]).scores
+    return average_saliency(model, made, CRITERIA["mad" if criterion == START else criterion]).scores
 
 
-def masks_of(criterion: str, sparsity: float, seed: int) -> dict[str, Tensor]:
-    """What the criterion keeps."""
+def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> Removal:
+    """What the criterion leaves of the dense network."""
     model, scores = dense(), averaged(criterion, seed)
-
-    def keep(ranked: Any) -> dict[str, Tensor]:
-        return unstructured_masks(model, ranked, sparsity)
-
+    config = PruneConfig(structure=structure, sparsity=sparsity, round_to=RECIPE.prune.round_to)
+    rule = Rule(model, config, example=torch.zeros(2, *splits().train.shape))
     if criterion in LEARNERS:
-        config = LearningConfig(steps=LEARNING_STEPS)
-        scores = learn_scores(
+        gates = rule.gates(scores) if removes_channels(config) else None
+        learning, attack = LearningConfig(steps=LEARNING_STEPS), learning_attack
+        scores = scores | learn_scores(
             model,
             ((x, y, torch_generator(seed, "learn", n)) for n, x, y in batches(LEARNING_STEPS, seed, "learn")),
-            scores,
+            gates.start(scores) if gates else scores,
             LEARNERS[criterion],
-            Task(config, keep, lambda net, x, y, generator: adversarial(net, x, y, config.attack, generator)),
+            Task(learning, gates.masks, attack, gates.slopes) if gates else Task(learning, rule.masks, attack),
         )
-    return keep(scores)
+    return rule.remove(scores)
+
+
+def learning_attack(network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    """Examples of the network as it is pruned then."""
+    return adversarial(network, x, y, LearningConfig().attack, generator)
 
 
 def recalibrated_(model: nn.Module, seed: int) -> None:
@@ -182,19 +193,21 @@ def right(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
     return (model(x).argmax(1) == y).numpy()
 
 
-def cell(criterion: str, sparsity: float, seed: int) -> dict[str, Any]:
+def cell(criterion: str, structure: Structure, sparsity: float, seed: int) -> dict[str, Any]:
     """One criterion at one sparsity with one seed. PGD-50 is taken with the first seed only."""
     pgd = seed == SEEDS[0]
     started = time.monotonic()
-    masks = masks_of(criterion, sparsity, seed)
+    removal = pruned(criterion, structure, sparsity, seed)
     entry: dict[str, Any] = {"criterion": criterion, "sparsity": sparsity, "seed": seed}
-    entry["kept"] = {name: round(mask.float().mean().item(), 4) for name, mask in masks.items() if mask.dim() > 1}
-    model = dense()
-    apply_masks_(model, masks)
+    entry |= {} if structure == "unstructured" else {"structure": structure}
+    entry["kept"] = {
+        name: round(mask.float().mean().item(), 4) for name, mask in removal.masks.items() if mask.dim() > 1
+    }
+    model = removal.module.to(memory_format=torch.channels_last)
     entry["one_shot"] = packed(outcomes(model, IMAGES_ONE_SHOT, pgd=pgd))
     recalibrated_(model, seed)
     entry["recalibrated"] = packed(outcomes(model, IMAGES_ONE_SHOT, pgd=pgd))
-    finetuned_(model, masks, seed)
+    finetuned_(model, removal.held, seed)
     entry["finetuned"] = packed(outcomes(model, IMAGES_FINETUNED, pgd=pgd))
     return entry | {"seconds": round(time.monotonic() - started, 1)}
 
@@ -214,21 +227,25 @@ def packed(found: dict[str, np.ndarray]) -> dict[str, Any]:
     return {name: {"images": len(bits), "right": np.packbits(bits).tobytes().hex()} for name, bits in found.items()}
 
 
-def done() -> set[tuple[str, float, int]]:
-    """Cells that the results file has."""
+def done() -> set[tuple[str, str, float, int]]:
+    """Cells that the results file has; without a word about structure, there was none."""
     if not RESULTS.exists():
         return set()
     entries = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    return {(entry["criterion"], entry["sparsity"], entry["seed"]) for entry in entries}
+    return {
+        (entry["criterion"], entry.get("structure", "unstructured"), entry["sparsity"], entry["seed"])
+        for entry in entries
+    }
 
 
-def measure(criteria: list[str], sparsities: list[float], seeds: list[int]) -> None:
+def measure(criteria: list[str], structure: Structure, sparsities: list[float], seeds: list[int]) -> None:
     """Every cell that is missing, one line each. Several processes may share the work by different arguments."""
     RESULTS.parent.mkdir(exist_ok=True)
     for seed, sparsity, criterion in itertools.product(seeds, sparsities, criteria):
-        if (criterion, 0.0 if criterion == DENSE else sparsity, seed) in done():
+        dense_one = criterion == DENSE
+        if (criterion, "unstructured" if dense_one else structure, 0.0 if dense_one else sparsity, seed) in done():
             continue
-        entry = dense_cell(seed) if criterion == DENSE else cell(criterion, sparsity, seed)
+        entry = dense_cell(seed) if dense_one else cell(criterion, structure, sparsity, seed)
         with RESULTS.open("a") as file:
             file.write(json.dumps(entry) + "\n")
         shares = {
@@ -242,8 +259,9 @@ def measure(criteria: list[str], sparsities: list[float], seeds: list[int]) -> N
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--criteria", nargs="+", default=[DENSE, *CRITERIA])
-    parser.add_argument("--sparsities", nargs="+", type=float, default=[*SPARSITIES])
+    parser.add_argument("--criteria", nargs="+", default=[DENSE, START, *CRITERIA])
+    parser.add_argument("--structure", choices=[*SPARSITIES], default="unstructured")
+    parser.add_argument("--sparsities", nargs="+", type=float)
     parser.add_argument("--seeds", nargs="+", type=int, default=[*SEEDS])
     parser.add_argument("--check", action="store_true", help="bfloat16 against float32 gradients, dense network")
     arguments = parser.parse_args()
@@ -253,7 +271,8 @@ def main() -> None:
             found = outcomes(dense(), IMAGES_FINETUNED, pgd=True, precision=precision)
             print(precision, {name: f"{bits.mean():.1%}" for name, bits in found.items()})
         return
-    measure(arguments.criteria, arguments.sparsities, arguments.seeds)
+    structure: Structure = arguments.structure
+    measure(arguments.criteria, structure, arguments.sparsities or [*SPARSITIES[structure]], arguments.seeds)
 
 
 if __name__ == "__main__":

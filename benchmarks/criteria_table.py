@@ -28,12 +28,13 @@ OURS = "mad"
 Cells = dict[tuple[str, float], dict[int, dict[str, Any]]]
 
 
-def read() -> Cells:
-    """(criterion, sparsity) -> seed -> the cell."""
+def read(structure: str) -> Cells:
+    """(criterion, sparsity) -> seed -> the cell; the dense network's are among those of every structure."""
     cells: Cells = defaultdict(dict)
     for line in RESULTS.read_text().splitlines():
         entry = json.loads(line)
-        cells[entry["criterion"], entry["sparsity"]][entry["seed"]] = entry
+        if entry["criterion"] == "dense" or entry.get("structure", "unstructured") == structure:
+            cells[entry["criterion"], entry["sparsity"]][entry["seed"]] = entry
     return cells
 
 
@@ -159,14 +160,22 @@ def plot(cells: Cells) -> None:
     figure.savefig(PLOT, metadata={"Date": None})
 
 
-def main() -> None:
-    """Write both."""
-    cells = read()
-    lines = ["<!-- written by benchmarks/criteria_table.py -->", "", *dense_lines(cells)]
+def tables(structure: str, what: str) -> list[str]:
+    """All tables of a structure; `what` is removed."""
+    cells = read(structure)
+    lines: list[str] = []
     for state, words in STATES.items():
         for sparsity in sorted({share for name, share in cells if name != "dense"}):
             if ranking(cells, sparsity, state):
-                lines += ["", f"**{words}, {sparsity:.0%} removed**", "", *rows(cells, sparsity, state)]
+                lines += ["", f"**{words}, {sparsity:.0%} of the {what} removed**", "", *rows(cells, sparsity, state)]
+    return lines
+
+
+def main() -> None:
+    """Write both."""
+    cells = read("unstructured")
+    lines = ["<!-- written by benchmarks/criteria_table.py -->", "", *dense_lines(cells)]
+    lines += tables("unstructured", "weights") + tables("channels", "channels")
     TABLE.write_text("\n".join(lines) + "\n")
     plot(cells)
 

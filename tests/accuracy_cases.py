@@ -14,15 +14,17 @@ def unseen(attacks):
     }
 
 
-def gallery(lost, won, side=4, start=0):
+def gallery(lost, won, side=4, start=0, channels=1):
     """Random images; the source has them at start, start + 1, ..."""
     images = lost + won
     generator = np.random.default_rng(images)
     return Gallery(
         index=np.arange(start, start + images),
+        labels=np.arange(images) % 10,
+        taken_for=(np.arange(images) + 3) % 10,
         lost=np.arange(images) < lost,
-        clean=generator.random((images, 1, side, side), dtype=np.float32),
-        adversarial=generator.random((images, 1, side, side), dtype=np.float32),
+        clean=generator.random((images, channels, side, side), dtype=np.float32),
+        adversarial=generator.random((images, channels, side, side), dtype=np.float32),
     )
 
 

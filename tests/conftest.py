@@ -1,6 +1,8 @@
 """What several rooms' tests share: a tiny recipe on an offline data set, and the command line called in-process."""
 
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from madx.cli import main
+from madx.data.places import candidates
+
+ROOT = Path(__file__).parent.parent
 
 TINY = """
 name: tiny
@@ -85,3 +90,18 @@ def folder(trained: Path, tmp_path: Path, cli: Cli) -> Path:
         (trained / "tiny.yaml").write_text(TINY)
         assert cli("train", trained / "tiny.yaml", "--run-dir", trained / "run", "--set", "train.epochs=1").code == 0
     return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+@pytest.fixture
+def from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data sets are looked for from there; `make data` puts them there."""
+    monkeypatch.chdir(ROOT)
+    assert any(place.is_dir() for place in candidates("fashion-mnist")), "Fashion-MNIST is missing: make data"
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """(run directory, the finished process) of `madx run recipes/fashion-mnist.yaml`."""
+    run = tmp_path_factory.mktemp("demo") / "run"
+    command = [sys.executable, "-m", "madx", "run", "recipes/fashion-mnist.yaml", "--run-dir", str(run)]
+    return run, subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)

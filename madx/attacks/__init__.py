@@ -8,6 +8,7 @@ from madx.attacks.gradients import Gradient, input_gradient, through_twin
 from madx.attacks.losses import DLR, CrossEntropy, Loss, TargetedDLR, TargetedMargin, targeted_loss
 from madx.attacks.norms import Norm, norm_named
 from madx.attacks.pgd import Pgd, last_iterate, strongest_examples
+from madx.attacks.pixels import rounded
 from madx.attacks.presets import PARANOID, QUICK, STANDARD, SUITES, Suite, suite_of
 from madx.attacks.square import Square
 from madx.attacks.suite import Apgd, Attack, Closest, Outcome, Record, TargetedApgd, run_suite
@@ -44,6 +45,7 @@ __all__ = [
     "last_iterate",
     "linear_classifier",
     "norm_named",
+    "rounded",
     "run_suite",
     "strongest_examples",
     "suite_of",

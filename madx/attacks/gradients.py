@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from madx.attacks.losses import Loss
+from madx.errors import MadxError
 
 Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(images [B, ...], targets) -> (logits [B, K], gradient of the summed loss at the images [B, ...])."""
@@ -53,15 +54,24 @@ def through_twin(engine: Callable[[Tensor], Tensor], twin: nn.Module, *, loss: L
 
     This is BPDA (Athalye et al. 2018, arXiv 1802.00420): the slope of the loss is taken at the engine's logits and
     carried to the image by the twin's Jacobian at the same image. What is returned are the engine's logits.
+
+    Raises:
+        MadxError: when it is called, if engine and twin differ in the shape of their logits.
     """
 
     def gradient(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         images = images.detach()
-        logits = engine(images).detach().float().to(images.device)
+        logits = engine(images).detach()
         with torch.enable_grad():
             answer, pixels = logits.clone().requires_grad_(), images.clone().requires_grad_()
             (at_logits,) = torch.autograd.grad(loss(answer, targets).sum(), answer)
-            (slope,) = torch.autograd.grad(twin(pixels).float(), pixels, at_logits)
+            surrogate = twin(pixels).float()
+            if surrogate.shape != logits.shape:
+                raise MadxError(
+                    f"the engine answers with logits {list(logits.shape)} and its torch twin with "
+                    f"{list(surrogate.shape)}; give the twin that the engine was built from"
+                )
+            (slope,) = torch.autograd.grad(surrogate, pixels, at_logits)
         return logits, slope
 
     return gradient

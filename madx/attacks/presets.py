@@ -44,7 +44,7 @@ QUICK = Suite(
     "quick",
     twin=(Apgd(steps=10), TargetedApgd(steps=10, targets=2)),
     in_the_loop=(Apgd(steps=5),),
-    query=(Square(queries=50),),
+    query=(Square(queries=30),),
 )
 """For a first look, and for many images in minutes on a CPU."""
 

@@ -36,21 +36,13 @@ class Victim:
 
         In bf16, gradients and the logits that come with them are rounded: score the points again in float32.
         """
-
-        def forward(images: Tensor) -> Tensor:
-            with torch.no_grad():
-                logits: Tensor = module(images).float()
-            return logits
-
-        return cls(forward, lambda loss: input_gradient(module, loss=loss, precision=precision))
+        return cls(_answering(module), lambda loss: input_gradient(module, loss=loss, precision=precision))
 
     @classmethod
     def in_the_loop(cls, forward: Callable[[Tensor], Tensor], twin: nn.Module) -> Victim:
         """An engine: its logits give loss, best point and step sizes; only the slope is the twin's (`through_twin`)."""
-        return cls(
-            lambda images: forward(images).float().to(images.device),
-            lambda loss: through_twin(forward, twin, loss=loss),
-        )
+        answer = _answering(forward)
+        return cls(answer, lambda loss: through_twin(answer, twin, loss=loss))
 
     @classmethod
     def query_only(cls, forward: Callable[[Tensor], Tensor]) -> Victim:
@@ -66,7 +58,7 @@ class Victim:
                 "use attacks that need none, such as Square, or give the engine's torch twin"
             )
 
-        return cls(lambda images: forward(images).float().to(images.device), gradient)
+        return cls(_answering(forward), gradient)
 
 
 @dataclass
@@ -103,3 +95,13 @@ class Passes:
             return counted
 
         return Victim(forward, gradient)
+
+
+def _answering(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A network's logits as the attacks want them: float32, where the images are, without a graph."""
+
+    def answer(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return forward(images).float().to(images.device)
+
+    return answer

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import madx
-from madx.cli import show
+from madx.cli import github, show
 from madx.cli.options import Baseline, Outside, grouped
 from madx.distributed import announce, join, leave_note, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
@@ -236,7 +236,7 @@ def inspect(
 
 def _run_to_verdict(names: list[str], context: Context, as_json: bool, *, again: bool = False) -> None:
     """Stages up to the verdict, which decides the exit code."""
-    from madx.pipeline import run_stages, stage_named
+    from madx.pipeline import files, run_stages, stage_named
     from madx.pipeline.reporting import read_verdict
 
     with _at_work(context):
@@ -249,6 +249,7 @@ def _run_to_verdict(names: list[str], context: Context, as_json: bool, *, again:
             show.print_json(verdict.to_json() | {"provenance": provenance, "run_dir": str(context.run.root)})
         else:
             show.verdict(verdict, context.run.root, new=any(report.done for report in reports))
+        github.publish(verdict, lambda: context.run.read(files.MARKDOWN).decode(), as_json=as_json)
 
     _end(context, verdict.exit_code, tell)
 

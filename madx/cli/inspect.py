@@ -5,7 +5,8 @@ A terminal gets tables with bars, anything else one plain line for each fact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +60,27 @@ def print_findings(findings: dict[str, Any]) -> None:
         for file, entry in stage["files"].items():
             state = "  [red]CHANGED since the stage wrote it[/red]" if file in stage["changed"] else ""
             console.print(f"  {escape(file)}  {entry.get('bytes', 0):,} bytes  {entry['sha256'][:12]}{state}")
-    if coverage := findings["coverage"]:
-        _print_coverage(console, coverage)
-    if saliency := findings["saliency"]:
-        _print_saliency(console, saliency)
-    if verdict := findings["verdict"]:
-        console.print(f"verdict: [bold]{verdict['outcome']}[/bold]")
+    shown = {"coverage": _print_coverage, "saliency": _print_saliency, "verdict": _print_verdict}
+    for name, show in shown.items():
+        if content := findings[name]:
+            with _reading(Path(findings["run_dir"]) / f"{name}.json"):
+                show(console, content)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say of a file that is JSON, but not what its stage writes, that it was damaged."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ArtifactError(
+            f"{path} does not hold what madx writes there ({type(error).__name__}: {error}); delete it, and the next "
+            "`madx run` makes it again"
+        ) from error
+
+
+def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
+    console.print(f"verdict: [bold]{verdict['outcome']}[/bold]")
 
 
 def _print_coverage(console: Console, coverage: dict[str, Any]) -> None:

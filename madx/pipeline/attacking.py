@@ -22,7 +22,7 @@ from madx.pipeline.reporting import read_arrays
 from madx.recipe import EngineConfig
 from madx.rundir import CHECKPOINTS
 from madx.seeds import torch_generator
-from madx.verify import Accuracy, Adversary, Chunk, Examples, Kind, measure_chunk
+from madx.verify import Accuracy, Adversary, Chunk, Examples, Kind, decided, measure_chunk
 from madx.verify.contract import logits_of
 
 _BATCH = 250
@@ -68,11 +68,19 @@ def measure_accuracy(context: Context, config: EngineConfig, reference: Side | N
         context.progress.say(f"{suite.name}: {line}")
     values = context.world.map(measured, left)
     what = "attacking both engines" if reference else "attacking the engine"
-    values = context.progress.track(values, what, total=total, done=len(parts))
-    for number, value in zip(left, values, strict=True):
-        _store_chunk(context, config, number, value)
-        parts[number] = value
-    return Accuracy.concatenate([parts[number] for number in range(total)])
+    values = iter(context.progress.track(values, what, total=total, done=len(parts)))
+    for number in range(total):
+        if number not in parts:
+            parts[number] = next(values)
+            _store_chunk(context, config, number, parts[number])
+        if recipe.verify.sequential and decided(_joined(parts, number + 1), recipe.verify.gates):
+            break
+    return _joined(parts, number + 1)
+
+
+def _joined(parts: dict[int, Accuracy], chunks: int) -> Accuracy:
+    """The first chunks as one measurement, in the committed order of the images."""
+    return Accuracy.concatenate([parts[number] for number in range(chunks)])
 
 
 def budget(suite: Suite, *, with_twins: bool) -> tuple[str, ...]:

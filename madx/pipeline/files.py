@@ -14,7 +14,8 @@ FINETUNING = "pruned/finetuning.json"
 COVERAGE = "coverage.json"
 PARITY = "parity.json"
 VERDICT = "verdict.json"
-REPORTS = ("report.html", "report.md", "junit.xml")
+MARKDOWN = "report.md"
+REPORTS = ("report.html", MARKDOWN, "junit.xml")
 
 
 def onnx(role: str, precision: str) -> str:

@@ -21,7 +21,9 @@ from madx.machine import describe_machine
 from madx.pipeline.context import Context
 from madx.pipeline.versions import tool_versions
 from madx.plugins import load_callable
-from madx.recipe import DataConfig, Recipe
+from madx.prune import IMAGE_FREE, LEARNERS, removes_channels
+from madx.recipe import DataConfig, PruneConfig, Recipe
+from madx.verify.measurements import FORMAT
 
 
 def train(context: Context) -> dict[str, Any]:
@@ -35,8 +37,23 @@ def train(context: Context) -> dict[str, Any]:
 
 
 def prune(context: Context) -> dict[str, Any]:
-    """Everything beside the dense weights that decides the pruned ones."""
-    return _common(context, gate=False) | {"prune": context.recipe.prune.model_dump(mode="json")}
+    """Everything beside the dense weights that decides the pruned ones; not what the criterion has no use for."""
+    config = context.recipe.prune
+    return _common(context, gate=False) | {"prune": config.model_dump(mode="json", exclude=_without_effect(config))}
+
+
+def _without_effect(config: PruneConfig) -> set[str]:
+    """Fields of the recipe that nothing reads as the others stand."""
+    fields = set()
+    if config.criterion not in LEARNERS:
+        fields |= {"learning"}
+    if config.batches != "auto":
+        fields |= {"max_batches"}
+    if config.criterion in IMAGE_FREE:
+        fields |= {"batches", "max_batches", "settled"}
+    if not removes_channels(config):
+        fields |= {"round_to"}
+    return fields
 
 
 def take(context: Context) -> dict[str, Any]:
@@ -62,6 +79,7 @@ def verify(context: Context) -> dict[str, Any]:
     recipe = context.recipe
     return _common(context) | {
         "verify": recipe.verify.model_dump(mode="json"),
+        "format": FORMAT,
         "engines": [engine.model_dump(mode="json") for engine in recipe.export.engines],
         "can_run": {engine.name: backend(engine.kind).availability().can_run for engine in recipe.export.engines},
         "machine": describe_machine(),

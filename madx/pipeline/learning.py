@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from madx.attacks import input_gradient, last_iterate
 from madx.pipeline.context import Context
-from madx.pipeline.scoring import learns_masks, numbered_batch
-from madx.prune import LEARNERS, Saliency, Task, learn_scores, remove
+from madx.pipeline.scoring import numbered_batch
+from madx.prune import LEARNERS, Rule, Saliency, Task, learn_scores, removes_channels
 from madx.seeds import torch_generator
 
 
@@ -22,40 +23,56 @@ def learned(context: Context, dense: nn.Module, saliency: Saliency) -> Saliency:
     Process 0 learns alone: a step depends on the one before, and there are few.
     """
     config = context.recipe.prune
-    if not learns_masks(config):
-        if config.criterion in LEARNERS:
-            context.progress.say(f"{config.criterion} ranks whole channels without learning masks (docs/criteria.md)")
+    if config.criterion not in LEARNERS:
         return saliency
-    scores = context.world.share(lambda: _learn(context, dense, saliency.scores))
-    return replace(saliency, scores=scores, start=saliency.scores, learned_steps=config.learning.steps)
+    scores, steps = context.world.share(lambda: _learn(context, dense, saliency.scores))
+    return replace(saliency, scores=scores, start=saliency.scores, learned_steps=steps) if steps else saliency
 
 
-def _learn(context: Context, dense: nn.Module, start: dict[str, Tensor]) -> dict[str, Tensor]:
-    config, threat = context.recipe.prune, context.recipe.threat
-    example = torch.zeros(2, *context.splits.train.shape)
+def _learn(context: Context, dense: nn.Module, averages: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """Scores of entries, or of channels beside the averages of entries: those decide what 2:4 leaves of them.
 
-    def keep(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        masks = remove(dense, scores, config, example=example).masks
-        return {name: mask.to(context.device) for name, mask in masks.items()}
+    And how many steps that took.
+    """
+    config = context.recipe.prune
+    rule = Rule(dense, config, example=torch.zeros(2, *context.splits.train.shape))
+    attack = partial(_attack, context)
+    if not removes_channels(config):
+        return _run(context, dense, averages, Task(config.learning, rule.masks, attack)), config.learning.steps
+    gates = rule.gates(averages)
+    if not gates.groups:
+        context.progress.say("no channel can go, so that there is no gate to learn")
+        return averages, 0
+    task = Task(config.learning, gates.masks, attack, gates.slopes)
+    return averages | _run(context, dense, gates.start(averages), task), config.learning.steps
 
-    def attack(network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        gradient = input_gradient(network, precision=config.learning.precision)
-        return last_iterate(gradient, x, y, threat=threat, attack=config.learning.attack, generator=generator)
 
+def _run(context: Context, dense: nn.Module, start: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    checkpoint = context.checkpoint("learning")
+    state = checkpoint.load()
     return learn_scores(
         copy.deepcopy(dense).to(context.device),
-        _batches(context),
+        _batches(context, state["step"] if state else 0),
         start,
-        LEARNERS[config.criterion],
-        Task(config.learning, keep, attack),
-        checkpoint=context.checkpoint("learning"),
+        LEARNERS[context.recipe.prune.criterion],
+        task,
+        state=state,
+        checkpoint=checkpoint,
     )
 
 
-def _batches(context: Context) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
-    """Clean training images of every step, each with a generator of its own."""
+def _attack(context: Context, network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    """Examples that climb the loss of the network as it is pruned now."""
+    config = context.recipe.prune.learning
+    gradient = input_gradient(network, precision=config.precision)
+    return last_iterate(gradient, x, y, threat=context.recipe.threat, attack=config.attack, generator=generator)
+
+
+def _batches(context: Context, done: int) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
+    """Clean training images of every step after the first `done`, each with a generator of its own."""
     config, total = context.recipe.prune, context.recipe.prune.learning.steps
-    for number in context.progress.track(range(total), f"masks under the budget ({config.criterion})", total=total):
+    what = f"masks under the budget ({config.criterion})"
+    for number in context.progress.track(range(done, total), what, total=total, done=done):
         images, labels = numbered_batch(context, config.batch_size, number)
         generator = torch_generator(context.recipe.seed, "learning", number)
         yield images.to(context.device), labels.to(context.device), generator

@@ -21,19 +21,17 @@ from madx.prune import (
     LEARNERS,
     Removal,
     Round,
+    Rule,
     Saliency,
     Settling,
     average_scores,
     batches_needed,
     has_settled,
-    remove,
+    removes_channels,
     summarise,
 )
 from madx.recipe import PruneConfig
 from madx.seeds import derive_seed, torch_generator
-
-_EXAMPLES = 2
-"""Images on which folding is checked."""
 
 
 def averaged(context: Context, dense: nn.Module) -> Saliency:
@@ -43,7 +41,7 @@ def averaged(context: Context, dense: nn.Module) -> Saliency:
     checkpoint = context.checkpoint("saliency")
     state = checkpoint.load()
     start, total = state["batches"] if state else 0, _most_batches(config)
-    example = numbered_batch(context, _EXAMPLES, 0)[0].to(context.device)
+    example = numbered_batch(context, config.batch_size, 0)[0].to(context.device)
     attacked = input_gradient(folded(model, example))
     scores = context.world.map(partial(_batch_scores, context, model, attacked), range(start, total))
     scores = context.progress.track(scores, f"saliency ({config.criterion})", total=total, done=start)
@@ -78,15 +76,6 @@ def _settling_record(config: PruneConfig, saliency: Saliency) -> dict[str, Any]:
     }
 
 
-def learns_masks(config: PruneConfig) -> bool:
-    """Whether the average is only where learning starts.
-
-    A removed channel is masked in its own row and in the columns that read it, so that no gradient reaches either and
-    it could never come back: where whole channels go, the averaged scores themselves decide.
-    """
-    return config.criterion in LEARNERS and not config.structure.startswith("channels")
-
-
 def _most_batches(config: PruneConfig) -> int:
     """How many batches the saliency may take."""
     if config.criterion in IMAGE_FREE:
@@ -97,10 +86,11 @@ def _most_batches(config: PruneConfig) -> int:
 def _settling(context: Context, dense: nn.Module) -> Settling:
     """The halves are compared by the very rule that prunes; for a criterion that learns, where its learning starts."""
     config = context.recipe.prune
-    learner = LEARNERS[config.criterion] if learns_masks(config) else None
-    example = torch.zeros(2, *context.splits.train.shape)
+    rule = Rule(dense, config, example=torch.zeros(2, *context.splits.train.shape))
+    # Gates of channels start in the order of the averages added up, by which the rule itself ranks.
+    learner = None if removes_channels(config) else LEARNERS.get(config.criterion)
     return Settling(
-        keep=lambda scores: remove(dense, learner.start(scores) if learner else scores, config, example=example).masks,
+        keep=lambda scores: rule.masks(learner.start(scores) if learner else scores),
         enough=config.settled,
         stops=config.batches == "auto",
         tell=lambda point: context.progress.say(f"saliency after {point.batches} batches: {_agreement(point)}"),

@@ -18,14 +18,17 @@ from madx.pipeline.attacking import Side, budget, gate_images, measure_accuracy
 from madx.pipeline.checking import measure_soundness
 from madx.pipeline.contenders import Contender, build_record, contenders
 from madx.pipeline.context import Context
+from madx.pipeline.curve import measure_curve
+from madx.pipeline.ladders import ladder
 from madx.pipeline.reporting import read_verdict
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig
+from madx.sensors import Watch
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
-from madx.verify.measurements import Latency
 from madx.verify.parity import EngineParity, Parity, contract_alone, measure_parity
+from madx.verify.timings import Latency
 
 _PARITY_IMAGES = 256
 _PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
@@ -47,7 +50,8 @@ def verify(context: Context) -> list[str]:
         if values is not None:
             measured.append(values)
             outputs.append(context.write_arrays(files.measurements(config), values.to_arrays()))
-    verdict = judge(measured, context.recipe.verify.gates, missing=missing)
+    settings = context.recipe.verify
+    verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     subject = {"engines": hashes, "verify": context.recipe.verify.model_dump(mode="json")}
     attempt = _attempts(earlier, subject) + 1
     if attempt > 1:
@@ -82,16 +86,18 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
         reference = _loaded(loaded, config, against) if against else None
         candidate = _loaded(loaded, config, judged)
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
-        latency = context.world.share(lambda: _latency(context, reference, candidate))
+        latency = context.world.share(lambda: _latency(context, config, reference, candidate))
         measurements = Measurements(
             engine=config.name,
             latency=latency,
             parity=context.world.share(lambda: _parity(context, config, reference, candidate)),
             soundness=context.world.share(lambda: measure_soundness(context, suite, reference, candidate)),
             accuracy=measure_accuracy(context, config, reference, candidate),
+            curve=context.world.share(lambda: measure_curve(context, reference, candidate)),
             sizes=Sizes(reference=len(against.payload) if against else None, candidate=len(judged.payload)),
             reference=against.subject if against else None,
             candidate=judged.subject,
+            ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
         )
     return measurements, hashes
 
@@ -125,7 +131,8 @@ def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EnginePa
     )
 
 
-def _latency(context: Context, against: Side | None, judged: Side) -> Latency | None:
+def _latency(context: Context, engine: EngineConfig, against: Side | None, judged: Side) -> Latency | None:
+    """Interleaved; without a reference nothing is timed, as only ratios mean anything."""
     if against is None:
         return None
     reference, candidate = against.engine, judged.engine
@@ -143,6 +150,7 @@ def _latency(context: Context, against: Side | None, judged: Side) -> Latency | 
         seed=context.recipe.seed,
         timing=reference.timing,
         facts={"reference": reference.facts, "candidate": candidate.facts},
+        watch=Watch.over_this_machine(gpu=engine.on_gpu),
     )
 
 

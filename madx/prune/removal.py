@@ -9,12 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
-from madx.prune.layers import unscored_layers
+from madx.prune.gates import ChannelGates
+from madx.prune.groups import MAKES_OUTPUTS, ChannelGroup, channel_groups, dependency_graph, masks_without
+from madx.prune.layers import scored_parameters, unscored_layers
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
-from madx.prune.structure import MAKES_OUTPUTS, coverage, remove_channels_, survivor_masks
+from madx.prune.structure import coverage, remove_channels_, survivor_masks
 from madx.recipe import PruneConfig
 
 Masks = dict[str, Tensor]
@@ -37,39 +40,94 @@ class Removal:
 
 
 def remove(dense: nn.Module, scores: Mapping[str, Tensor], config: PruneConfig, *, example: Tensor) -> Removal:
-    """Apply the recipe's structure at its sparsity to a copy of the dense network.
+    """`Rule.remove` of a rule that is used once."""
+    return Rule(dense, config, example=example).remove(scores)
 
-    Args:
-        dense: on the CPU; not changed.
-        scores: float32 for every parameter that can be scored, on any device; other layers are listed and stay whole.
-        config: structure, sparsity and round_to.
-        example: images [B, C, H, W] to trace channels with.
+
+class Rule:
+    """A recipe's structure at its sparsity, for one network: what depends on the network alone is found once.
+
+    Scores are float32 for every parameter that can be scored, on any device; other layers are listed and stay whole.
+    Groups of channels may have scores of their own (`ChannelGates`), which then decide.
 
     Raises:
         ModelError: channels cannot be removed from this network, or scores are missing.
     """
-    module = copy.deepcopy(dense)
-    unscored = unscored_layers(dense, shape=example.shape)
-    reasons = dict(unscored)
-    masks: Masks = {}
-    held: Masks = {}
-    channels = None
-    if config.structure in ("channels", "channels+2:4"):
-        scores = {name: score.cpu() for name, score in scores.items()}
-        survivors, reasons = remove_channels_(
-            module, scores, config.sparsity, round_to=config.round_to, example=example, unscored=unscored
-        )
-        masks = survivor_masks(survivors, dense)
-        channels = _channel_counts(dense, module, reasons)
-        scores = {name: score.flatten()[survivors[name]] for name, score in scores.items()}
-    if config.structure == "unstructured":
-        held = masks = unstructured_masks(module, scores, config.sparsity, unscored=unscored)
-    elif config.structure in ("2:4", "channels+2:4"):
-        held, dense_layers = two_four_masks(module, scores, unscored=unscored)
-        reasons = reasons | dense_layers
-        masks = _combined(masks, held) if masks else held
-    apply_masks_(module, held)
-    return Removal(module, held, masks, reasons, channels)
+
+    def __init__(self, dense: nn.Module, config: PruneConfig, *, example: Tensor) -> None:
+        """Prepare.
+
+        Args:
+            dense: on the CPU; neither changed here nor to be changed while the rule is in use.
+            config: structure, sparsity and round_to.
+            example: images [B, C, H, W] to trace channels with.
+        """
+        self.dense, self.config, self.example = dense, config, example
+        self.unscored = unscored_layers(dense, shape=example.shape)
+
+    def remove(self, scores: Mapping[str, Tensor]) -> Removal:
+        """Apply the rule to a copy of the dense network."""
+        module, config = copy.deepcopy(self.dense), self.config
+        reasons = dict(self.unscored)
+        masks: Masks = {}
+        held: Masks = {}
+        channels = None
+        if removes_channels(config):
+            scores = {name: score.cpu() for name, score in scores.items()}
+            survivors, reasons = remove_channels_(
+                module,
+                scores,
+                config.sparsity,
+                round_to=config.round_to,
+                example=self.example,
+                unscored=self.unscored,
+            )
+            masks = survivor_masks(survivors, self.dense)
+            channels = _channel_counts(self.dense, module, reasons)
+            scores = {name: score.flatten()[survivors[name]] for name, score in scores.items() if name in survivors}
+        if config.structure == "unstructured":
+            held = masks = unstructured_masks(module, scores, config.sparsity, unscored=self.unscored)
+        elif config.structure in ("2:4", "channels+2:4"):
+            held, dense_layers = two_four_masks(module, scores, unscored=self.unscored)
+            reasons = reasons | dense_layers
+            masks = _combined(masks, held) if masks else held
+        apply_masks_(module, held)
+        return Removal(module, held, masks, reasons, channels)
+
+    def masks(self, scores: Mapping[str, Tensor]) -> Masks:
+        """`remove(scores).masks` without the network, and much faster; on the scores' device or on the CPU."""
+        if self.config.structure == "unstructured":
+            return unstructured_masks(self.dense, scores, self.config.sparsity, unscored=self.unscored)
+        if self.config.structure == "2:4":
+            return two_four_masks(self.dense, scores, unscored=self.unscored)[0]
+        if self.config.structure == "channels":
+            shapes = {name: parameter.shape for name, parameter in scored_parameters(self.dense).items()}
+            return masks_without(self._groups, scores, shapes)
+        return self.remove(scores).masks
+
+    def gates(self, scores: Mapping[str, Tensor]) -> ChannelGates:
+        """Gates on the groups of channels that the rule chooses from; it was checked that they act as removal does.
+
+        Args:
+            scores: with which the check removes channels.
+        """
+        gates = ChannelGates(self.dense, self._groups)
+        alone = self.config.model_copy(update={"structure": "channels"})
+        pruned = Rule(self.dense, alone, example=self.example).remove(scores).module
+        gates.check(self.dense, pruned, scores, shape=self.example.shape)
+        return gates
+
+    @cached_property
+    def _groups(self) -> list[ChannelGroup]:
+        traced = copy.deepcopy(self.dense)
+        graph = dependency_graph(traced, self.example)
+        config = self.config
+        return channel_groups(traced, graph, config.sparsity, round_to=config.round_to, unscored=self.unscored)[0]
+
+
+def removes_channels(config: PruneConfig) -> bool:
+    """Whether the structure takes whole channels, with or without 2:4."""
+    return config.structure in ("channels", "channels+2:4")
 
 
 def _channel_counts(dense: nn.Module, pruned: nn.Module, reasons: Mapping[str, str]) -> tuple[int, int]:

@@ -179,8 +179,8 @@ class PruneConfig(Section):
     criterion: Literal["mad", "mad-paper", "mad-reversed", "taylor", "obd", "hydra", "magnitude", "random"] = "mad"
     """How entries are ranked. mad: masks learned under the budget, from second-order adversarial damage on; mad-paper:
     Lee, Kim, Ro, CVPR 2022; taylor and obd: first- and second-order damage; hydra: masks learned from the magnitude on;
-    magnitude, random and mad-reversed are baselines and controls. Where whole channels go no masks are learned: mad is
-    the damage itself there, and hydra the magnitude."""
+    magnitude, random and mad-reversed are baselines and controls. Where whole channels go, what is learned is a gate
+    for each channel."""
     batches: CountOrAuto = 40
     """Batches of training images that the saliency is averaged over; auto takes more until what is kept has settled."""
     settled: Annotated[Share, Field(gt=0)] = 0.9
@@ -196,7 +196,7 @@ class PruneConfig(Section):
     """Of the masks of mad-paper and mad-reversed: bf16 takes half the time and ranks a little differently (at 90 %
     removed, 99.6 % of the kept set is the same on the reference network)."""
     learning: LearningConfig = LearningConfig()
-    """Masks under the budget, for the criteria mad and hydra."""
+    """Masks under the budget, or gates where whole channels go, for the criteria mad and hydra."""
     structure: Literal["unstructured", "channels", "2:4", "channels+2:4"] = "channels"
     """What is removed: single weights, whole channels, two of every four input channels at each position, or both."""
     sparsity: Annotated[Number, Field(gt=0, lt=1)] = 0.5
@@ -234,6 +234,11 @@ class EngineConfig(Section):
     """Largest batch of the optimisation profile (TensorRT); the optimum is verify.latency's batch."""
     verify: bool = True
     """Whether the gates are measured on this engine; an engine with verify: false is built and recorded only."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self.kind in ("ort-cuda", "tensorrt", "tensorrt-rtx")
 
     @property
     def name(self) -> str:
@@ -274,14 +279,17 @@ class VerifyConfig(Section):
     """How many of the gate images are attacked; without it, all."""
     chunk: Count = 250
     """Images attacked at a time; a killed verification continues at the chunk it was in."""
+    sequential: bool = False
+    """Whether the gates may look after every chunk and stop early; limits are then those of the betting test, valid
+    however often one looks."""
     latency: LatencyConfig = LatencyConfig()
     """Timing of the engines."""
     gates: tuple[GateConfig, ...] = (
         GateConfig(metric="speedup", at_least=1.5),
         GateConfig(metric="robust_drop", at_most=0.03),
     )
-    """All must pass. Metrics: speedup, robust_accuracy, clean_accuracy (at_least); robust_drop, clean_drop,
-    parity_flips, size_ratio (at_most); confidence defaults to 0.95."""
+    """All must pass. Metrics: speedup, robust_accuracy, clean_accuracy, retention (at_least); p99_ratio, robust_drop,
+    clean_drop, worst_class_drop, parity_flips, size_ratio (at_most); confidence defaults to 0.95."""
 
     @model_validator(mode="after")
     def _some(self) -> Self:

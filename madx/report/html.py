@@ -9,10 +9,23 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from madx.report import figures, saliency_figures, sensitivity, views, words
+from madx.report import (
+    attack_views,
+    curve_figure,
+    curve_views,
+    figures,
+    latency_figures,
+    latency_views,
+    pictures,
+    saliency_figures,
+    sensitivity,
+    views,
+    words,
+)
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
-from madx.verify import GateResult, Latency, Measurements
+from madx.verify import Gallery, GateResult, Measurements
+from madx.verify.signs import signs
 
 
 def render_html(content: ReportContent) -> str:
@@ -30,18 +43,19 @@ def render_html(content: ReportContent) -> str:
         content=content,
         verdict=content.verdict,
         headline=words.headline(content.verdict.gates, content.verdict.outcome),
-        engines=[_engine(view, number) for number, view in enumerate(engines, start=1)],
+        engines=[_engine(view, number, content) for number, view in enumerate(engines, start=1)],
         attack=views.attack_sentence(content),
         steps=views.steps(content.finetuning),
         steps_plot=figures.accuracies(views.steps(content.finetuning), "steps"),
         saliency=_saliency(content.saliency) if content.saliency else None,
         recipe=yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True),
         unknown=views.UNKNOWN,
+        most=Gallery.LIMIT,
     )
     return words.clean(page)
 
 
-def _engine(view: EngineView, number: int) -> dict[str, Any]:
+def _engine(view: EngineView, number: int, content: ReportContent) -> dict[str, Any]:
     """What the page shows of one engine; ids carry its number, as its name is free text."""
     shown: dict[str, Any] = {
         "view": view,
@@ -49,27 +63,77 @@ def _engine(view: EngineView, number: int) -> dict[str, Any]:
         "builds": views.built_files(view.build),
         "measured": None,
     }
-    return shown if view.measured is None else shown | {"measured": _measured(view.measured, view.gates, number)}
+    if view.measured is None:
+        return shown
+    threat, names = content.provenance.get("threat") or {}, views.class_names(content)
+    of_robustness = {
+        "curve": _curve(view.measured, threat, number),
+        "gallery": _gallery(view.measured, names),
+        "attacks": _attacks(view.measured),
+    }
+    return shown | {"measured": _measured(view.measured, view.gates, number) | of_robustness}
 
 
 def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) -> dict[str, Any]:
-    shown: dict[str, Any] = {"counts": views.count_rows(measured.accuracy), "latency": measured.latency}
-    return shown if measured.latency is None else shown | _timed(measured.latency, gates, number)
-
-
-def _timed(latency: Latency, gates: Sequence[GateResult], number: int) -> dict[str, Any]:
-    """What the page shows of the timings."""
-    speedup = views.speedup(latency, gates)
+    latency = measured.latency
+    shown: dict[str, Any] = {"counts": views.count_rows(measured.accuracy), "roles": views.roles(measured)}
+    if latency is None:
+        return shown
+    speedup = latency_views.speedup(latency, gates)
     bounds = [gate.bound for gate in gates if gate.metric == "speedup"]
     required = bounds[0] if bounds else None
-    return {
-        "times": views.time_rows(latency),
+    return shown | {
+        "times": latency_views.time_rows(latency),
         "speedup": speedup,
-        "control": views.control(latency),
+        "control": latency_views.control(latency),
         "required": required,
-        "blocks": figures.blocks(latency, f"e{number}blocks"),
-        "ratios": figures.ratios(latency, speedup, f"e{number}ratios", bound=required),
+        "percentiles": latency_views.percentile_rows(latency),
+        "machine": latency_views.machine_rows(latency),
+        "unknown": latency_views.unknown_sources(latency),
+        "ladder": latency_views.ladder_rows(measured.ladder),
+        "disturbances": latency_views.disturbances(latency),
+        "distribution": latency_figures.distribution(latency, f"e{number}calls"),
+        "blocks": latency_figures.blocks(latency, f"e{number}blocks"),
+        "ratios": latency_figures.ratios(latency, speedup, f"e{number}ratios", bound=required),
     }
+
+
+def _curve(measured: Measurements, threat: Mapping[str, Any], number: int) -> dict[str, Any] | None:
+    """What the page shows of the security curve."""
+    if measured.curve is None:
+        return None
+    rows = curve_views.curve_rows(measured.curve, threat)
+    accuracy = measured.accuracy
+    suite = (curve_views.standing(accuracy.robust_reference), curve_views.standing(accuracy.robust_candidate))
+    return {
+        "sentence": curve_views.curve_sentence(measured.curve, rows, views.roles(measured)),
+        "rows": rows,
+        "plot": curve_figure.security_curve(rows, suite, f"e{number}curve", norm=threat.get("norm", "")),
+    }
+
+
+def _attacks(measured: Measurements) -> dict[str, Any]:
+    """What the page shows of the attacks themselves."""
+    rows = attack_views.attack_rows(measured.accuracy)
+    return {
+        "rows": rows,
+        "cost": attack_views.total_cost(rows, measured.accuracy.images),
+        "checks": attack_views.check_rows(measured.soundness),
+        "images": measured.soundness.images,
+        "signs": signs(measured),
+    }
+
+
+def _gallery(measured: Measurements, names: tuple[str, ...]) -> tuple[tuple[str, int, Any], ...]:
+    """What the page shows of the lost and of the won images: the word, how many there are, and the first of them."""
+    if measured.reference is None:
+        return ()
+    total = views.count_rows(measured.accuracy)[-1]
+    gallery = measured.accuracy.gallery
+    return (
+        ("Lost", total.lost or 0, pictures.exhibits(gallery, names, lost=True)),
+        ("Won", total.gained or 0, pictures.exhibits(gallery, names, lost=False)),
+    )
 
 
 def _saliency(saliency: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +159,7 @@ def _tied(text: str) -> str:
 
 _FILTERS = {
     "percent": words.percent,
+    "count": words.count,
     "milliseconds": words.milliseconds,
     "size": words.size,
     "duration": words.duration,

@@ -1,4 +1,4 @@
-"""The report for CI: JUnit XML with one test case per engine and gate.
+"""The report for CI: JUnit XML with one test case per engine and gate, and one per stage, which tells its time.
 
 A FAIL is a failure. An INCONCLUSIVE is an error, so that no CI shows it as passed; so is a verdict without any gate.
 """
@@ -26,9 +26,22 @@ def render_junit(content: ReportContent) -> str:
         suite.append(output)  # type: ignore[no-untyped-call]
     report = JUnitXml()
     report.add_testsuite(suite)
+    if timed := _stages(content):
+        report.add_testsuite(timed)
     report.update_statistics()  # type: ignore[no-untyped-call]
     text: str = report.tostring().decode("utf-8")  # type: ignore[no-untyped-call]
     return text if text.startswith("<?xml") else f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
+
+
+def _stages(content: ReportContent) -> TestSuite | None:
+    """What took how long: a gate has no time of its own, as one measurement serves them all."""
+    known = {name: record["seconds"] for name, record in content.stages.items() if "seconds" in record}
+    if not known:
+        return None
+    suite = TestSuite(words.clean(f"madx stages {content.recipe.get('name', '')}".strip()))
+    for name, seconds in known.items():
+        suite.add_testcase(TestCase(words.clean(name), "madx.stages", seconds))
+    return suite
 
 
 def _case(gate: GateResult) -> TestCase:

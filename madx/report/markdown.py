@@ -9,13 +9,15 @@ from itertools import chain
 
 import yaml
 
-from madx.report import sensitivity, views, words
+from madx.report import attack_views, curve_views, latency_views, pictures, sensitivity, views, words
 from madx.report.content import ReportContent
-from madx.report.views import CountRow, EngineView
-from madx.verify import GateResult, Latency, Measurements, Outcome
+from madx.report.views import EngineView
+from madx.verify import GateResult, Ladder, Latency, Measurements, Outcome
+from madx.verify.signs import signs
 
 _SYMBOLS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "⚠️"}
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$])")
+_POINTWISE = f"pointwise {words.level(curve_views.LEVEL)} limits (Clopper and Pearson)"
 _MOST_WARNINGS = 50
 _MOST_CHARACTERS = 2000
 """Of one sentence: an engine's error may hold a whole log, and a step summary has a limit of one MiB."""
@@ -24,8 +26,16 @@ _MOST_CHARACTERS = 2000
 def render_markdown(content: ReportContent) -> str:
     """The verdict, its gates and warnings, accuracy, latency and saliency; tables of details are folded."""
     engines = views.engine_views(content)
-    parts = (_verdict(content, engines), _warnings(content), _gates(content), _accuracy(content, engines))
-    lines = chain(*parts, _latency(engines), _saliency(content), _evidence(content), _provenance(content))
+    of_verdict = (_verdict(content, engines), _warnings(content), _gates(content))
+    of_robustness = (
+        _accuracy(content, engines),
+        _attacks(engines),
+        _curves(content, engines),
+        _gallery(content, engines),
+    )
+    lines = chain(
+        *of_verdict, *of_robustness, _latency(engines), _saliency(content), _evidence(content), _provenance(content)
+    )
     return words.clean("\n".join(lines).rstrip() + "\n")
 
 
@@ -100,39 +110,134 @@ def _accuracy(content: ReportContent, engines: Sequence[EngineView]) -> Iterator
 
 def _count_table(measured: Measurements) -> Iterator[str]:
     rows = views.count_rows(measured.accuracy)
-    after = [f"{words.percent(row.candidate / row.total)} ({row.candidate} of {row.total})" for row in rows]
-    own = f"{measured.candidate.role}:"
-    if measured.reference is None:
-        alone = ((_text(row.label), share) for row, share in zip(rows, after, strict=True))
-        return _table(("images still right", own), alone)
     cells = (
-        (_text(row.label), f"{row.before} ({row.reference} of {row.total})", share, row.change, *_both(row))
-        for row, share in zip(rows, after, strict=True)
+        (
+            _text(row.label),
+            row.before if row.reference is None else f"{row.before} ({row.reference} of {row.total})",
+            f"{words.percent(row.candidate / row.total)} ({row.candidate} of {row.total})",
+            row.change,
+            words.count(row.lost),
+            words.count(row.gained),
+        )
+        for row in rows
     )
-    return _table(("images still right", f"{measured.reference.role}:", own, "change:", "lost:", "gained:"), cells)
+    return _table(("images still right", *_columns(measured), "change:", "lost:", "gained:"), cells)
 
 
-def _both(row: CountRow) -> tuple[str, str]:
-    return str(row.lost), str(row.gained)
+def _columns(measured: Measurements, before: str = "", after: str = "") -> tuple[str, str]:
+    """Headings of a column of numbers for each of the two engines."""
+    reference, candidate = views.roles(measured)
+    return f"{before}{reference}{after}:", f"{before}{candidate}{after}:"
+
+
+def _attacks(engines: Sequence[EngineView]) -> Iterator[str]:
+    """What the attacks did on each engine, folded; signs against them stand open."""
+    for view in engines:
+        if view.measured is None:
+            continue
+        found = signs(view.measured)
+        if found:
+            yield from (f"**The attacks on** {_code(view.name)} **cannot be trusted:**", "")
+            yield from (f"- {_text(sign)}" for sign in found)
+            yield ""
+        yield from (f"<details><summary>Attacks on {_code(view.name)}</summary>", "")
+        yield from _attack_tables(view.measured)
+        yield from ("", "</details>", "")
+
+
+def _attack_tables(measured: Measurements) -> Iterator[str]:
+    rows = attack_views.attack_rows(measured.accuracy)
+    turned = _columns(measured, "turned on ")
+    headings = ("attack", "kind", "images:", *turned, "gradients:", "forward passes:")
+    counts = ("attacked", "turned_reference", "turned_candidate", "gradient", "forward")
+    yield from _table(
+        headings, ((_text(row.name), row.kind, *(words.count(getattr(row, name)) for name in counts)) for row in rows)
+    )
+    yield from ("", f"Cost: {attack_views.total_cost(rows, measured.accuracy.images)}.", "")
+    yield from (f"The attacks tried on {measured.soundness.images} images where it is known what they must do:", "")
+    checks = attack_views.check_rows(measured.soundness)
+    yield from _table(
+        ("images that …", "wanted:", *_columns(measured)),
+        ((row.label, row.wanted, row.reference, row.candidate) for row in checks),
+    )
+
+
+def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
+    """The security curve of each engine, folded."""
+    for view in engines:
+        if view.measured is None or view.measured.curve is None:
+            continue
+        rows = curve_views.curve_rows(view.measured.curve, content.provenance.get("threat") or {})
+        sentence = curve_views.curve_sentence(view.measured.curve, rows, views.roles(view.measured))
+        yield from (f"<details><summary>Security curve of {_code(view.name)}</summary>", "")
+        yield from (
+            f"{_text(sentence)} In brackets: {_POINTWISE}.",
+            "",
+        )
+        cells = (
+            (f"{row.radius}{', the threat' if row.is_threat else ''}", row.reference.text, row.candidate.text)
+            for row in rows
+        )
+        yield from _table(("radius", *_columns(view.measured)), cells)
+        yield from ("", "</details>", "")
+
+
+def _gallery(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
+    """In words what the HTML report shows in pictures, which GitHub would drop."""
+    names = views.class_names(content)
+    for view in engines:
+        if view.measured is None or not len(view.measured.accuracy.gallery.index):
+            continue
+        gallery = view.measured.accuracy.gallery
+        yield from (f"<details><summary>Images on which the engines differ, {_code(view.name)}</summary>", "")
+        cells = (
+            ("lost" if lost else "won", str(index), *(_text(pictures.class_name(number, names)) for number in classes))
+            for lost, index, *classes in zip(
+                gallery.lost, gallery.index, gallery.labels.tolist(), gallery.taken_for.tolist(), strict=True
+            )
+        )
+        yield from _table(("lost or won", "image:", "class", "taken for"), cells)
+        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. Lost: only the {_of(view)} kept it.")
+        yield from ("", "</details>", "")
+
+
+def _of(view: EngineView) -> str:
+    return views.roles(view.measured)[0] if view.measured else "reference"
 
 
 def _latency(engines: Sequence[EngineView]) -> Iterator[str]:
     yield "### Latency"
     yield ""
-    measured = [(view, view.measured.latency) for view in engines if view.measured and view.measured.latency]
-    rows = (_time_row(view, latency) for view, latency in measured)
-    if measured:
-        headings = ("engine", "batch:", "dense median:", "pruned median:", "speed-up:", "A/A control:", "timed")
-        yield from _table(headings, rows)
+    measured = [view.measured for view in engines if view.measured and view.measured.latency]
+    timed = [(view, view.measured.latency) for view in engines if view.measured and view.measured.latency]
+    if timed:
+        times = (*_columns(measured[0], "", " median"), *_columns(measured[0], "", " p99"))
+        rows = (_time_row(view, latency) for view, latency in timed)
+        yield from _table(("engine", "batch:", *times, "speed-up:", "A/A control:", "timed"), rows)
+        yield from chain.from_iterable(_disturbances(view, latency) for view, latency in timed)
+        yield from chain.from_iterable(_ladder(view, view.measured.ladder) for view in engines if view.measured)
     else:
         yield "Latency was not measured on any engine."
     yield ""
 
 
+def _disturbances(view: EngineView, latency: Latency) -> Iterator[str]:
+    if found := latency_views.disturbances(latency):
+        yield ""
+        yield f"{_code(view.name)}: the machine was disturbed while timing: {'; '.join(found)}."
+
+
+def _ladder(view: EngineView, ladder: Ladder | None) -> Iterator[str]:
+    if rows := latency_views.ladder_rows(ladder):
+        yield from ("", f"{_code(view.name)}, which step bought what:", "")
+        yield from _table(("step", "times as fast:"), ((_text(step), bought) for step, bought in rows))
+
+
 def _time_row(view: EngineView, latency: Latency) -> tuple[str, ...]:
-    medians = [words.milliseconds(row.median) for row in views.time_rows(latency)]
-    speedup, control = views.speedup(latency, view.gates).text, views.control(latency).text
-    return _code(view.name), str(latency.batch), *medians, speedup, control, _text(latency.timing)
+    medians = [words.milliseconds(row.median) for row in latency_views.time_rows(latency)]
+    speedup, control = latency_views.speedup(latency, view.gates).text, latency_views.control(latency).text
+    tails = latency_views.tail(latency)
+    return _code(view.name), str(latency.batch), *medians, *tails, speedup, control, _text(latency.timing)
 
 
 def _saliency(content: ReportContent) -> Iterator[str]:

@@ -5,25 +5,21 @@ Nothing is judged here, and no interval is computed other than with the function
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.classes import CLASS_NAMES
 from madx.report import words
 from madx.report.content import ReportContent
-from madx.stats import hodges_lehmann
-from madx.verify import Accuracy, GateResult, Latency, Measurements
+from madx.verify import Accuracy, GateResult, Measurements
 from madx.verify.findings import discordant
-from madx.verify.latency import CONTROL_CONFIDENCE
 
 UNKNOWN = "not recorded"
 _ROLES = ("dense", "baseline", "reference", "pruned", "engine")
-_SPEEDUP_CONFIDENCE = 0.95
-"""For engines without a gate on the speed-up."""
 
 
 @dataclass(frozen=True)
@@ -76,37 +72,6 @@ class CountRow:
     def before(self) -> str:
         """The reference's share."""
         return words.ABSENT if self.reference is None else words.percent(self.reference / self.total)
-
-
-@dataclass(frozen=True)
-class TimeRow:
-    """Block medians of one side, in seconds."""
-
-    label: str
-    median: float
-    low: float
-    """5th percentile."""
-    high: float
-    """95th percentile."""
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of times with its one-sided limits; infinite where the pairs are too few."""
-
-    estimate: float
-    lower: float
-    upper: float
-    confidence: float
-
-    @property
-    def text(self) -> str:
-        """The estimate, and the limits if there are any."""
-        if not (math.isfinite(self.lower) and math.isfinite(self.upper)):
-            return f"{words.ratio(self.estimate)} (too few pairs for limits)"
-        low, high = math.floor(1000 * self.lower) / 1000, math.ceil(1000 * self.upper) / 1000
-        between = f"{low:.3f}{words.TIMES} to {high:.3f}{words.TIMES}"
-        return f"{self.estimate:.3f}{words.TIMES} ({between}, each limit at {words.level(self.confidence)})"
 
 
 @dataclass(frozen=True)
@@ -165,22 +130,6 @@ def count_rows(accuracy: Accuracy) -> tuple[CountRow, ...]:
     return tuple(rows)
 
 
-def time_rows(latency: Latency) -> tuple[TimeRow, ...]:
-    """Both engines; the control is the reference once more and has no row of its own."""
-    return _time_row("dense", latency.reference), _time_row("pruned", latency.candidate)
-
-
-def speedup(latency: Latency, gates: Sequence[GateResult]) -> Ratio:
-    """Over the block pairs, at the confidence of the gate on it if there is one."""
-    confidences = [gate.confidence for gate in gates if gate.metric == "speedup"]
-    return _ratio(latency.log_ratios, [*confidences, _SPEEDUP_CONFIDENCE][0])
-
-
-def control(latency: Latency) -> Ratio:
-    """The reference against itself: it should contain 1."""
-    return _ratio(latency.control_log_ratios, CONTROL_CONFIDENCE)
-
-
 def steps(finetuning: Mapping[str, Any]) -> tuple[Step, ...]:
     """What each step of pruning did to the accuracies, in order."""
     names = {"one_shot": "one-shot", "recalibrated": "recalibrated"}
@@ -196,15 +145,25 @@ def attack_sentence(content: ReportContent) -> str:
         return f"The attacks' settings are {UNKNOWN}."
     norm = {"linf": "L∞", "l2": "L2"}.get(threat.get("norm", ""), threat.get("norm", UNKNOWN))
     again = " What still stood met the last examples once more in 8-bit pixels." if attack.get("eight_bit") else ""
-    budget = "; ".join(attack["budget"])
     if attack.get("query_only"):
         again = f"{again} These are queries only, as no torch twin was given: attacks with gradients would find more."
+    budget = "; ".join(attack["budget"])
     return f"The suite {attack['suite']} within {norm} radius {words.radius(threat['eps'])}: {budget}.{again}"
+
+
+def class_names(content: ReportContent) -> tuple[str, ...]:
+    """Of the data set, by number; none where only the numbers are known."""
+    return CLASS_NAMES.get((content.recipe.get("data") or {}).get("name", ""), ())
 
 
 def built_files(build: Mapping[str, Any]) -> dict[str, BuiltFile]:
     """The engine's files by role; none if it was not built."""
     return {role: _built_file(build[role]) for role in _ROLES if role in build}
+
+
+def roles(measured: Measurements) -> tuple[str, str]:
+    """What the reference and the candidate are called, also where there was no reference."""
+    return measured.reference.role if measured.reference else "reference", measured.candidate.role
 
 
 def _with_accuracies(gate: GateResult, measured: Measurements | None) -> str:
@@ -223,17 +182,6 @@ def _count_row(label: str, reference: NDArray[np.bool_] | None, candidate: NDArr
         return CountRow(label, None, int(candidate.sum()), len(candidate), None, None)
     lost, gained = discordant(reference, candidate)
     return CountRow(label, int(reference.sum()), int(candidate.sum()), len(reference), lost, gained)
-
-
-def _time_row(label: str, blocks: NDArray[np.float64]) -> TimeRow:
-    low, median, high = (float(value) for value in np.percentile(blocks, [5, 50, 95]))
-    return TimeRow(label, median, low, high)
-
-
-def _ratio(log_ratios: NDArray[np.float64], confidence: float) -> Ratio:
-    values = hodges_lehmann(log_ratios, confidence)
-    estimate, lower, upper = (math.exp(value) for value in values)
-    return Ratio(estimate, lower, upper, confidence)
 
 
 def _built_file(record: Mapping[str, Any]) -> BuiltFile:

@@ -24,16 +24,19 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\
 
 TITLES = {
     "speedup": "speed-up",
+    "p99_ratio": "p99 latency against dense",
     "robust_drop": "robust accuracy lost",
     "clean_drop": "clean accuracy lost",
     "robust_accuracy": "robust accuracy",
     "clean_accuracy": "clean accuracy",
+    "retention": "robust accuracy kept",
+    "worst_class_drop": "robust accuracy lost in the worst class",
     "parity_flips": "labels the engine changed",
     "size_ratio": "file size against dense",
 }
 """Metrics as a release manager calls them."""
-_RATIOS = ("speedup", "size_ratio")
-_DROPS = ("robust_drop", "clean_drop")
+_RATIOS = ("speedup", "p99_ratio", "size_ratio")
+_DROPS = ("robust_drop", "clean_drop", "worst_class_drop")
 
 
 def clean(text: str) -> str:
@@ -60,6 +63,11 @@ def change(share: float) -> str:
     """A signed change in points, with a true minus: "−1.1 points"."""
     text = f"{100 * share:+.1f}"
     return f"{'0.0' if float(text) == 0 else text.replace('-', MINUS)} points"
+
+
+def count(number: int | None) -> str:
+    """1200 -> "1,200"."""
+    return ABSENT if number is None else f"{number:,}"
 
 
 def ratio(value: float | None) -> str:

@@ -2,30 +2,37 @@
 
 An engine is a callable (images float32 [B, C, H, W] in [0, 1] -> logits [B, K]), a timer a callable that returns
 seconds; neither torch nor an engine is loaded by importing this package. `robustness`, `parity` and `latency` measure,
-`measurements` holds what they measured, `gates` judges it and `verdict` holds the judgement.
+`measurements` holds what they measured, `gates` judges it, `sequential` says when enough was seen and `verdict` holds
+the judgement.
 """
 
 from madx.verify.contract import Images, Logits, check_contract
+from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
 from madx.verify.gates import judge
+from madx.verify.ladder import Ladder, measure_ladder
 from madx.verify.latency import Timer, measure_latency
-from madx.verify.measurements import Accuracy, Kind, Latency, Measurements, Sizes, Subject
+from madx.verify.measurements import Accuracy, Kind, Measurements, Sizes, Subject
 from madx.verify.parity import EngineParity, Parity, contract_alone, measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
 from madx.verify.robustness import Adversary, Chunk, Examples, measure_chunk
+from madx.verify.sequential import decided
 from madx.verify.soundness import SideSoundness, Soundness
+from madx.verify.timings import Latency
 from madx.verify.verdict import GateResult, Outcome, Verdict
 
 __all__ = [
     "Accuracy",
     "Adversary",
     "Chunk",
+    "Curve",
     "EngineParity",
     "Examples",
     "Gallery",
     "GateResult",
     "Images",
     "Kind",
+    "Ladder",
     "Latency",
     "Logits",
     "Measurements",
@@ -40,8 +47,10 @@ __all__ = [
     "Verdict",
     "check_contract",
     "contract_alone",
+    "decided",
     "judge",
     "measure_chunk",
+    "measure_ladder",
     "measure_latency",
     "measure_parity",
     "perturbation_size",

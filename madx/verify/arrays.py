@@ -1,4 +1,4 @@
-"""Measurements as flat dictionaries of arrays, named with dots, as a .npz file without pickles holds them."""
+"""How measurements become a flat dictionary of arrays for one .npz file, and what is said when one does not fit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ def known(value: T | None, what: str) -> T:
 
 
 def check_shapes(what: str, expected: Sequence[tuple[NDArray[Any], tuple[int, ...]]]) -> None:
-    """ArtifactError if an array of `what` does not have the shape that it is listed with."""
+    """Refuse arrays that do not fit together.
+
+    Raises:
+        ArtifactError: naming the shape that is wrong.
+    """
     for array, shape in expected:
         if array.shape != shape:
             raise ArtifactError(
@@ -31,19 +35,23 @@ def check_shapes(what: str, expected: Sequence[tuple[NDArray[Any], tuple[int, ..
             )
 
 
-def entry(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
-    """The array of that name; ArtifactError if there is none."""
+def read_array(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    """The array of that name.
+
+    Raises:
+        ArtifactError: if there is none.
+    """
     try:
         return arrays[name]
     except KeyError:
         raise ArtifactError(f"the measurements have no array {name!r}; they hold {sorted(arrays)}") from None
 
 
-def prefixed(prefix: str, arrays: Arrays) -> Arrays:
-    """The same arrays, named prefix.name."""
+def with_prefix(prefix: str, arrays: Arrays) -> Arrays:
+    """Every name behind `prefix` and a dot."""
     return {f"{prefix}.{name}": array for name, array in arrays.items()}
 
 
-def below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
-    """The arrays named prefix.name, by name: the inverse of `prefixed`."""
+def without_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
+    """The arrays that `with_prefix` named."""
     return {name[len(prefix) + 1 :]: arrays[name] for name in arrays if name.startswith(prefix + ".")}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.verify.arrays import Arrays, Bools, check_shapes, entry
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +21,10 @@ class Gallery:
 
     index: NDArray[np.int64]
     """[G] positions in the source."""
+    labels: NDArray[np.int64]
+    """[G] the true classes."""
+    taken_for: NDArray[np.int64]
+    """[G] what the engine that it turned sees in the example."""
     lost: Bools
     """[G] the reference kept it and the candidate did not; else the other way round."""
     clean: NDArray[np.float32]
@@ -30,7 +34,8 @@ class Gallery:
 
     def __post_init__(self) -> None:
         n = len(self.index)
-        check_shapes("gallery", [(self.lost, (n,)), (self.adversarial, self.clean.shape)])
+        check_shapes("gallery", [(row, (n,)) for row in (self.labels, self.taken_for, self.lost)])
+        check_shapes("gallery", [(self.adversarial, self.clean.shape)])
         check_shapes("gallery", [(self.clean, (n, *self.clean.shape[1:]))])
 
     @classmethod
@@ -48,8 +53,8 @@ class Gallery:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
-        fields: dict[str, Any] = {name: entry(arrays, name) for name in _GALLERY_FIELDS}
+        fields: dict[str, Any] = {name: read_array(arrays, name) for name in _GALLERY_FIELDS}
         return cls(**fields)
 
 
-_GALLERY_FIELDS = ("index", "lost", "clean", "adversarial")
+_GALLERY_FIELDS = ("index", "labels", "taken_for", "lost", "clean", "adversarial")

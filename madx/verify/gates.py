@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
 
 from madx.errors import MadxError
 from madx.recipe import GateConfig
-from madx.verify.findings import Finding, finding
+from madx.verify.evidence import Finding
+from madx.verify.findings import finding
 from madx.verify.lacking import lacking, remarks, said, unseen_by_gradients
 from madx.verify.measurements import Measurements
 from madx.verify.suspicions import suspicions
@@ -25,7 +27,11 @@ _NONE_MISSING: Mapping[str, str] = MappingProxyType({})
 
 
 def judge(
-    measurements: Sequence[Measurements], gates: Sequence[GateConfig], *, missing: Mapping[str, str] = _NONE_MISSING
+    measurements: Sequence[Measurements],
+    gates: Sequence[GateConfig],
+    *,
+    missing: Mapping[str, str] = _NONE_MISSING,
+    sequential: bool = False,
 ) -> Verdict:
     """Hold every measured engine against every gate.
 
@@ -34,6 +40,8 @@ def judge(
         gates: of the recipe.
         missing: engines that the recipe promises and that were not measured, with the reason; each of their gates is
             INCONCLUSIVE.
+        sequential: whether the measuring could stop early because of what it saw (`verify.sequential`): metrics over
+            images then take the limits of the betting test.
 
     Raises:
         MadxError: if an engine is given twice.
@@ -41,7 +49,7 @@ def judge(
     counts = Counter([*(measured.engine for measured in measurements), *missing])
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise MadxError(f"these engines were given to the gates more than once: {repeated}; expected each once")
-    judged = [_judge_gate(measured, gate) for measured in measurements for gate in gates]
+    judged = [_judge_gate(measured, gate, sequential) for measured in measurements for gate in gates]
     absent = [
         _undecided(engine, gate, f"The engine was not measured: {reason}")
         for engine, reason in missing.items()
@@ -77,20 +85,22 @@ def decide(lower: float, upper: float, *, bound: float, direction: Literal["at_l
     return Outcome.FAIL if failed else Outcome.INCONCLUSIVE
 
 
-def _judge_gate(measured: Measurements, gate: GateConfig) -> GateResult:
+def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool) -> GateResult:
     if sentence := lacking(measured, gate):
         return _undecided(measured.engine, gate, sentence)
-    found = finding(measured, gate)
-    doubts = (*found.doubts, *filter(None, [unseen_by_gradients(measured, gate)]))
-    outcome = decide(found.lower, found.upper, bound=gate.bound, direction=_direction(gate))
-    evidence = [*found.evidence, *said(measured, gate)]
+    found = finding(measured, gate, sequential=sequential)
+    doubts = (*found.doubts, *unseen_by_gradients(measured, gate))
+    outcome = decide(found.lower, found.upper, bound=gate.bound, direction=gate.direction)
+    evidence, more = [*found.evidence, *said(measured, gate)], None
     if outcome is Outcome.INCONCLUSIVE:
+        more = found.more_images
         evidence += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
     if found.void:
-        outcome, evidence = Outcome.INCONCLUSIVE, [*found.evidence, *found.void]
+        outcome, evidence, more = Outcome.INCONCLUSIVE, [*found.evidence, *found.void], None
     elif doubts and outcome is Outcome.PASS:
         outcome, evidence = Outcome.INCONCLUSIVE, [*evidence, *doubts]
-    return _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(evidence))
+    result = _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(evidence))
+    return replace(result, more_images=more)
 
 
 def _result(
@@ -100,13 +110,14 @@ def _result(
         engine=engine,
         metric=gate.metric,
         bound=gate.bound,
-        direction=_direction(gate),
+        direction=gate.direction,
         estimate=_finite(found.estimate),
         lower=_finite(found.lower),
         upper=_finite(found.upper),
         confidence=gate.confidence,
         outcome=outcome,
         evidence=evidence,
+        method=found.method,
     )
 
 
@@ -114,10 +125,6 @@ def _undecided(engine: str, gate: GateConfig, sentence: str) -> GateResult:
     """Nothing was measured that the gate could judge."""
     nothing = Finding(estimate=math.nan, lower=-math.inf, upper=math.inf, evidence=())
     return _result(engine, gate, nothing, outcome=Outcome.INCONCLUSIVE, evidence=(sentence,))
-
-
-def _direction(gate: GateConfig) -> Literal["at_least", "at_most"]:
-    return "at_least" if gate.at_least is not None else "at_most"
 
 
 def _finite(value: float) -> float | None:

@@ -31,11 +31,11 @@ def lacking(measured: Measurements, gate: GateConfig) -> str:
     return ""
 
 
-def unseen_by_gradients(measured: Measurements, gate: GateConfig) -> str:
+def unseen_by_gradients(measured: Measurements, gate: GateConfig) -> Iterator[str]:
     """Why a gate on robustness must not pass on queries alone; nothing if it need not, or its recipe accepts that."""
     if not (measured.query_only and gate.on_robustness) or gate.query_only:
-        return ""
-    return (
+        return
+    yield (
         f"This is {UPPER_BOUND}. Give the engine's torch twin, or accept it for this gate with query_only: true in the "
         "recipe."
     )

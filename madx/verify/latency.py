@@ -2,7 +2,7 @@
 
 A block is a number of calls of one engine and counts with its median, in seconds. A pair is four blocks, ABBA or BAAB
 in random order (A the reference): a linear drift of the machine cancels within it. Beside every pair runs the A/A
-control on the same schedule, before or after it at random.
+control on the same schedule, before or after it at random; the machine is read after both.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.recipe import LatencyConfig
 from madx.seeds import numpy_generator
-from madx.stats import hodges_lehmann
-from madx.verify.measurements import Latency
+from madx.sensors import Reading, Watch
+from madx.verify.noise import ratio_limits, undisturbed
+from madx.verify.timings import Latency
 
 Timer = Callable[[], float]
 """Runs one inference and returns its seconds."""
@@ -45,9 +46,10 @@ MAX_PAIRS = 2000
 """The interval takes all averages of two pairs: two million numbers at this many."""
 _TIGHT_CONFIDENCE = 0.95
 _WARM_UP_BLOCKS = 2
-_WARM_UP_SHARE = 0.05
-_WARM_UP_SECONDS = 2.0
-_GROWTH = 1.1
+WARM_UP_SHARE = 0.05
+WARM_UP_SECONDS = 2.0
+GROWTH = 1.1
+"""Looking at the width costs time: the next look comes with that many times as many pairs."""
 _NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -59,7 +61,7 @@ def measure_latency(
     seed: int,
     timing: str,
     facts: Mapping[str, Any] = _NO_FACTS,
-    clock: Callable[[], float] = time.monotonic,
+    watch: Watch | None = None,
 ) -> Latency:
     """Time both engines until the interval is tight enough or the budget is spent, and at least `config.pairs` pairs.
 
@@ -72,111 +74,154 @@ def measure_latency(
         config: batch, budget, pairs and calls a block.
         seed: the recipe's seed, for the order of the blocks.
         timing: what the timers measure, by name.
-        facts: what the caller knows of the engines (threads, clocks); the machine's own facts are added.
-        clock: seconds, for the budget only.
+        facts: what the caller knows of the engines (threads, versions); the machine's own facts are added.
+        watch: the clock that the budget runs by and the sensors that are read beside every pair; without it, those of
+            this machine.
 
     Raises:
         EngineError: if a timer returns something other than a positive number of seconds.
     """
-    before = _load_average()
-    with _no_garbage_collection():
-        deadline = clock() + config.seconds
-        settling = min(config.seconds * _WARM_UP_SHARE, _WARM_UP_SECONDS)
-        _warm_up(reference, candidate, calls=config.block_calls, seconds=settling, clock=clock)
-        pairs = _sample(reference, candidate, config=config, seed=seed, out_of_time=lambda: clock() >= deadline)
+    watch = watch or Watch.over_this_machine()
+    with no_garbage_collection():
+        deadline = watch.clock() + config.seconds
+        settling = min(config.seconds * WARM_UP_SHARE, WARM_UP_SECONDS)
+        warm_up((reference, candidate), calls=config.block_calls, seconds=settling, clock=watch.clock)
+        pairs = _sample(reference, candidate, config=config, seed=seed, watch=watch, deadline=deadline)
     return Latency(
         batch=config.batch,
         timing=timing,
-        calls=config.block_calls,
         order=tuple(pair.order for pair in pairs),
-        reference=np.array([pair.reference for pair in pairs]),
-        candidate=np.array([pair.candidate for pair in pairs]),
-        control_a=np.array([pair.control_a for pair in pairs]),
-        control_b=np.array([pair.control_b for pair in pairs]),
-        facts={"machine": describe_machine(), "load_before": before, "load_after": _load_average(), **facts},
+        reference=np.array([pair.reference for pair in pairs], dtype=np.float32),
+        candidate=np.array([pair.candidate for pair in pairs], dtype=np.float32),
+        control_a=np.array([pair.control_a for pair in pairs], dtype=np.float32),
+        control_b=np.array([pair.control_b for pair in pairs], dtype=np.float32),
+        machine=_series([pair.machine for pair in pairs]),
+        facts={"machine": describe_machine(), **facts},
     )
+
+
+_Blocks = list[list[float]]
+"""Seconds of every call of an engine's two blocks."""
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """Eight block medians: a pair and the control beside it."""
+    """Eight blocks, a pair and the control beside it, and the machine's state over both."""
 
     order: str
-    reference: list[float]
-    candidate: list[float]
-    control_a: list[float]
-    control_b: list[float]
+    reference: _Blocks
+    candidate: _Blocks
+    control_a: _Blocks
+    control_b: _Blocks
+    machine: Reading
+    log_ratio: float
+    control_log_ratio: float
+    spikes: float
 
 
 def _sample(
-    reference: Timer, candidate: Timer, *, config: LatencyConfig, seed: int, out_of_time: Callable[[], bool]
+    reference: Timer, candidate: Timer, *, config: LatencyConfig, seed: int, watch: Watch, deadline: float
 ) -> list[_Pair]:
     """Pairs until tight or out of time; looks at the width only now and then, as looking costs time too."""
     generator = numpy_generator(seed, "latency")
     pairs: list[_Pair] = []
     look_at = config.pairs
+    watch.read()  # shares count from here on
     while len(pairs) < max(MAX_PAIRS, config.pairs):
         order = "ABBA" if generator.random() < 0.5 else "BAAB"
-        control_first = generator.random() < 0.5
-        pairs.append(_pair(reference, candidate, order=order, control_first=control_first, calls=config.block_calls))
+        first = generator.random() < 0.5
+        timers = (reference, candidate, reference, reference)
+        pairs.append(_pair(timers, order, control_first=first, calls=config.block_calls, watch=watch))
         if len(pairs) < config.pairs:
             continue
-        if out_of_time():
+        if watch.clock() >= deadline:
             break
         if len(pairs) >= look_at:
             if _tight(pairs):
                 break
-            look_at = math.ceil(look_at * _GROWTH)
+            look_at = math.ceil(look_at * GROWTH)
     return pairs
 
 
-def _pair(reference: Timer, candidate: Timer, *, order: str, control_first: bool, calls: int) -> _Pair:
+def _pair(timers: Sequence[Timer], order: str, *, control_first: bool, calls: int, watch: Watch) -> _Pair:
+    """`timers` in the places of A and B, first of the pair and then of its control."""
+    a, b, control_a, control_b = timers
     if control_first:
-        control_a, control_b = _schedule(reference, reference, order, calls)
-        a, b = _schedule(reference, candidate, order, calls)
+        control = _schedule(control_a, control_b, order, calls)
+        measured = _schedule(a, b, order, calls)
     else:
-        a, b = _schedule(reference, candidate, order, calls)
-        control_a, control_b = _schedule(reference, reference, order, calls)
-    return _Pair(order=order, reference=a, candidate=b, control_a=control_a, control_b=control_b)
+        measured = _schedule(a, b, order, calls)
+        control = _schedule(control_a, control_b, order, calls)
+    return _Pair(
+        order,
+        *measured,
+        *control,
+        machine=watch.read(),
+        log_ratio=_log_ratio(*measured),
+        control_log_ratio=_log_ratio(*control),
+        spikes=_spikes([*chain.from_iterable(measured), *chain.from_iterable(control)]),
+    )
 
 
-def _schedule(a: Timer, b: Timer, order: str, calls: int) -> tuple[list[float], list[float]]:
-    """Run the four blocks of "ABBA" or "BAAB"; each engine's two block medians."""
-    blocks: dict[str, list[float]] = {"A": [], "B": []}
+def _schedule(a: Timer, b: Timer, order: str, calls: int) -> tuple[_Blocks, _Blocks]:
+    """Run the four blocks of "ABBA" or "BAAB"; each engine's two."""
+    blocks: dict[str, _Blocks] = {"A": [], "B": []}
     for letter in order:
-        blocks[letter].append(_block(a if letter == "A" else b, calls))
+        blocks[letter].append(time_block(a if letter == "A" else b, calls))
     return blocks["A"], blocks["B"]
 
 
-def _block(timer: Timer, calls: int) -> float:
-    seconds = median(timer() for _ in range(calls))
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise EngineError(f"an engine's timer returned {seconds!r} seconds; expected a positive number")
+def time_block(timer: Timer, calls: int) -> list[float]:
+    """Seconds of so many calls.
+
+    Raises:
+        EngineError: if one is not a positive number.
+    """
+    seconds = [timer() for _ in range(calls)]
+    for value in seconds:
+        if not (math.isfinite(value) and value > 0):
+            raise EngineError(f"an engine's timer returned {value!r} seconds; expected a positive number")
     return seconds
+
+
+def _log_ratio(a: _Blocks, b: _Blocks) -> float:
+    return sum(math.log(median(one) / median(other)) for one, other in zip(a, b, strict=True)) / len(a)
+
+
+def _spikes(blocks: _Blocks) -> float:
+    """As `Latency.spikes`, of one pair."""
+    total = sum(map(sum, blocks))
+    return max(1 - sum(len(block) * median(block) for block in blocks) / total, 0.0)
 
 
 def _tight(pairs: list[_Pair]) -> bool:
     """Both the speed-up's interval and the control's are as narrow as a verdict needs them."""
-    a, b = np.log([pair.reference for pair in pairs]), np.log([pair.candidate for pair in pairs])
-    gain, lower, upper = hodges_lehmann((a - b).mean(axis=1), _TIGHT_CONFIDENCE)
-    a, b = np.log([pair.control_a for pair in pairs]), np.log([pair.control_b for pair in pairs])
-    _, control_lower, control_upper = hodges_lehmann((a - b).mean(axis=1), CONTROL_CONFIDENCE)
+    calm = undisturbed(_series([pair.machine for pair in pairs]), np.array([pair.spikes for pair in pairs]))
+    gain, lower, upper = ratio_limits([pair.log_ratio for pair in pairs], calm, confidence=_TIGHT_CONFIDENCE)
+    control = [pair.control_log_ratio for pair in pairs]
+    _, control_lower, control_upper = ratio_limits(control, calm, confidence=CONTROL_CONFIDENCE)
     narrow = (upper - lower) / 2 <= max(TIGHT_SHARE * abs(gain), TIGHT_FLOOR)
     return narrow and control_upper - control_lower < max(CONTROL_SHARE * abs(gain), 2 * TIGHT_FLOOR)
 
 
-def _warm_up(a: Timer, b: Timer, *, calls: int, seconds: float, clock: Callable[[], float]) -> None:
+def _series(readings: Sequence[Reading]) -> dict[str, NDArray[np.float64]]:
+    """[P] of each source that answered at all; NaN where it did not."""
+    names = sorted({name for reading in readings for name in reading})
+    return {name: np.array([reading.get(name, math.nan) for reading in readings], dtype=np.float64) for name in names}
+
+
+def warm_up(timers: Sequence[Timer], *, calls: int, seconds: float, clock: Callable[[], float]) -> None:
     """Alternate until caches, allocators and clocks have settled: some blocks of each, for `seconds` at least."""
     end = clock() + seconds
     blocks = 0
     while blocks < _WARM_UP_BLOCKS or clock() < end:
-        _block(a, calls)
-        _block(b, calls)
+        for timer in timers:
+            time_block(timer, calls)
         blocks += 1
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """A collection in the middle of a call would be timed; the earlier state comes back afterwards."""
     was_enabled = gc.isenabled()
     gc.collect()
@@ -186,8 +231,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _load_average() -> list[float] | None:
-    """Over 1, 5 and 15 minutes; None where the system has none."""
-    return list(os.getloadavg()) if hasattr(os, "getloadavg") else None

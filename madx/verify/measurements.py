@@ -2,8 +2,8 @@
 
 The reference is the dense engine or the last release, the candidate the one that is judged. What was not measured,
 because there was no reference or no torch twin, is None or counts zero images, never a number. Layouts: per image [N];
-per attack and image [A, N]; per block pair [P, 2], in seconds per call, the columns being a pair's two blocks of that
-engine. Every value writes itself as a flat dictionary of arrays that `np.load(..., allow_pickle=False)` reads back.
+per attack and image [A, N]; latency call by call in `timings`. Every value writes itself as a flat dictionary of arrays
+that `np.load(..., allow_pickle=False)` reads back.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.errors import ArtifactError, MadxError
-from madx.verify.arrays import Arrays, Bools, below, check_shapes, entry, known, prefixed
+from madx.verify.arrays import Arrays, Bools, check_shapes, known, read_array, with_prefix, without_prefix
+from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
+from madx.verify.ladder import Ladder
 from madx.verify.parity import Parity
 from madx.verify.soundness import Soundness
+from madx.verify.timings import Latency
 
+FORMAT = 3
+"""Of the files that measurements are kept in; a run whose files have another one is measured again."""
 Kind = Literal["white-box", "engine in the loop", "query", "8-bit"]
 """What an attack knew: gradients of the twin; these and the engine's logits; the engine's logits alone; or nothing,
 because it only rounds what the attacks before it made."""
@@ -123,7 +128,7 @@ class Accuracy:
         """Every field that was measured under its name; the attacks' names as text."""
         plain = {name: getattr(self, name) for name in (*_COUNTED_FIELDS, *_boolean_fields(self))}
         words = {name: np.array(getattr(self, name), dtype=np.str_) for name in ("attacks", "kinds")}
-        return {**plain, **words, **prefixed("gallery", self.gallery.to_arrays())}
+        return {**plain, **words, **with_prefix("gallery", self.gallery.to_arrays())}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -133,13 +138,13 @@ class Accuracy:
             ArtifactError: if an array is missing or has the wrong shape.
         """
         needed = (*_COUNTED_FIELDS, *(name for name in _BOOLEAN_FIELDS if name not in _NO_REFERENCE))
-        plain: dict[str, Any] = {name: entry(arrays, name) for name in needed}
+        plain: dict[str, Any] = {name: read_array(arrays, name) for name in needed}
         compared = any(name in arrays for name in _NO_REFERENCE)
-        plain |= {name: entry(arrays, name) for name in _NO_REFERENCE} if compared else _NO_REFERENCE
+        plain |= {name: read_array(arrays, name) for name in _NO_REFERENCE} if compared else _NO_REFERENCE
         words: dict[str, Any] = {
-            name: tuple(str(word) for word in entry(arrays, name)) for name in ("attacks", "kinds")
+            name: tuple(str(word) for word in read_array(arrays, name)) for name in ("attacks", "kinds")
         }
-        return cls(gallery=Gallery.from_arrays(below(arrays, "gallery")), **plain, **words)
+        return cls(gallery=Gallery.from_arrays(without_prefix(arrays, "gallery")), **plain, **words)
 
 
 _BOOLEAN_FIELDS = ("clean_reference", "clean_candidate", "attacked", "standing_reference", "standing_candidate")
@@ -150,67 +155,6 @@ _NO_REFERENCE: dict[str, None] = {"clean_reference": None, "standing_reference":
 def _boolean_fields(accuracy: Accuracy) -> tuple[str, ...]:
     """Those that were measured."""
     return tuple(name for name in _BOOLEAN_FIELDS if getattr(accuracy, name) is not None)
-
-
-@dataclass(frozen=True, eq=False)
-class Latency:
-    """Interleaved timings of both engines, and of the reference against itself on the same schedule."""
-
-    batch: int
-    """Images a call."""
-    timing: str
-    """What was timed, by name, for example "host call, preallocated I/O"."""
-    calls: int
-    """Calls a block; the block's value is their median."""
-    order: tuple[str, ...]
-    """Of each pair: "ABBA" or "BAAB", A being the reference."""
-    reference: NDArray[np.float64]
-    """[P, 2] block medians."""
-    candidate: NDArray[np.float64]
-    """[P, 2] block medians."""
-    control_a: NDArray[np.float64]
-    """[P, 2] block medians of the reference in the place of A: the A/A control, run beside each pair."""
-    control_b: NDArray[np.float64]
-    """[P, 2] block medians of the reference in the place of B."""
-    facts: Mapping[str, Any]
-    """The machine and its load, JSON-able."""
-
-    def __post_init__(self) -> None:
-        blocks = (self.reference, self.candidate, self.control_a, self.control_b)
-        check_shapes("latency", [(block, (len(self.order), 2)) for block in blocks])
-        if not all(np.isfinite(block).all() and (block > 0).all() for block in blocks):
-            raise ArtifactError("a latency block is not a positive number of seconds; measure again")
-
-    @property
-    def log_ratios(self) -> NDArray[np.float64]:
-        """[P] ln(reference / candidate) of each pair; the schedule cancels a linear drift."""
-        return _log_ratios(self.reference, self.candidate)
-
-    @property
-    def control_log_ratios(self) -> NDArray[np.float64]:
-        """[P] the same for the reference against itself."""
-        return _log_ratios(self.control_a, self.control_b)
-
-    def to_arrays(self) -> Arrays:
-        """The blocks as they are; the rest as text."""
-        rest = {"batch": self.batch, "timing": self.timing, "calls": self.calls, "facts": dict(self.facts)}
-        blocks = {name: getattr(self, name) for name in _BLOCK_FIELDS}
-        return {**blocks, "order": np.array(self.order, dtype=np.str_), "rest": np.array(json.dumps(rest))}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The inverse of `to_arrays`.
-
-        Raises:
-            ArtifactError: if an array is missing or has the wrong shape.
-        """
-        blocks: dict[str, Any] = {name: entry(arrays, name) for name in _BLOCK_FIELDS}
-        order = tuple(str(word) for word in entry(arrays, "order"))
-        rest: dict[str, Any] = _parsed(str(entry(arrays, "rest")))
-        return cls(order=order, **blocks, **rest)
-
-
-_BLOCK_FIELDS = ("reference", "candidate", "control_a", "control_b")
 
 
 @dataclass(frozen=True)
@@ -247,6 +191,10 @@ class Measurements:
     reference: Subject | None = Subject("dense")
     """None if the candidate was compared with nothing."""
     candidate: Subject = Subject("pruned")
+    ladder: Ladder | None = None
+    """Which step bought the speed-up, where the run has engines in between."""
+    curve: Curve | None = None
+    """None where it was not measured."""
 
     def __post_init__(self) -> None:
         parts = {
@@ -271,10 +219,12 @@ class Measurements:
         return {
             "engine": np.array(self.engine),
             "rest": np.array(json.dumps({name: _json(getattr(self, name)) for name in _REST})),
-            **prefixed("accuracy", self.accuracy.to_arrays()),
-            **prefixed("latency", self.latency.to_arrays() if self.latency else {}),
-            **prefixed("parity", self.parity.to_arrays()),
-            **prefixed("soundness", self.soundness.to_arrays()),
+            **with_prefix("accuracy", self.accuracy.to_arrays()),
+            **with_prefix("latency", self.latency.to_arrays() if self.latency else {}),
+            **with_prefix("parity", self.parity.to_arrays()),
+            **with_prefix("soundness", self.soundness.to_arrays()),
+            **with_prefix("ladder", self.ladder.to_arrays() if self.ladder else {}),
+            **with_prefix("curve", self.curve.to_arrays() if self.curve else {}),
         }
 
     @classmethod
@@ -284,17 +234,19 @@ class Measurements:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        rest = json.loads(str(entry(arrays, "rest")))
-        latency = below(arrays, "latency")
+        rest = json.loads(str(read_array(arrays, "rest")))
+        latency, ladder, curve = (without_prefix(arrays, name) for name in ("latency", "ladder", "curve"))
         return cls(
-            engine=str(entry(arrays, "engine")),
-            accuracy=Accuracy.from_arrays(below(arrays, "accuracy")),
+            engine=str(read_array(arrays, "engine")),
+            accuracy=Accuracy.from_arrays(without_prefix(arrays, "accuracy")),
             latency=Latency.from_arrays(latency) if latency else None,
-            parity=Parity.from_arrays(below(arrays, "parity")),
-            soundness=Soundness.from_arrays(below(arrays, "soundness")),
+            parity=Parity.from_arrays(without_prefix(arrays, "parity")),
+            soundness=Soundness.from_arrays(without_prefix(arrays, "soundness")),
             sizes=Sizes(**rest["sizes"]),
             reference=Subject(**rest["reference"]) if rest["reference"] else None,
             candidate=Subject(**rest["candidate"]),
+            ladder=Ladder.from_arrays(ladder) if ladder else None,
+            curve=Curve.from_arrays(curve) if curve else None,
         )
 
 
@@ -303,19 +255,3 @@ _REST = ("sizes", "reference", "candidate")
 
 def _json(value: Sizes | Subject | None) -> dict[str, Any] | None:
     return None if value is None else asdict(value)
-
-
-def _log_ratios(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    ratios: NDArray[np.float64] = np.log(a).mean(axis=1) - np.log(b).mean(axis=1)
-    return ratios
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    """The part of a latency that is text; whatever else it holds is a file that madx did not write."""
-    try:
-        rest = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"the latency's facts are not JSON: {error}") from None
-    if not isinstance(rest, dict) or set(rest) != {"batch", "timing", "calls", "facts"}:
-        raise ArtifactError(f"the latency's facts should be batch, timing, calls and facts; they are {text[:80]!r}")
-    return rest

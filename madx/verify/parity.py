@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.errors import MadxError
-from madx.verify.arrays import Arrays, Bools, below, check_shapes, entry, prefixed
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
 from madx.verify.contract import Images, Logits, check_contract, check_images, logits_of
 
 _BATCH = 64
@@ -60,8 +60,8 @@ class EngineParity:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain = {name: entry(arrays, name) for name in _PARITY_FIELDS}
-        return cls(violations=tuple(str(text) for text in entry(arrays, "violations")), **plain)
+        plain = {name: read_array(arrays, name) for name in _PARITY_FIELDS}
+        return cls(violations=tuple(str(text) for text in read_array(arrays, "violations")), **plain)
 
 
 _PARITY_FIELDS = ("flips_clean", "flips_adversarial", "difference")
@@ -90,16 +90,16 @@ class Parity:
         return {
             name: array
             for side, value in self.sides.items()
-            for name, array in prefixed(side, value.to_arrays()).items()
+            for name, array in with_prefix(side, value.to_arrays()).items()
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`."""
-        reference = below(arrays, "reference")
+        reference = without_prefix(arrays, "reference")
         return cls(
             reference=EngineParity.from_arrays(reference) if reference else None,
-            candidate=EngineParity.from_arrays(below(arrays, "candidate")),
+            candidate=EngineParity.from_arrays(without_prefix(arrays, "candidate")),
         )
 
 

@@ -49,25 +49,6 @@ def project(examples: Images, images: Images, threat: ThreatConfig) -> Projected
     return Projected(images=inside, overrun=_overrun(given, x, threat))
 
 
-def on_pixel_grid(examples: Images, images: Images, threat: ThreatConfig) -> Images:
-    """Examples as a file of 8-bit pixels would hold them: multiples of 1/255 that still obey the threat.
-
-    A pixel goes to the nearest multiple if its image then stays in the ball (L2) or the pixel does (L-inf), and else to
-    the next one towards the clean pixel. Where even that leaves the threat, because the clean pixel is no multiple
-    itself, it stays as it is.
-    """
-    given, x = examples.astype(np.float64), images.astype(np.float64)
-    nearest = np.round(given * 255) / 255
-    inward = np.where(given > x, np.floor(given * 255), np.ceil(given * 255)) / 255
-    if threat.norm == "linf":
-        near_enough, inward_enough = (np.abs(grid - x) <= threat.eps for grid in (nearest, inward))
-    else:
-        near_enough = (perturbation_size(nearest, x, "l2") <= threat.eps)[:, None, None, None]
-        inward_enough = np.abs(inward - x) <= np.abs(given - x)
-    rounded = np.where(near_enough, nearest, np.where(inward_enough, inward, given))
-    return project(rounded.astype(np.float32), images, threat).images
-
-
 def perturbation_size(examples: NDArray[np.floating], images: NDArray[np.floating], norm: str) -> Doubles:
     """The norm of each image's perturbation, [B], in float64."""
     change = (examples.astype(np.float64) - images.astype(np.float64)).reshape(len(images), -1)
@@ -93,13 +74,14 @@ def _into_sphere(given: Doubles, x: Doubles, eps: float) -> Images:
     """Box first, then shrink towards x: the box is convex and holds x, so shrinking cannot leave it."""
     change = np.clip(given, 0, 1) - x
     scale = np.ones(len(x))
-    for _ in range(_SHRINKING_ROUNDS):  # once for the ball, again only where rounding to float32 stuck out
+    for step in range(_SHRINKING_ROUNDS):  # once for the ball, again only where rounding to float32 stuck out
         images: Images = (x + change * scale[:, None, None, None]).astype(np.float32)
         size = perturbation_size(images, x, "l2")
         outside = size > eps
         if not outside.any():
             return images
-        scale[outside] *= eps / size[outside] * (1 - 1e-7)
+        # By more each time: what is less than float32 resolves moves no pixel, and x itself would be no example.
+        scale[outside] *= eps / size[outside] * (1 - 1e-7 * 8**step)
     images[outside] = x[outside].astype(np.float32)  # an eps below float32's resolution: only x itself is inside
     return images
 

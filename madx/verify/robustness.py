@@ -22,7 +22,7 @@ from madx.verify.arrays import Bools
 from madx.verify.contract import Images, Logits, check_images, logits_of
 from madx.verify.gallery import Gallery
 from madx.verify.measurements import Accuracy, Kind
-from madx.verify.projection import on_pixel_grid, project
+from madx.verify.projection import project
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +119,9 @@ class _Board:
 
     def __init__(self, engines: tuple[Logits, ...], chunk: Chunk, threat: ThreatConfig, *, rows: int) -> None:
         self.engines, self.chunk, self.threat = engines, chunk, threat
-        self.clean = [_correct(engine, chunk.images, chunk.labels) for engine in engines]
+        self.seen = [_classes(engine, chunk.images) for engine in engines]
+        """What each engine takes an image for: clean, and then on the example that turned it."""
+        self.clean: list[Bools] = [seen == chunk.labels for seen in self.seen]
         self.standing = [clean.copy() for clean in self.clean]
         self.attacked = np.zeros((rows, len(chunk.index)), dtype=bool)
         self.outcomes = np.zeros((len(engines), *self.attacked.shape), dtype=bool)
@@ -142,7 +144,7 @@ class _Board:
         """Show the engines the last examples of what still stands, as a file of 8-bit pixels would hold them."""
         chosen = self._standing_anywhere()
         if len(chosen) > 0:
-            self._score(row, chosen, on_pixel_grid(self.last[chosen], self.chunk.images[chosen], self.threat))
+            self._score(row, chosen, _in_eight_bits(self.last[chosen], self.chunk.images[chosen], self.threat))
 
     def _standing_anywhere(self) -> NDArray[np.intp]:
         return np.flatnonzero(np.any(self.standing, axis=0))
@@ -151,10 +153,12 @@ class _Board:
         self.attacked[row, chosen] = True
         self.last[chosen] = examples
         for side, engine in enumerate(self.engines):
-            right = _correct(engine, examples, self.chunk.labels[chosen])
+            seen = _classes(engine, examples)
+            right = seen == self.chunk.labels[chosen]
             self.outcomes[side, row, chosen] = right
             turned = self.standing[side][chosen] & ~right
             self.turning[side][chosen[turned]] = examples[turned]
+            self.seen[side][chosen[turned]] = seen[turned]
             self.standing[side][chosen] &= right
 
     def accuracy(self, names: tuple[str, ...], kinds: tuple[Kind, ...]) -> Accuracy:
@@ -184,15 +188,27 @@ class _Board:
         rows = np.concatenate([lost, won])
         return Gallery(
             index=self.chunk.index[rows],
+            labels=self.chunk.labels[rows],
+            taken_for=np.concatenate([self.seen[1][lost], self.seen[0][won]]),
             lost=np.isin(rows, lost),
             clean=self.chunk.images[rows],
             adversarial=np.concatenate([self.turning[-1][lost], self.turning[0][won]]),
         )
 
 
-def _correct(engine: Logits, images: Images, labels: NDArray[np.int64]) -> Bools:
-    right: Bools = logits_of(engine, images).argmax(axis=1) == labels
-    return right
+def _classes(engine: Logits, images: Images) -> NDArray[np.int64]:
+    """What the engine takes the images for, [B]."""
+    classes: NDArray[np.int64] = logits_of(engine, images).argmax(axis=1)
+    return classes
+
+
+def _in_eight_bits(examples: Images, images: Images, threat: ThreatConfig) -> Images:
+    import torch
+
+    from madx.attacks import rounded
+
+    grid = rounded(torch.from_numpy(examples), torch.from_numpy(images), threat)
+    return project(grid.numpy(), images, threat).images
 
 
 def _examples(

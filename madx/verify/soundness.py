@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from madx.verify.arrays import Arrays, Bools, below, check_shapes, entry, prefixed
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class SideSoundness:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
-        return cls(**{name: entry(arrays, name) for name in _SIDE_FIELDS})
+        return cls(**{name: read_array(arrays, name) for name in _SIDE_FIELDS})
 
 
 _SIDE_FIELDS = ("blind", "twin_right", "engine_right", "fell_when_doubled", "unbounded")
@@ -79,16 +79,16 @@ class Soundness:
         """The sides' arrays, named reference.* and candidate.*, and the undefended network's."""
         own = {"undefended_clean": self.undefended_clean, "undefended": self.undefended}
         for name, side in self.sides.items():
-            own |= prefixed(name, side.to_arrays())
+            own |= with_prefix(name, side.to_arrays())
         return own
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
-        sides = {name: below(arrays, name) for name in ("reference", "candidate")}
+        sides = {name: without_prefix(arrays, name) for name in ("reference", "candidate")}
         found: dict[str, Any] = {name: SideSoundness.from_arrays(own) if own else None for name, own in sides.items()}
         return cls(
             **found,
-            undefended_clean=entry(arrays, "undefended_clean"),
-            undefended=entry(arrays, "undefended"),
+            undefended_clean=read_array(arrays, "undefended_clean"),
+            undefended=read_array(arrays, "undefended"),
         )

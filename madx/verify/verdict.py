@@ -42,6 +42,10 @@ class GateResult:
     outcome: Outcome
     evidence: tuple[str, ...]
     """Sentences: what was counted, and why the outcome is what it is."""
+    method: str = ""
+    """What the limits come from; empty in verdicts that do not say it."""
+    more_images: int | None = None
+    """Of an undecided gate over images: about how many more would decide it."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields under their names."""

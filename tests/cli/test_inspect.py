@@ -103,3 +103,22 @@ def test_a_run_without_a_saliency_record_is_shown(run_dir: Path, cli: Cli) -> No
     answer = cli("inspect", run_dir)
     assert "kept 48.0% of the weights" in answer.out
     assert "mean" not in answer.out
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("saliency.json", {"layers": [{"name": "conv1"}]}),
+        ("saliency.json", {"layers": 3}),
+        ("saliency.json", [1, 2]),
+        ("coverage.json", {"kept_share": 0.5}),
+        ("verdict.json", {"gates": []}),
+    ],
+)
+def test_a_damaged_record_is_no_bug(name: str, content: object, run_dir: Path, cli: Cli) -> None:
+    (run_dir / name).write_text(json.dumps(content))
+    answer = cli("inspect", run_dir)
+    assert answer.code not in (0, 70)
+    assert "bug" not in answer.err
+    assert f"{run_dir / name} does not hold what madx writes there" in " ".join(answer.err.split())
+    assert "delete it" in answer.err

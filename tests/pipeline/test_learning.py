@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Cli
 from safetensors.torch import load_file
 
@@ -43,8 +45,31 @@ def test_mad_prunes_under_every_structure(structure: str, folder: Path, cli: Cli
     assert any(not masks[name].equal(obd[name]) for name in masks)
 
 
-def test_whole_channels_are_ranked_without_learning_and_the_log_says_so(folder: Path, cli: Cli) -> None:
-    assert "mad ranks whole channels without learning masks" in prune(cli, folder, "prune.structure=channels")
+def test_gates_of_channels_are_stored_beside_the_averages_that_they_started_from(folder: Path, cli: Cli) -> None:
+    prune(cli, folder, "prune.structure=channels")
+    scores = load_file(folder / "run/saliency.safetensors")
+    gates = {name: score for name, score in scores.items() if name.startswith("channels/")}
+    layers = ("conv1", "layer1.conv1", "layer2.conv1", "layer2.shortcut.0", "layer3.conv1", "layer3.shortcut.0")
+    assert {name: len(score) for name, score in gates.items()} == {f"channels/{layer}": 16 for layer in layers}
+    assert scores["conv1.weight"].min() >= 0, "damage"
+    assert any((score.sort().values * 16 - torch.arange(1, 17)).abs().max() > 0.01 for score in gates.values())
+
+
+def test_without_a_channel_that_can_go_nothing_is_learned(folder: Path, cli: Cli) -> None:
+    assert "there is no gate to learn" in prune(cli, folder, "prune.structure=channels", "prune.round_to=16")
+    assert json.loads((folder / "run/saliency.json").read_text())["learned_steps"] == 0
+    assert all(mask.all() for mask in load_file(folder / "run/masks.safetensors").values())
+
+
+def test_what_has_no_effect_is_not_in_the_key(folder: Path, cli: Cli) -> None:
+    settings = ("prune.criterion=obd", "prune.structure=channels")
+    prune(cli, folder, *settings)
+    assert "prune: up to date" in prune(cli, folder, *settings, "prune.learning.steps=7", "prune.max_batches=9")
+    assert "prune: up to date" not in prune(cli, folder, *settings, "prune.round_to=4")
+    unstructured = ("prune.criterion=magnitude", "prune.batches=2")
+    prune(cli, folder, *unstructured)
+    assert "prune: up to date" in prune(cli, folder, *unstructured, "prune.batches=3", "prune.round_to=4")
+    assert "prune: up to date" not in prune(cli, folder, *unstructured, "prune.sparsity=0.6")
 
 
 def test_the_learning_configuration_changes_the_result(folder: Path, cli: Cli) -> None:
@@ -54,11 +79,13 @@ def test_the_learning_configuration_changes_the_result(folder: Path, cli: Cli) -
     assert sha256_file(folder / "run/saliency.safetensors") != before
 
 
+@pytest.mark.parametrize("structure", ["unstructured", "channels"])
 def test_a_run_killed_while_it_learns_ends_with_the_same_bytes(
-    folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    structure: str, folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = f"prune.structure={structure}"
     undisturbed = Path(shutil.copytree(folder, folder.with_name("undisturbed")))
-    prune(cli, undisturbed)
+    prune(cli, undisturbed, settings)
     monkeypatch.setattr(learned, "_SAVE_EVERY", 2)
     attack, calls = learning.last_iterate, []
 
@@ -70,10 +97,10 @@ def test_a_run_killed_while_it_learns_ends_with_the_same_bytes(
 
     with monkeypatch.context() as patched:
         patched.setattr(learning, "last_iterate", counted)
-        assert cli(*command(folder)).code != 0
+        assert cli(*command(folder, settings)).code != 0
     calls.clear()
     monkeypatch.setattr(learning, "last_iterate", lambda *a, **n: calls.append(1) or attack(*a, **n))
-    prune(cli, folder)
+    prune(cli, folder, settings)
     assert len(calls) == 2, "steps 0 to 3 were kept"
     for name in FILES:
         assert sha256_file(folder / "run" / name) == sha256_file(undisturbed / "run" / name), name

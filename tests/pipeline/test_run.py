@@ -342,3 +342,22 @@ def test_an_engine_that_could_be_built_and_was_not_is_tried_again(
     assert (answer.code, "out of memory" in answer.err) == (3, True)
     assert run(cli, workspace, "run", "--set", "export.opset=19").code in (0, 1, 3)
     assert "export" in finish_times(workspace)
+
+
+def test_a_workflow_on_github_shows_the_verdict(
+    workspace: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    verdict = json.loads((workspace / "run/verdict.json").read_text())
+    told = run(cli, workspace)
+    assert summary.read_text().rstrip() == (workspace / "run/report.md").read_text().rstrip()
+    assert f"::notice title=madx%3A {verdict['outcome']}::" in told.out
+    answer = run(cli, workspace, "run", "--json")
+    assert json.loads(answer.out)["outcome"] == verdict["outcome"]
+    assert answer.code == told.code
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY")
+    assert "::" not in run(cli, workspace).out
+    assert summary.read_text().count("## ") == 2 * (workspace / "run/report.md").read_text().count("## ")

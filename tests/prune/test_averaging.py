@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from madx.errors import TrainingError
 from madx.prune import CRITERIA, Saliency, Settling, average_saliency, averaging, unstructured_masks
+from madx.prune.averaging import Sums
 from madx.prune.convergence import looks_at
 from madx.prune.layers import scored_parameters
 from madx.seeds import torch_generator
@@ -59,11 +60,8 @@ def halving(network: nn.Module, enough: float, *, stops: bool = True) -> Settlin
 
 def assert_identical(one: Saliency, other: Saliency) -> None:
     assert (one.batches, one.curve) == (other.batches, other.curve)
-    assert one.halves
-    assert other.halves
-    for mine, theirs in zip((one.scores, *one.halves), (other.scores, *other.halves), strict=True):
-        assert list(mine) == list(theirs)
-        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert list(one.scores) == list(other.scores)
+    assert all(torch.equal(one.scores[key], other.scores[key]) for key in one.scores)
 
 
 @pytest.fixture
@@ -84,11 +82,13 @@ def test_average_and_halves(count: int, network: nn.Module) -> None:
     saliency = average_saliency(network, batches(count), CRITERIA["mad-paper"])
     assert saliency.batches == count
     assert saliency.curve == ()
-    assert saliency.halves
+    sums = Sums()
+    for scores in single:
+        sums.add_(scores)
     for key, score in saliency.scores.items():
         assert score.dtype == torch.float32
         torch.testing.assert_close(score, torch.stack([scores[key] for scores in single]).mean(0))
-        for half, part in zip(saliency.halves, (single[::2], single[1::2]), strict=True):
+        for half, part in zip(sums.averages(), (single[::2], single[1::2]), strict=True):
             assert (key in half) == bool(part)
             if part:
                 torch.testing.assert_close(half[key], torch.stack([scores[key] for scores in part]).mean(0))

@@ -86,14 +86,22 @@ def network() -> nn.Module:
         return plain().eval()
 
 
-def learn(model: nn.Module, batches: list[Batch], name: str, checkpoint: Kept | None = None) -> dict[str, Tensor]:
-    start = CRITERIA["magnitude"](model, *batches[0])
+def learn(
+    model: nn.Module,
+    batches: list[Batch],
+    name: str,
+    *,
+    state: dict[str, Any] | None = None,
+    checkpoint: Kept | None = None,
+) -> dict[str, Tensor]:
+    start = CRITERIA["magnitude"](model, *images(1)[0])
     return learn_scores(
         model,
         batches,
         start,
         LEARNERS[name],
         Task(LearningConfig(steps=30), lambda scores: unstructured_masks(model, scores, 0.5), noise),
+        state=state,
         checkpoint=checkpoint,
     )
 
@@ -102,11 +110,11 @@ def learn(model: nn.Module, batches: list[Batch], name: str, checkpoint: Kept | 
 def test_an_interrupted_run_ends_with_the_same_scores(name: str, network: nn.Module) -> None:
     whole = learn(network, images(30), name)
     kept = Kept()
-    learn(network, images(27), name, kept)
+    learn(network, images(27), name, checkpoint=kept)
     assert kept.saves == 1
     assert kept.state is not None
     assert kept.state["step"] == 25
-    resumed = learn(network, images(30), name, Kept(kept.state))
+    resumed = learn(network, images(30)[25:], name, state=kept.state)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     start = CRITERIA["magnitude"](network, *images(1)[0])
     assert not all(torch.equal(whole[key].argsort(), start[key].argsort()) for key in whole)
@@ -130,7 +138,7 @@ def test_a_loss_that_is_not_finite_ends_it(network: nn.Module) -> None:
             images(1),
             {name: torch.rand(value.shape) for name, value in network.named_parameters() if value.dim() > 1},
             LEARNERS["mad"],
-            Task(LearningConfig(steps=1), lambda _: {}, clean),
+            Task(LearningConfig(steps=1), lambda scores: {name: score > 0.5 for name, score in scores.items()}, clean),
         )
 
 

@@ -73,6 +73,11 @@ VALUES: dict[str, list[str]] = {
     "verify: {gates: []}": ["verify.gates is empty"],
     "verify: {gates: [{metric: speedup, at_most: 2}]}": ["verify.gates.0", "takes at_least, and only that"],
     "verify: {gates: [{metric: robust_drop, at_least: 0, at_most: 1}]}": ["takes at_most, and only that"],
+    "verify: {gates: [{metric: retention, at_most: 0.1}]}": ["a gate on retention takes at_least, and only that"],
+    "verify: {gates: [{metric: retention, at_least: 1}]}": ["share of the reference's robust accuracy: 1 is not below"],
+    "verify: {gates: [{metric: worst_class_drop, at_least: 0.1}]}": ["takes at_most, and only that"],
+    "verify: {gates: [{metric: worst_class_drop, at_most: 5}]}": ["share of the images: 5 is not below 1"],
+    "verify: {sequential: maybe}": ["verify.sequential", "given: 'maybe'"],
     "verify: {gates: [{metric: size_ratio, at_most: 1}, {metric: size_ratio, at_most: 2}]}": [
         "two gates on size_ratio"
     ],

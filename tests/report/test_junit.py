@@ -17,21 +17,23 @@ def test_counts_are_the_verdicts(name):
     content = cases.CONTENTS[name]
     root = ElementTree.fromstring(render_junit(content).encode())
     wanted = outcomes(content) or [Outcome.INCONCLUSIVE]  # a verdict without a gate must not look green
-    for element in (root, *root.iter("testsuite")):
+    timed = sum("seconds" in record for record in content.stages.values())
+    gates = root.find("testsuite")
+    for element, tests in ((root, len(wanted) + timed), (gates, len(wanted))):
         counts = {key: int(element.get(key)) for key in ("tests", "failures", "errors", "skipped")}
         assert counts == {
-            "tests": len(wanted),
+            "tests": tests,
             "failures": wanted.count(Outcome.FAIL),
             "errors": wanted.count(Outcome.INCONCLUSIVE),
             "skipped": 0,
         }
-    assert len(list(root.iter("testcase"))) == len(wanted)
+    assert len(list(gates.iter("testcase"))) == len(wanted)
 
 
 @pytest.mark.parametrize("name", ["passing", "failing", "undecided", "two engines", "missing"])
 def test_each_gate_has_its_case(name):
     content = cases.CONTENTS[name]
-    (suite,) = JUnitXml.fromstring(render_junit(content).encode())
+    suite, *_ = JUnitXml.fromstring(render_junit(content).encode())
     for case, gate in zip(suite, content.verdict.gates, strict=True):
         assert case.classname == f"madx.{gate.engine}"
         assert case.name.startswith(gate.metric)
@@ -44,7 +46,7 @@ def test_each_gate_has_its_case(name):
 
 
 def test_names_of_cases_are_unique():
-    (suite,) = JUnitXml.fromstring(render_junit(cases.TWO_ENGINES).encode())
+    suite, *_ = JUnitXml.fromstring(render_junit(cases.TWO_ENGINES).encode())
     names = [(case.classname, case.name) for case in suite]
     assert len(names) == len(set(names)) == 2 * len(cases.GATES)
 
@@ -58,3 +60,17 @@ def test_warnings_are_the_suites_output():
 def test_the_same_every_time():
     assert render_junit(cases.FAILING) == render_junit(cases.FAILING)
     assert render_junit(cases.FAILING).startswith("<?xml")
+
+
+def test_stages_tell_their_times():
+    gates, stages = JUnitXml.fromstring(render_junit(cases.PASSING).encode())
+    assert {case.name: case.time for case in stages} == {"train": 4000.2, "prune": 75.04}
+    assert stages.time == pytest.approx(4075.24)
+    assert {case.classname for case in stages} == {"madx.stages"}
+    assert not any(case.result for case in stages)
+    assert gates.name == "madx fashion-resnet18"
+
+
+def test_stages_without_a_time_are_left_out():
+    for name in ("bare", "hostile"):
+        assert len(list(JUnitXml.fromstring(render_junit(cases.CONTENTS[name]).encode()))) == 1

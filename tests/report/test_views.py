@@ -1,9 +1,7 @@
-import math
 from itertools import pairwise
 
 import numpy as np
 import pytest
-import report_cases as cases
 from accuracy_cases import unseen
 
 from madx.report import views
@@ -46,19 +44,6 @@ def test_counts_end_at_the_robust_accuracy_of_the_gates(seed):
         assert row.lost - row.gained == row.reference - row.candidate
         assert row.drop == pytest.approx((row.reference - row.candidate) / 60)
     assert all(later.reference <= row.reference for row, later in pairwise(rows))
-
-
-def test_medians_are_of_all_blocks():
-    latency = cases.latency(noise=0.3)
-    dense, pruned = views.time_rows(latency)
-    assert dense.median == np.median(latency.reference)
-    assert pruned.median == np.median(latency.candidate)
-    assert dense.low < dense.median < dense.high
-
-
-def test_a_ratio_without_limits_says_so():
-    assert "too few pairs for limits" in views.Ratio(1.5, 0.0, math.inf, 0.95).text
-    assert views.control(cases.latency(pairs=30)).lower < 1 < views.control(cases.latency(pairs=30)).upper
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,24 @@
 # ruff: noqa: RUF001 - the reports print true multiplication and minus signs
 from decimal import Decimal
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from madx.recipe import GateConfig
 from madx.report import words
 from madx.verify import GateResult, Outcome, Verdict
 from madx.verify.gates import decide
 
-DIRECTIONS = {"speedup": "at_least", "robust_accuracy": "at_least", "robust_drop": "at_most", "size_ratio": "at_most"}
+DIRECTIONS = {
+    "speedup": "at_least",
+    "robust_accuracy": "at_least",
+    "retention": "at_least",
+    "robust_drop": "at_most",
+    "worst_class_drop": "at_most",
+    "size_ratio": "at_most",
+}
 
 
 def gate(metric="speedup", *, bound=1.5, estimate=2.0, lower=1.9, upper=2.1, outcome=Outcome.PASS, confidence=0.95):
@@ -91,6 +100,15 @@ def test_numbers(text, expected):
             "robust accuracy lost 5.0 points (at 95 % confidence at least 3.004 points lost; allowed 3 points)",
         ),
         (
+            gate("retention", bound=0.95, estimate=0.981, lower=0.9587, upper=1.004),
+            "robust accuracy kept 98.1 % (at 95 % confidence at least 95.8 %; required 95 %)",
+        ),
+        (
+            gate("worst_class_drop", bound=0.05, estimate=0.04, lower=0.01, upper=0.06, outcome=Outcome.INCONCLUSIVE),
+            "robust accuracy lost in the worst class 4.0 points (1.0 to 6.0 points lost, each limit at 95 % "
+            "confidence; allowed 5 points)",
+        ),
+        (
             gate("size_ratio", bound=0.5, estimate=0.2631, lower=0.2631, upper=0.2631),
             "file size against dense 0.26× (counted; allowed 0.5×)",
         ),
@@ -106,6 +124,11 @@ def test_numbers(text, expected):
 )
 def test_clauses(result, expected):
     assert words.clause(result) == expected
+
+
+def test_every_metric_of_a_recipe_has_words():
+    metrics = get_args(GateConfig.model_fields["metric"].annotation)
+    assert {metric for metric in metrics if words.title(metric) == metric} == set()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from madx.errors import ArtifactError, ExitCode, MadxError
 from madx.recipe import GateConfig
-from madx.stats import clopper_pearson, hodges_lehmann, tango_interval
+from madx.stats import clopper_pearson, drop_interval, hodges_lehmann, tango_interval
 from madx.verify import (
     Accuracy,
     EngineParity,
@@ -52,22 +52,24 @@ def accuracy(n=2000, kept=1000, lost=0, gained=0, overrun=0.0):
     )
 
 
-def latency(speedup=2.0, *, noise=0.01, pairs=60, control=1.0, control_noise=None, seed=0):
-    rng = np.random.default_rng(seed)
+def latency(speedup=2.0, *, noise=0.01, pairs=60, control=1.0, control_noise=None, waiting=0.0):
+    rng = np.random.default_rng(0)
+    jitter = np.random.default_rng(1)
     quiet = noise if control_noise is None else control_noise
 
     def blocks(seconds, spread):
-        return seconds * np.exp(rng.normal(0, spread, size=(pairs, 2)))
+        calls = 1 + np.abs(jitter.normal(0, 1e-3, size=(pairs, 2, 20)))
+        return (seconds * np.exp(rng.normal(0, spread, size=(pairs, 2, 1))) * calls).astype(np.float32)
 
     return Latency(
         batch=1,
         timing="simulated",
-        calls=20,
         order=("ABBA",) * pairs,
         reference=blocks(1e-3, noise),
         candidate=blocks(1e-3 / speedup, noise),
         control_a=blocks(1e-3, quiet),
         control_b=blocks(1e-3 / control, quiet),
+        machine={"waiting": np.full(pairs, waiting)},
         facts={},
     )
 
@@ -89,7 +91,7 @@ def measured(engine="ort-cpu-fp32", **fields):
 
 
 def gate(metric, bound, confidence=0.95):
-    lower = metric in ("speedup", "robust_accuracy", "clean_accuracy")
+    lower = metric in ("speedup", "robust_accuracy", "clean_accuracy", "retention")
     return GateConfig(metric=metric, confidence=confidence, **{"at_least" if lower else "at_most": bound})
 
 
@@ -112,6 +114,14 @@ CASES = [
     ("speedup", 1.5, {"latency": latency(1.0, control=1.3)}, INCONCLUSIVE, "does not contain 1"),
     ("speedup", 1.02, {"latency": latency(1.04, noise=0.005, control_noise=0.03)}, INCONCLUSIVE, "too wide"),
     ("speedup", 1.5, {"latency": latency(2.0, pairs=3)}, INCONCLUSIVE, "too wide"),
+    ("speedup", 1.5, {"latency": latency(2.0, waiting=0.4)}, INCONCLUSIVE, "disturbed in 60 of 60 pairs"),
+    ("speedup", 1.5, {"latency": latency(1.3, waiting=0.4)}, INCONCLUSIVE, "Quieten the machine"),
+    ("p99_ratio", 0.8, {"latency": latency(2.0, noise=1e-4)}, PASS, "order statistics of both"),
+    ("p99_ratio", 0.8, {"latency": latency(0.8, noise=1e-4)}, FAIL, "1.2"),
+    ("p99_ratio", 0.5, {"latency": latency(2.0, noise=1e-4)}, INCONCLUSIVE, "narrow the limits"),
+    ("p99_ratio", 0.8, {"latency": latency(2.0, pairs=12)}, INCONCLUSIVE, "a p99 needs 662"),
+    ("p99_ratio", 0.8, {"latency": latency(2.0, pairs=3)}, INCONCLUSIVE, "many times as many"),
+    ("p99_ratio", 0.8, {"latency": latency(2.0, noise=1e-4, waiting=0.4)}, INCONCLUSIVE, "disturbed in 60"),
     ("robust_drop", 0.03, {"accuracy": accuracy(lost=30, gained=20)}, PASS, "30 lost, 20 gained"),
     ("robust_drop", 0.03, {"accuracy": accuracy(lost=120, gained=20)}, FAIL, "5.00 points"),
     ("robust_drop", 0.03, {"accuracy": accuracy(lost=70, gained=20)}, INCONCLUSIVE, "more than were measured"),
@@ -123,8 +133,20 @@ CASES = [
     ("clean_drop", 0.02, {"accuracy": accuracy(lost=200)}, FAIL, "200 lost"),
     ("robust_accuracy", 0.45, {"accuracy": accuracy()}, PASS, "1000 of 2000 images (50.00%) robust"),
     ("robust_accuracy", 0.55, {"accuracy": accuracy()}, FAIL, "50.00%"),
-    ("robust_accuracy", 0.5, {"accuracy": accuracy()}, INCONCLUSIVE, "More images"),
+    ("robust_accuracy", 0.5, {"accuracy": accuracy()}, INCONCLUSIVE, "no number of images"),
+    ("robust_accuracy", 0.51, {"accuracy": accuracy()}, INCONCLUSIVE, "more than were measured"),
     ("clean_accuracy", 0.45, {"accuracy": accuracy()}, PASS, "(50.00%) correct"),
+    ("retention", 0.95, {"accuracy": accuracy(lost=30, gained=20)}, PASS, "1030 robust and this one 1020"),
+    ("retention", 0.95, {"accuracy": accuracy(lost=120, gained=20)}, FAIL, "91.07% of the robustness kept"),
+    ("retention", 0.95, {"accuracy": accuracy(lost=60, gained=20)}, INCONCLUSIVE, "more than were measured"),
+    ("retention", 0.95, {"accuracy": accuracy(kept=0)}, INCONCLUSIVE, "robust on no image"),
+    ("retention", 0.95, {"accuracy": accuracy(kept=0, gained=900)}, INCONCLUSIVE, "robust on no image"),
+    ("retention", 0.95, {"accuracy": accuracy(kept=200)}, INCONCLUSIVE, "nothing to keep"),
+    ("worst_class_drop", 0.05, {"accuracy": accuracy(lost=30, gained=20)}, PASS, "Of 10 classes of 200 to 200"),
+    ("worst_class_drop", 0.05, {"accuracy": accuracy(lost=300)}, FAIL, "Bonferroni"),
+    ("worst_class_drop", 0.05, {"accuracy": accuracy(lost=60)}, INCONCLUSIVE, "the least certain: 200 images"),
+    ("worst_class_drop", 0.05, {"accuracy": accuracy(n=200, kept=100)}, INCONCLUSIVE, "more than were measured"),
+    ("worst_class_drop", 0.05, {"accuracy": accuracy(kept=0)}, INCONCLUSIVE, "nothing to keep"),
     ("parity_flips", 0.02, {}, PASS, "0 of 500"),
     ("parity_flips", 0.02, {"parity": Parity(parity(), parity(40))}, FAIL, "worse (candidate) engine"),
     ("parity_flips", 0.02, {"parity": Parity(parity(40), parity())}, FAIL, "worse (reference) engine"),
@@ -151,7 +173,7 @@ def test_the_numbers_are_those_of_the_statistics(confidence):
         assert judged.confidence == confidence
         return judged.lower, judged.estimate, judged.upper
 
-    lower, upper = tango_interval(2000, 30, 20, confidence=confidence)
+    lower, upper = drop_interval(2000, 30, 20, confidence=confidence)
     assert numbers("robust_drop", 0.03) == numbers("clean_drop", 0.03) == (lower, 10 / 2000, upper)
     lower, upper = clopper_pearson(1020, 2000, confidence=confidence)
     assert numbers("robust_accuracy") == numbers("clean_accuracy") == (lower, 0.51, upper)
@@ -180,7 +202,9 @@ def test_deciding_is_three_valued_and_mirrors(one, other, bound, direction):
 
 
 @pytest.mark.parametrize("side", ["reference", "candidate"])
-@pytest.mark.parametrize("metric", ["robust_drop", "robust_accuracy", "clean_drop", "clean_accuracy"])
+@pytest.mark.parametrize(
+    "metric", ["robust_drop", "robust_accuracy", "clean_drop", "clean_accuracy", "retention", "worst_class_drop"]
+)
 def test_a_broken_contract_keeps_accuracy_gates_from_passing(side, metric):
     sides = {"reference": parity(), "candidate": parity()} | {side: parity(violations=("it looks like softmax",))}
     bound = 0.03 if metric.endswith("drop") else 0.4
@@ -213,6 +237,11 @@ def test_a_reference_at_chance_has_nothing_to_keep(metric, kept, outcome):
 
 def test_a_verdict_without_a_gate_on_robustness_says_so():
     assert "says nothing about adversarial examples" in judge([measured()], [gate("size_ratio", 0.9)]).warnings[0]
+
+
+@pytest.mark.parametrize("metric", ["robust_drop", "robust_accuracy", "retention", "worst_class_drop"])
+def test_a_gate_on_robustness_is_one_however_it_is_asked(metric):
+    assert judge([measured()], [gate(metric, 0.3)]).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -285,6 +314,43 @@ def test_a_verdict_survives_json():
     text = json.dumps(verdict.to_json(), allow_nan=False)
     assert json.loads(text)["schema"] == 1
     assert Verdict.from_json(json.loads(text)) == verdict
+
+
+def test_a_verdict_of_before_methods_were_named_is_still_read():
+    content = a_verdict().to_json()
+    for judged in content["gates"]:
+        del judged["method"], judged["more_images"]
+    assert Verdict.from_json(content).outcome is a_verdict().outcome
+
+
+def test_a_result_says_by_which_test_and_how_many_images_are_missing():
+    undecided = result(gate("robust_drop", 0.03), accuracy=accuracy(n=60, kept=30))
+    assert undecided.method.startswith("Tango's score test")
+    assert f" {undecided.more_images} more than were measured" in undecided.evidence[-1]
+    assert result(gate("robust_drop", 0.03)).more_images is None
+    assert result(gate("size_ratio", 0.5)).method == "counted"
+
+
+@pytest.mark.parametrize("metric", ["robust_drop", "robust_accuracy", "retention"])
+def test_who_may_stop_early_pays_with_wider_limits(metric):
+    rng = np.random.default_rng(3)
+    order = rng.permutation(2000)
+    values = accuracy(lost=30, gained=20).to_arrays()
+    shuffled = {name: array[..., order] if array.shape[-1] == 2000 else array for name, array in values.items()}
+    fields = {"accuracy": Accuracy.from_arrays(shuffled)}
+    config = gate(metric, 0.9 if metric == "retention" else 0.1)
+    ((once,), (often,)) = (judge([measured(**fields)], [config], sequential=at).gates for at in (False, True))
+    assert often.estimate == once.estimate
+    assert often.lower < once.lower < once.upper < often.upper
+    assert (once.outcome, often.outcome) == (PASS, PASS)
+    assert "valid at every look" in often.method
+    assert often.method in often.evidence[0]
+
+
+@pytest.mark.parametrize("metric", ["speedup", "parity_flips", "size_ratio"])
+def test_what_nobody_looks_at_early_is_judged_as_ever(metric):
+    config = gate(metric, 1.5 if metric == "speedup" else 0.5)
+    assert judge([measured()], [config], sequential=True) == judge([measured()], [config])
 
 
 @pytest.mark.parametrize(

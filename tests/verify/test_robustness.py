@@ -226,6 +226,8 @@ def test_the_gallery_shows_what_only_one_engine_kept():
     for weights, rows in ((PRUNED, shown.lost), (DENSE, ~shown.lost)):
         logits = engine(weights)(shown.adversarial[rows])
         assert (logits.argmax(axis=1) != LABELS[shown.index[rows]]).all()
+        np.testing.assert_array_equal(shown.taken_for[rows], logits.argmax(axis=1))
+    np.testing.assert_array_equal(shown.labels, LABELS[shown.index])
     assert np.abs(shown.adversarial - shown.clean).max() <= EPS * (1 + 1e-6)
 
 

@@ -1,0 +1,127 @@
+"""What the attacks did and cost, and how they fared where it is known what they must do, as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from madx.report import words
+from madx.verify import Accuracy, SideSoundness, Soundness
+from madx.verify.arrays import Bools
+from madx.verify.signs import ABOVE_TWIN, UNBOUNDED, UNDEFENDED, UNFINISHED
+
+KNEW = {
+    "white-box": "the twin's gradients",
+    "engine in the loop": "the engine's answers and the twin's gradients",
+    "query": "the engine's answers",
+    "8-bit": "the last examples, which it rounds",
+}
+"""What an attack of a kind has at hand."""
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """One attack; its examples were shown to both engines."""
+
+    name: str
+    kind: str
+    knew: str
+    attacked: int
+    """Images that still stood on at least one engine."""
+    turned_reference: int | None
+    """Images that stood on the reference until then; None without one."""
+    turned_candidate: int
+    forward: int
+    """Images through a network forward only."""
+    gradient: int
+    """Images through a network forward and backward."""
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One check of the attacks, with what a sound attack shows."""
+
+    label: str
+    wanted: str
+    reference: str
+    candidate: str
+
+
+def attack_rows(accuracy: Accuracy) -> tuple[AttackRow, ...]:
+    """In the order in which they were run."""
+    judged = _turned(accuracy.clean_candidate, accuracy.attacked, accuracy.standing_candidate)
+    against = None
+    if accuracy.clean_reference is not None and accuracy.standing_reference is not None:
+        against = _turned(accuracy.clean_reference, accuracy.attacked, accuracy.standing_reference)
+    return tuple(
+        AttackRow(
+            name=name,
+            kind=kind,
+            knew=KNEW[kind],
+            attacked=int(accuracy.attacked[number].sum()),
+            turned_reference=None if against is None else against[number],
+            turned_candidate=judged[number],
+            forward=int(accuracy.passes[number, 0]),
+            gradient=int(accuracy.passes[number, 1]),
+        )
+        for number, (name, kind) in enumerate(zip(accuracy.attacks, accuracy.kinds, strict=True))
+    )
+
+
+def total_cost(rows: tuple[AttackRow, ...], images: int) -> str:
+    """All attacks together: "3,400 gradients and 1,000 forward passes, 3.4 and 1.0 an image"."""
+    gradient, forward = sum(row.gradient for row in rows), sum(row.forward for row in rows)
+    return (
+        f"{gradient:,} gradients and {forward:,} forward passes on {images:,} images, on average "
+        f"{gradient / images:,.1f} and {forward / images:,.1f} an image"
+    )
+
+
+def check_rows(sound: Soundness) -> tuple[CheckRow, ...]:
+    """Each with its counts; what is clearly more than wanted is a sign (`madx.verify.signs`)."""
+    return tuple(_checks(sound))
+
+
+def _turned(clean: Bools, attacked: Bools, standing: Bools) -> list[int]:
+    """How many images that had stood until then each attack turned."""
+    left, counts = clean.copy(), []
+    for shown, right in zip(attacked, standing, strict=True):
+        fell = left & shown & ~right
+        counts.append(int(fell.sum()))
+        left &= ~fell
+    return counts
+
+
+def _checks(sound: Soundness) -> Iterator[CheckRow]:
+    sides = (sound.reference, sound.candidate)
+
+    def both(label: str, wanted: str, of: str) -> CheckRow:
+        return CheckRow(label, wanted, *(words.ABSENT if side is None else _count(getattr(side, of)) for side in sides))
+
+    yield both("input gradient exactly zero", "none", "blind")
+    yield both("turned only by twice the steps", _at_most(UNFINISHED), "fell_when_doubled")
+    yield both("standing although any change is allowed", _at_most(UNBOUNDED), "unbounded")
+    yield CheckRow(
+        "engine right where its twin was turned, less the other way round",
+        _at_most(ABOVE_TWIN),
+        *(words.ABSENT if side is None else _above_twin(side) for side in sides),
+    )
+    yield CheckRow(
+        "standing on an undefended linear classifier",
+        _at_most(UNDEFENDED),
+        f"{_count(sound.undefended)}; clean: {int(sound.undefended_clean.sum())}",
+        "the same",
+    )
+
+
+def _above_twin(side: SideSoundness) -> str:
+    higher, lower = side.engine_right & ~side.twin_right, ~side.engine_right & side.twin_right
+    return f"{int(higher.sum())} − {int(lower.sum())} of {len(higher)}"  # noqa: RUF001 - a true minus
+
+
+def _count(rows: Bools) -> str:
+    return f"{int(rows.sum())} of {len(rows)}"
+
+
+def _at_most(share: float) -> str:
+    return f"at most {words.level(share)}"

@@ -1,0 +1,163 @@
+"""What the reports show of a latency, as rows: the single calls, the blocks, the ratios and the machine beside them.
+
+Nothing is judged here, and every interval, percentile and flag comes from the functions that the gates use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madx.report import words
+from madx.sensors import SOURCES
+from madx.stats import Percentile, hodges_lehmann, percentile
+from madx.verify import GateResult, Ladder, Latency
+from madx.verify.ladder import CONFIDENCE
+from madx.verify.latency import CONTROL_CONFIDENCE
+from madx.verify.noise import disturbed
+from madx.verify.speed import speedup_limits
+from madx.verify.timings import Calls, block_medians
+
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+_SPEEDUP_CONFIDENCE = 0.95
+"""For engines without a gate on the speed-up."""
+_SHARES = ("others", "steal", "waiting")
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """Block medians of one side, in seconds."""
+
+    label: str
+    median: float
+    low: float
+    """5th percentile."""
+    high: float
+    """95th percentile."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of times with its one-sided limits; infinite where the pairs are too few."""
+
+    estimate: float
+    lower: float
+    upper: float
+    confidence: float
+
+    @property
+    def text(self) -> str:
+        """The estimate, and the limits if there are any."""
+        if not (math.isfinite(self.lower) and math.isfinite(self.upper)):
+            return f"{words.ratio(self.estimate)} (too few pairs for limits)"
+        low, high = math.floor(1000 * self.lower) / 1000, math.ceil(1000 * self.upper) / 1000
+        between = f"{low:.3f}{words.TIMES} to {high:.3f}{words.TIMES}"
+        return f"{self.estimate:.3f}{words.TIMES} ({between}, each limit at {words.level(self.confidence)})"
+
+
+@dataclass(frozen=True)
+class PercentileRow:
+    """A percentile of the single calls of both engines; where the calls do not carry it, the reason."""
+
+    label: str
+    reference: str
+    candidate: str
+
+
+@dataclass(frozen=True)
+class MachineRow:
+    """One source of the machine's state over the pairs, as text."""
+
+    label: str
+    low: str
+    median: str
+    high: str
+
+
+def time_rows(latency: Latency) -> tuple[TimeRow, ...]:
+    """Both engines; the control is the reference once more and has no row of its own."""
+    return _time_row("dense", latency.reference), _time_row("pruned", latency.candidate)
+
+
+def speedup(latency: Latency, gates: Sequence[GateResult]) -> Ratio:
+    """Over the block pairs, at the confidence of the gate on it if there is one."""
+    confidences = [gate.confidence for gate in gates if gate.metric == "speedup"]
+    confidence = [*confidences, _SPEEDUP_CONFIDENCE][0]
+    return _ratio(speedup_limits(latency, confidence), confidence)
+
+
+def control(latency: Latency) -> Ratio:
+    """The reference against itself: it should contain 1."""
+    return _ratio(hodges_lehmann(latency.control_log_ratios, CONTROL_CONFIDENCE), CONTROL_CONFIDENCE)
+
+
+def percentile_rows(latency: Latency) -> tuple[PercentileRow, ...]:
+    """Of the single calls, as far as they carry them."""
+    pairs = len(latency.order)
+    sides = (latency.reference.reshape(pairs, -1), latency.candidate.reshape(pairs, -1))
+    return tuple(
+        PercentileRow(label, *(_shown(percentile(side, level, confidence=_SPEEDUP_CONFIDENCE)) for side in sides))
+        for label, level in PERCENTILES.items()
+    )
+
+
+def tail(latency: Latency) -> tuple[str, str]:
+    """The p99 of the dense and of the pruned engine, for a table without room for reasons."""
+    (row,) = (row for row in percentile_rows(latency) if row.label == "p99")
+    reference, candidate = (text.partition(":")[0] for text in (row.reference, row.candidate))
+    return reference, candidate
+
+
+def ladder_rows(ladder: Ladder | None) -> tuple[tuple[str, str], ...]:
+    """Each step and what it bought, and the whole way last; nothing where no ladder was measured."""
+    if ladder is None:
+        return ()
+    return tuple(
+        (f"{step.start} → {step.end}", Ratio(step.estimate, step.lower, step.upper, CONFIDENCE).text)
+        for step in (*ladder.steps(), ladder.whole())
+    )
+
+
+def machine_rows(latency: Latency) -> tuple[MachineRow, ...]:
+    """Every source that answered."""
+    return tuple(_machine_row(source, latency.machine[source]) for source in SOURCES if source in latency.machine)
+
+
+def unknown_sources(latency: Latency) -> tuple[str, ...]:
+    """What this machine, or an engine of this kind, has no sensor for."""
+    return tuple(meaning for source, meaning in SOURCES.items() if source not in latency.machine)
+
+
+def disturbances(latency: Latency) -> tuple[str, ...]:
+    """Each reason to mistrust a pair, and how many it concerns."""
+    pairs, flags = len(latency.order), disturbed(latency.machine, latency.spikes)
+    return tuple(f"{reason} in {int(hit.sum())} of {pairs} pairs" for reason, hit in flags.items())
+
+
+def _time_row(label: str, calls: Calls) -> TimeRow:
+    low, median, high = (float(value) for value in np.percentile(block_medians(calls), [5, 50, 95]))
+    return TimeRow(label, median, low, high)
+
+
+def _ratio(limits: tuple[float, float, float], confidence: float) -> Ratio:
+    estimate, lower, upper = (math.exp(value) for value in limits)
+    return Ratio(estimate, lower, upper, confidence)
+
+
+def _shown(found: Percentile) -> str:
+    if found.estimate is None:
+        return f"not carried: worth {found.worth:,.0f} independent calls of {found.needed:,}"
+    return words.milliseconds(found.estimate)
+
+
+def _machine_row(source: str, values: NDArray[np.float64]) -> MachineRow:
+    low, median, high = (_machine_value(source, float(value)) for value in np.nanpercentile(values, [0, 50, 100]))
+    return MachineRow(SOURCES[source], low, median, high)
+
+
+def _machine_value(source: str, value: float) -> str:
+    return words.percent(value) if source in _SHARES else f"{value:,.4g}"

@@ -1,0 +1,109 @@
+"""What a restless machine does to a ratio of times, and limits that hold in spite of it.
+
+Layouts: log ratios [P], one for each block pair in the order of timing; the machine [P] for each source. Nothing is
+dropped: what was measured while the machine was disturbed is counted, and what was not is counted alone as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from madx.stats import hodges_lehmann
+
+Machine = Mapping[str, NDArray[np.float64]]
+
+WAITING = (0.03, 0.1)
+"""Share of the time that the engines' threads may wait for a CPU. Waking up costs some of it on a quiet machine too, so
+the first is raised to twice what the quietest pairs show, up to the second: there a neighbour was on their CPUs. What
+spikes account for is not counted."""
+MOST_STEAL = 0.05
+"""Share of the CPUs' time that the hypervisor may take."""
+CLOCK_FELL = 0.9
+"""A clock below this share of its median has been throttled."""
+HOTTER = 10.0
+"""Degrees above the median at which a chip is on the way to being throttled."""
+FEWEST_CALM = 0.5
+"""Share of the pairs that must be undisturbed: with fewer, it was not the engines that were measured."""
+_REASONS: Mapping[str, str] = MappingProxyType(
+    {
+        "waiting": "its threads waited for a CPU",
+        "steal": "the hypervisor took CPU time",
+        "cpu_mhz": "the CPU's clock fell",
+        "gpu_mhz": "the GPU's clock fell",
+        "cpu_celsius": "the CPU was hotter",
+        "gpu_celsius": "the GPU was hotter",
+    }
+)
+
+
+def disturbed(machine: Machine, spikes: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+    """[P] for each reason, in words, that some pair was measured on another machine than the rest.
+
+    Args:
+        machine: what the sensors said.
+        spikes: [P] share of the timed seconds that single calls took beyond the median of their block. Waiting that
+            they account for has left the medians alone, as where the calls are far shorter than a neighbour's turn on
+            the CPU; waiting that they do not account for is in the medians.
+    """
+    found = {}
+    for source, reason in _REASONS.items():
+        if source not in machine:
+            continue
+        values = _unaccounted(machine[source], spikes) if source == "waiting" else machine[source]
+        if (flags := _flags(source, values)).any():
+            found[reason] = flags
+    return found
+
+
+def undisturbed(machine: Machine, spikes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[P] no reason at all; a machine without sensors shows none."""
+    calm = np.ones(len(spikes), dtype=bool)
+    for flags in disturbed(machine, spikes).values():
+        calm &= ~flags
+    return calm
+
+
+def _unaccounted(waiting: NDArray[np.float64], spikes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the rest of the time, were the spikes taken out of it together with the waiting they explain."""
+    return np.asarray(np.maximum(waiting - spikes, 0) / np.maximum(1 - spikes, 1e-9))
+
+
+def ratio_limits(log_ratios: ArrayLike, calm: NDArray[np.bool_], *, confidence: float) -> tuple[float, float, float]:
+    """(estimate, lower, upper) of ln(speed-up): over all pairs, with limits that hold for the undisturbed alone too.
+
+    Hodges-Lehmann with signed-rank limits (`madx.stats.ranks`). The random order within a pair makes noise that hits
+    whatever is running fall on either engine alike, however bursty or heavy-tailed it is. A neighbour that costs one
+    engine more than the other moves the centre instead: then the undisturbed pairs have another one, and each limit is
+    the more cautious of the two.
+
+    Args:
+        log_ratios: [P], P >= 1.
+        calm: [P] as `undisturbed` gives it.
+        confidence: of each limit, one-sided.
+
+    Raises:
+        MadxError: if the ratios are not finite or the confidence is out of range.
+    """
+    values = np.asarray(log_ratios, dtype=np.float64)
+    estimate, lower, upper = hodges_lehmann(values, confidence)
+    if calm.all() or not calm.any():
+        return estimate, lower, upper
+    _, calm_lower, calm_upper = hodges_lehmann(values[calm], confidence)
+    return estimate, min(lower, calm_lower), max(upper, calm_upper)
+
+
+def _flags(source: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """A source that did not answer flags nothing: NaN compares as False."""
+    if source == "waiting":
+        flags = values > np.clip(2 * np.nanquantile(values, 0.1), *WAITING)
+    elif source == "steal":
+        flags = values > MOST_STEAL
+    elif source.endswith("_mhz"):
+        flags = values < CLOCK_FELL * np.nanmedian(values)
+    else:
+        flags = values > HOTTER + np.nanmedian(values)
+    return np.asarray(flags)

@@ -1,0 +1,109 @@
+"""A simulated machine with bad neighbours: its clock is a number, its noise has a seed, nothing is really timed."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from madx.recipe import GateConfig, LatencyConfig
+from madx.sensors import Watch
+from madx.verify import Outcome, measure_latency
+from madx.verify.gates import decide
+from madx.verify.speed import p99_ratio, speedup
+
+NEIGHBOURS = {
+    "quiet": {},
+    "heavy-tailed": {"tail": 1.5},
+    "short bursts": {"burst": 0.02, "calm": 0.1, "slow": 3.0},
+    "bursts of many pairs": {"burst": 0.5, "calm": 0.5, "slow": 1.5},
+    "a rare burst of many pairs": {"burst": 0.5, "calm": 5.0, "slow": 3.0},
+    "drifting": {"drift": 0.3},
+    "wandering": {"wander": 0.02},
+    "bursts on the candidate alone": {"burst": 0.05, "calm": 0.5, "slow": 2.0, "hits": "B"},
+    "bursts on the reference alone": {"burst": 0.05, "calm": 0.5, "slow": 2.0, "hits": "A"},
+    "the whole run, on the reference alone": {"burst": 1e9, "calm": 1e-6, "slow": 2.0, "hits": "A"},
+    "a third of the run, on the reference alone": {"from_to": (0.1, 0.3), "slow": 2.0, "hits": "A"},
+}
+
+
+class NoisyMachine:
+    """Calls take a true time, less or more as the neighbours have it.
+
+    Args:
+        seed: of all noise.
+        tail: shape of Pareto noise on one call in five; without it none.
+        burst: mean seconds of a burst.
+        calm: mean seconds between two.
+        slow: how many times slower a call is in a burst.
+        hits: the engines that suffer from it, "A" being the reference.
+        from_to: seconds of the one burst there is instead.
+        drift: growth of all times a second.
+        wander: step of a random walk of the logarithm of all times, a call.
+        sensors: whether the machine tells of its bursts.
+    """
+
+    def __init__(self, seed, *, noise=0.01, tail=0.0, burst=0.0, calm=0.0, slow=1.0, hits="AB", **more):
+        self.rng = np.random.default_rng(seed)
+        self.now, self.weather, self.in_burst, self.until = 0.0, 0.0, False, 0.0
+        self.noise, self.tail, self.burst, self.calm, self.slow, self.hits = noise, tail, burst, calm, slow, hits
+        self.from_to, self.drift, self.wander = (more.get(name) for name in ("from_to", "drift", "wander"))
+        self.sensors = more.get("sensors", True)
+        self.lost = self.spent = 0.0
+        self.draws = iter(())
+
+    def timer(self, seconds, name):
+        def run():
+            took = seconds * (1 + abs(self.noise * self._normal()))
+            if self.tail and self.rng.random() < 0.2:
+                took *= 1 + 0.1 * self.rng.pareto(self.tail)
+            if self.drift:
+                took *= 1 + self.drift * self.now
+            if self.wander:
+                self.weather += self.wander * self._normal()
+                took *= np.exp(self.weather)
+            if self._bursting():
+                factor = self.slow if name in self.hits else 1.0
+                self.lost += (factor - 1) * took
+                took *= factor
+            self.now += took
+            self.spent += took
+            return took
+
+        return run
+
+    def _normal(self):
+        for value in self.draws:
+            return value
+        self.draws = iter(self.rng.standard_normal(4096))
+        return next(self.draws)
+
+    def _bursting(self):
+        if self.from_to:
+            return self.from_to[0] <= self.now < self.from_to[1]
+        while self.burst and self.now >= self.until:
+            self.in_burst = not self.in_burst
+            self.until += self.rng.exponential(self.burst if self.in_burst else self.calm)
+        return self.in_burst
+
+    def read(self):
+        share, self.lost, self.spent = self.lost / max(self.spent, 1e-9), 0.0, 0.0
+        return {"waiting": share} if self.sensors else {}
+
+    def measure(self, speedup, *, seed, reference=1e-3, **config):
+        return measure_latency(
+            self.timer(reference, "A"),
+            self.timer(reference / speedup, "B"),
+            config=LatencyConfig(**{"pairs": 30, "block_calls": 5, "seconds": 0.6} | config),
+            seed=seed,
+            timing="simulated",
+            watch=Watch(clock=lambda: self.now, read=self.read),
+        )
+
+
+def judged(latency, metric, bound):
+    """The outcome of one gate on nothing but a latency."""
+    direction = "at_least" if metric == "speedup" else "at_most"
+    gate = GateConfig(metric=metric, **{direction: bound})
+    found = {"speedup": speedup, "p99_ratio": p99_ratio}[metric](SimpleNamespace(latency=latency), gate)
+    if found.void:
+        return Outcome.INCONCLUSIVE
+    return decide(found.lower, found.upper, bound=bound, direction=direction)
