@@ -15,11 +15,12 @@ from rich.markup import escape
 
 import madx
 from madx.cli import github, show
+from madx.cli.options import Baseline, Outside, grouped
 from madx.distributed import announce, join, leave_note, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
 
 if TYPE_CHECKING:
-    from madx.pipeline import Context, StageReport
+    from madx.pipeline import Context, Given, StageReport
 
 app = typer.Typer(
     name="madx",
@@ -37,6 +38,14 @@ app.add_typer(data_app, name="data")
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", help="The run directory; without it, runs/<name of the recipe>.")
+]
+OutDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        "--out",
+        help="The run directory; without it, runs/<name of the recipe>, or runs/<name>-engine with --engine.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. prune.sparsity=0.6.")
@@ -147,21 +156,32 @@ def export(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = No
 
 
 @app.command()
+@grouped
 def verify(
     recipe: RecipeFile,
-    run_dir: RunDir = None,
+    outside: Outside,
+    run_dir: OutDir = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     again: Annotated[bool, typer.Option("--again", help="Measure again; the verdict says how often it was.")] = False,
 ) -> None:
     """Measure the engines, judge the gates, write the reports; the exit code is the verdict."""
-    _run_to_verdict(["verify", "report"], recipe, run_dir, overrides, as_json, again=again)
+    context = _context(recipe, run_dir, overrides, as_json, given=outside.given())
+    _run_to_verdict(["verify", "report"], context, as_json, again=again)
 
 
 @app.command()
-def run(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@grouped
+def run(
+    recipe: RecipeFile,
+    against: Baseline,
+    run_dir: RunDir = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
     """Do everything from data to verdict, and only what is not done yet; the exit code is the verdict."""
-    _run_to_verdict(["train", "prune", "export", "verify", "report"], recipe, run_dir, overrides, as_json)
+    context = _context(recipe, run_dir, overrides, as_json, given=against.given())
+    _run_to_verdict(["train", "prune", "export", "verify", "report"], context, as_json)
 
 
 @app.command()
@@ -214,20 +234,11 @@ def inspect(
         raise ArtifactError(f"{run_dir}: files are no longer what their stages wrote; `madx run` makes them again")
 
 
-def _run_to_verdict(
-    names: list[str],
-    recipe: Path,
-    run_dir: Path | None,
-    overrides: list[str] | None,
-    as_json: bool,
-    *,
-    again: bool = False,
-) -> None:
+def _run_to_verdict(names: list[str], context: Context, as_json: bool, *, again: bool = False) -> None:
     """Stages up to the verdict, which decides the exit code."""
     from madx.pipeline import files, run_stages, stage_named
     from madx.pipeline.reporting import read_verdict
 
-    context = _context(recipe, run_dir, overrides, as_json)
     with _at_work(context):
         stages = [stage_named(name) for name in names]
         reports = run_stages(context, stages, again=["verify"] if again else [])
@@ -297,18 +308,21 @@ def _at_work(context: Context) -> Iterator[None]:
             raise typer.Exit(_INTERRUPTED) from None
 
 
-def _context(recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> Context:
+def _context(
+    recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool, *, given: Given | None = None
+) -> Context:
     from madx.progress import Silent
     from madx.recipe import load_recipe
     from madx.rundir import RunDirectory
 
     loaded = load_recipe(recipe, overrides or ())  # before torch: a typing error shall not cost seconds
-    from madx.pipeline import Context
+    from madx.pipeline import Context, Given
 
+    given = given or Given()
     world = join(loaded.device)
-    root = run_dir or Path("runs") / loaded.name
+    root = run_dir or Path("runs") / (f"{loaded.name}-engine" if given.alone else loaded.name)
     progress = show.progress_for(quiet=as_json) if world.first else Silent()
-    return Context(loaded, RunDirectory(root), progress, world)
+    return Context(loaded, RunDirectory(root), progress, world, given)
 
 
 def _show_reports(context: Context, reports: list[StageReport], as_json: bool) -> None:

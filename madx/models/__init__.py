@@ -16,7 +16,7 @@ from torch import nn
 from madx.errors import ModelError
 from madx.models.arguments import RESERVED, Builder, check_arguments
 from madx.models.factory import check_network, from_factory
-from madx.models.loading import load_weights, read_state, state_digest
+from madx.models.loading import check_finite, load_weights, read_state, state_digest
 from madx.models.normalise import Normalise, Normalised, read_normalise
 from madx.models.resnet import resnet8, resnet18
 from madx.models.vgg import vgg16_bn
@@ -29,6 +29,7 @@ __all__ = [
     "Normalise",
     "Normalised",
     "build_model",
+    "check_finite",
     "load_weights",
     "read_state",
     "state_digest",

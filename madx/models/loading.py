@@ -69,7 +69,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     state = _rename(read_state(path), own, constants)
     _check_keys(state, own, path)
     cast = {name: value.to(own[name].dtype) for name, value in state.items()}
-    _check_finite(cast, path)
+    check_finite(cast, path)
     _check_constants(cast, constants, path)
     module.load_state_dict(cast, strict=True)
 
@@ -226,8 +226,12 @@ def _kind(value: Tensor) -> tuple[bool, bool]:
     return value.is_floating_point(), value.is_complex()
 
 
-def _check_finite(state: dict[str, Tensor], path: Path) -> None:
-    """Refuse weights that are no numbers, also where the cast to the network's precision made them so."""
+def check_finite(state: dict[str, Tensor], path: Path) -> None:
+    """Refuse weights that are no numbers, also where the cast to the network's precision made them so.
+
+    Raises:
+        ModelError: naming them.
+    """
     bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise ModelError(

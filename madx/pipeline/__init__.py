@@ -4,6 +4,7 @@ Only this room writes the run directory: a stage here opens files, calls the roo
 """
 
 from madx.pipeline.context import Context
+from madx.pipeline.given import Given
 from madx.pipeline.stages import STAGES, Stage, StageReport, run_stages, stage_named
 
-__all__ = ["STAGES", "Context", "Stage", "StageReport", "run_stages", "stage_named"]
+__all__ = ["STAGES", "Context", "Given", "Stage", "StageReport", "run_stages", "stage_named"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +33,12 @@ _BATCH = 250
 
 @dataclass(frozen=True)
 class Side:
-    """A loaded engine and its torch twin."""
+    """A loaded engine and, unless it was given without, its torch twin."""
 
     role: str
-    """dense or pruned."""
+    """As in `madx.verify.measurements.Subject`."""
     engine: Engine
-    twin: nn.Module
+    twin: nn.Module | None
     """In eval mode, on the device that attacks are made on."""
 
     def logits(self, images: Tensor) -> Tensor:
@@ -52,18 +52,19 @@ def fast_twin(context: Context, network: nn.Module) -> nn.Module:
     return folded(network.to(context.device), example.to(context.device))
 
 
-def measure_accuracy(context: Context, config: EngineConfig, reference: Side, candidate: Side) -> Accuracy:
+def measure_accuracy(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Accuracy:
     """The suite on both engines, chunk after chunk; those that a killed run finished are read, not made again."""
     recipe = context.recipe
     suite = suite_of(recipe.verify.attack)
-    attackers = adversaries(context, suite, (reference, candidate))
+    sides = (candidate,) if reference is None else (reference, candidate)
+    attackers = adversaries(context, suite, sides)
     total = -(-gate_images(context) // recipe.verify.chunk)
     parts = context.world.share(lambda: dict(_stored_chunks(context, config, total)))
     left = [number for number in range(total) if number not in parts]
 
     def measured(number: int) -> Accuracy:
         return measure_chunk(
-            reference.engine,
+            reference.engine if reference else None,
             candidate.engine,
             chunk=_chunk(context, number),
             adversaries=attackers,
@@ -71,10 +72,11 @@ def measure_accuracy(context: Context, config: EngineConfig, reference: Side, ca
             eight_bit=recipe.verify.eight_bit,
         )
 
-    for line in suite.budget():
+    for line in budget(suite, with_twins=candidate.twin is not None):
         context.progress.say(f"{suite.name}: {line}")
     values = context.world.map(measured, left)
-    values = iter(context.progress.track(values, "attacking both engines", total=total, done=len(parts)))
+    what = "attacking both engines" if reference else "attacking the engine"
+    values = iter(context.progress.track(values, what, total=total, done=len(parts)))
     for number in range(total):
         if number not in parts:
             parts[number] = next(values)
@@ -87,6 +89,11 @@ def measure_accuracy(context: Context, config: EngineConfig, reference: Side, ca
 def _joined(parts: dict[int, Accuracy], chunks: int) -> Accuracy:
     """The first chunks as one measurement, in the committed order of the images."""
     return Accuracy.concatenate([parts[number] for number in range(chunks)])
+
+
+def budget(suite: Suite, *, with_twins: bool) -> tuple[str, ...]:
+    """One line for each attack that is made: without torch twins only queries can be."""
+    return (suite if with_twins else replace(suite, twin=(), in_the_loop=())).budget()
 
 
 def gate_images(context: Context) -> int:
@@ -105,10 +112,11 @@ def adversaries(context: Context, suite: Suite, sides: Sequence[Side]) -> list[A
 
 
 def _aims(suite: Suite, sides: Sequence[Side]) -> Iterator[tuple[str, Kind, tuple[Attack, ...], Victim]]:
-    for side in sides:
-        yield f"{suite.name} on the {side.role} twin", "white-box", suite.twin, Victim.of(side.twin)
-    for side in sides:
-        victim = Victim.in_the_loop(side.logits, side.twin)
+    twins = [(side, side.twin) for side in sides if side.twin is not None]
+    for side, twin in twins:
+        yield f"{suite.name} on the {side.role} twin", "white-box", suite.twin, Victim.of(twin)
+    for side, twin in twins:
+        victim = Victim.in_the_loop(side.logits, twin)
         yield f"{suite.name}, {side.role} engine in the loop", "engine in the loop", suite.in_the_loop, victim
     for side in sides:
         yield f"{suite.name}, queries of the {side.role} engine", "query", suite.query, Victim.query_only(side.logits)

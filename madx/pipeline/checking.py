@@ -38,7 +38,7 @@ class Trial:
 
     def attacked(
         self,
-        network: nn.Module,
+        network: Victim,
         attacks: Sequence[Attack],
         *,
         rows: Tensor | None = None,
@@ -47,7 +47,7 @@ class Trial:
         """The worst examples, and where the network still stands on them when they are scored again.
 
         Args:
-            network: in eval mode.
+            network: its torch module in eval mode, or what answers queries.
             attacks: one after the other.
             rows: which of the images; all without it.
             threat: the trial's own without it.
@@ -57,14 +57,11 @@ class Trial:
         if len(x) == 0:
             return x, rows[rows]
         generator = torch_generator(self.seed, "soundness")
-        outcome = run_suite(
-            Victim.of(network), x, y, attacks=tuple(attacks), threat=threat or self.threat, generator=generator
-        )
-        with torch.no_grad():
-            return outcome.points, network(outcome.points).argmax(1) == y
+        outcome = run_suite(network, x, y, attacks=tuple(attacks), threat=threat or self.threat, generator=generator)
+        return outcome.points, network.forward(outcome.points).argmax(1) == y
 
 
-def measure_soundness(context: Context, suite: Suite, reference: Side, candidate: Side) -> Soundness:
+def measure_soundness(context: Context, suite: Suite, reference: Side | None, candidate: Side) -> Soundness:
     """Try the suite on the first gate images: longer, without a bound, and on a network without a defence."""
     images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, _IMAGES))
     context.progress.say(f"checking the attacks on {len(images)} images")
@@ -74,24 +71,27 @@ def measure_soundness(context: Context, suite: Suite, reference: Side, candidate
     return judge_attacks(trial, reference, candidate, undefended)
 
 
-def judge_attacks(trial: Trial, reference: Side, candidate: Side, undefended: nn.Module) -> Soundness:
-    """What the attacks of a trial achieve where it is known what they must."""
-    with torch.no_grad():
-        clean = undefended(trial.images).argmax(1) == trial.labels
-    _, standing = trial.attacked(undefended, trial.suite.twin)
+def judge_attacks(trial: Trial, reference: Side | None, candidate: Side, undefended: nn.Module) -> Soundness:
+    """What the attacks of a trial achieve where it is known what they must; queries alone where there is no twin."""
+    network = Victim.of(undefended)
+    _, standing = trial.attacked(network, trial.suite.query if candidate.twin is None else trial.suite.twin)
     return Soundness(
-        reference=_side(trial, reference),
+        reference=_side(trial, reference) if reference else None,
         candidate=_side(trial, candidate),
-        undefended_clean=_bools(clean),
+        undefended_clean=_bools(network.forward(trial.images).argmax(1) == trial.labels),
         undefended=_bools(standing),
     )
 
 
-def _side(trial: Trial, side: Side) -> SideSoundness:
-    points, standing = trial.attacked(side.twin, trial.suite.twin)
+def _side(trial: Trial, side: Side) -> SideSoundness | None:
+    """Nothing can be said of the gradients of an engine without a twin."""
+    if side.twin is None:
+        return None
+    network = Victim.of(side.twin)
+    points, standing = trial.attacked(network, trial.suite.twin)
     fell = standing.clone()
-    fell[standing] = ~trial.attacked(side.twin, [attack.longer() for attack in trial.suite.twin], rows=standing)[1]
-    _, unbounded = trial.attacked(side.twin, _UNBOUNDED, threat=_anything(trial))
+    fell[standing] = ~trial.attacked(network, [attack.longer() for attack in trial.suite.twin], rows=standing)[1]
+    _, unbounded = trial.attacked(network, _UNBOUNDED, threat=_anything(trial))
     return SideSoundness(
         blind=_bools(_blind(side.twin, trial.images, trial.labels)),
         twin_right=_bools(standing),

@@ -27,10 +27,14 @@ from madx.distributed import SINGLE, World
 from madx.errors import ModelError, RecipeError
 from madx.models import build_model
 from madx.pipeline import files
+from madx.pipeline.given import CANDIDATE, NOTHING, Given, Source
+from madx.pipeline.releases import sources
 from madx.progress import Progress
 from madx.prune import resize_to_
 from madx.recipe import Recipe
 from madx.rundir import CHECKPOINTS, RunDirectory
+
+_NOTHING_TAKEN: dict[str, Any] = {"depends": {"given": {}}}
 
 
 @dataclass
@@ -41,7 +45,29 @@ class Context:
     run: RunDirectory
     progress: Progress
     world: World = SINGLE
+    given: Given = NOTHING
     key: str = ""
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """What was given from outside the run, read once; process 0 reads it for all.
+
+        Raises:
+            ArtifactError: a file is not there, or not what its run wrote.
+        """
+        return self.world.share(lambda: sources(self.given, self.recipe.export.engines))
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """Roles of the engines from outside: those that are given now, else those that this run was given before."""
+        if self.given.any:
+            return tuple(self.sources)
+        return self.world.share(lambda: tuple((self.run.stage("take") or _NOTHING_TAKEN)["depends"]["given"]))
+
+    @property
+    def alone(self) -> bool:
+        """Whether this run judges an engine that it did not make."""
+        return CANDIDATE in self.taken
 
     @cached_property
     def splits(self) -> Splits:
@@ -77,11 +103,20 @@ class Context:
 
     def dense_model(self) -> nn.Module:
         """The dense network of this run, eval mode, on the CPU."""
-        return self._loaded(files.DENSE)
+        return self.loaded_model(files.DENSE)
 
     def pruned_model(self) -> nn.Module:
         """The pruned network of this run, eval mode, on the CPU."""
-        return self._loaded(files.PRUNED)
+        return self.loaded_model(files.PRUNED)
+
+    def loaded_model(self, name: str) -> nn.Module:
+        """The recipe's network in the shapes, and with the values, of a file of this run; eval mode, on the CPU."""
+        module = self.new_model()
+        try:
+            resize_to_(module, self.read_tensors(name))
+        except RuntimeError as error:
+            raise ModelError(f"{self.run.path(name)} does not fit the recipe's network: {error}") from None
+        return module.eval()
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Where the running stage keeps the state of its work `name`; another madx does not take it up."""
@@ -128,22 +163,14 @@ class Context:
         """The content of a JSON file that a finished stage wrote, checked against the manifest."""
         return json.loads(self.read_bytes(name))
 
-    def _loaded(self, name: str) -> nn.Module:
-        """The recipe's network in the shapes, and with the values, of a file of this run."""
-        module = self.new_model()
-        try:
-            resize_to_(module, self.read_tensors(name))
-        except RuntimeError as error:
-            raise ModelError(f"{self.run.path(name)} does not fit the recipe's network: {error}") from None
-        return module.eval()
-
     def _check_enough(self, splits: Splits) -> None:
         """What would fail in a later stage fails before the first one."""
         prune, finetune, train = self.recipe.prune, self.recipe.prune.finetune, self.recipe.train
-        needs = {
-            "prune.batch_size": (prune.batch_size, "training", len(splits.train)),
-            "verify.latency.batch": (self.recipe.verify.latency.batch, "gate", len(splits.gate)),
-        }
+        needs = {"verify.latency.batch": (self.recipe.verify.latency.batch, "gate", len(splits.gate))}
+        if self.given.alone:
+            train = finetune = None  # nothing is trained or pruned
+        else:
+            needs["prune.batch_size"] = (prune.batch_size, "training", len(splits.train))
         if train is not None:
             needs["train.batch_size"] = (train.batch_size, "training", len(splits.train))
         if finetune is not None:

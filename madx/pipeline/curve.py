@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from madx.attacks import Apgd, Victim, run_suite
 from madx.pipeline.attacking import Side, gate_images
 from madx.pipeline.context import Context
 from madx.recipe import ThreatConfig
 from madx.seeds import torch_generator
-from madx.verify.arrays import Bools
+from madx.verify.arrays import Bools, known
 from madx.verify.contract import logits_of
 from madx.verify.curve import Curve
 from madx.verify.projection import project
@@ -50,7 +50,7 @@ class Climb:
         most = 1.0 if self.threat.norm == "linf" else math.sqrt(self.images[0].numel())
         return list(dict.fromkeys(min(factor * self.threat.eps, most) for factor in _FACTORS))
 
-    def survivors(self, side: Side, standing: Bools, eps: float) -> Bools:
+    def survivors(self, side: Side, twin: nn.Module, standing: Bools, eps: float) -> Bools:
         """Which of the standing images the engine still gets right at this radius; all [M]."""
         left = standing.copy()
         if not standing.any():
@@ -59,14 +59,16 @@ class Climb:
         generator = torch_generator(self.seed, "curve", side.role, repr(eps))
         for rows in torch.split(torch.from_numpy(np.flatnonzero(standing)), _BATCH):
             x, y = self.images[rows], self.labels[rows]
-            found = run_suite(Victim.of(side.twin), x, y, attacks=(_ATTACK,), threat=threat, generator=generator)
+            found = run_suite(Victim.of(twin), x, y, attacks=(_ATTACK,), threat=threat, generator=generator)
             examples = project(found.points.float().cpu().numpy(), x.cpu().numpy(), threat).images
             left[rows.numpy()] = logits_of(side.engine, examples).argmax(axis=1) == y.cpu().numpy()
         return left
 
 
-def measure_curve(context: Context, reference: Side, candidate: Side) -> Curve:
-    """The curve of the first gate images, for both engines."""
+def measure_curve(context: Context, reference: Side | None, candidate: Side) -> Curve | None:
+    """The curve of the first gate images, for both engines; None unless there are two, each with its twin."""
+    if reference is None or reference.twin is None or candidate.twin is None:
+        return None
     count = min(_IMAGES, gate_images(context))
     images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, count))
     context.progress.say(f"security curve on {count} images")
@@ -83,6 +85,6 @@ def climb_radii(climb: Climb, sides: Sequence[Side]) -> Curve:
         if eps > _ALWAYS * climb.threat.eps and all(row[-1].mean() <= _FEW for row in rows):
             break
         for side, row in zip(sides, rows, strict=True):
-            row.append(climb.survivors(side, row[-1], eps))
+            row.append(climb.survivors(side, known(side.twin, "torch twin"), row[-1], eps))
     reference, candidate = (np.stack(row) for row in rows)
     return Curve(_ATTACK.name, np.array(radii[: len(reference)]), reference, candidate)

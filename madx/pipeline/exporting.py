@@ -17,8 +17,7 @@ from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.recipe import AttackConfig, EngineConfig
-from madx.verify.measurements import EngineParity
-from madx.verify.parity import measure_parity
+from madx.verify.parity import EngineParity, measure_parity
 
 ROLES = ("dense", "pruned")
 _ATTACK = AttackConfig(steps=10)
@@ -103,29 +102,34 @@ def _build(context: Context, config: EngineConfig, artifacts: dict[str, OnnxArti
         EngineError: the machine can build such engines and this build failed; nothing is recorded.
     """
     runtime = backend(config.kind)
-    available = runtime.availability()
-    record: dict[str, Any] = {
-        "engine": config.model_dump(mode="json"),
-        "built": available.can_build,
-        "can_run": available.can_run,
-        "reason": _sentence(available.reason, available.remedy),
-    }
+    record = availability_record(config)
     outputs = [files.build(config)]
-    if available.can_build:
+    if record["built"]:
         batch = context.recipe.verify.latency.batch
         built = {role: runtime.build(artifact, config, batch=batch) for role, artifact in artifacts.items()}
         for role, engine in built.items():
             name = files.engine(config, role, engine.suffix)
             write_atomically(context.run.path(name), engine.payload)
-            record[role] = _built_record(name, engine, artifacts[role])
+            record[role] = built_record(name, engine, artifacts[role])
             outputs.append(name)
-    runs = "" if available.can_run else f"; cannot run here: {record['reason']}"
-    context.progress.say(f"{config.name}: {'built' if available.can_build else 'NOT built'}{runs}")
+    runs = "" if record["can_run"] else f"; cannot run here: {record['reason']}"
+    context.progress.say(f"{config.name}: {'built' if record['built'] else 'NOT built'}{runs}")
     write_json(context.run.path(files.build(config)), record)
     return outputs
 
 
-def _built_record(name: str, engine: BuiltEngine, artifact: OnnxArtifact) -> dict[str, Any]:
+def availability_record(config: EngineConfig) -> dict[str, Any]:
+    """What this machine can do with such an engine: the head of the record of its build."""
+    available = backend(config.kind).availability()
+    return {
+        "engine": config.model_dump(mode="json"),
+        "built": available.can_build,
+        "can_run": available.can_run,
+        "reason": _sentence(available.reason, available.remedy),
+    }
+
+
+def built_record(name: str, engine: BuiltEngine, artifact: OnnxArtifact) -> dict[str, Any]:
     """What is known of one engine file; no times, so that equal engines have equal records."""
     facts = {key: value for key, value in engine.facts.items() if key != "build_seconds"}
     sparsity = {layer: asdict(row) for layer, row in sparsity_2_4(artifact.payload).items()}

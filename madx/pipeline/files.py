@@ -33,6 +33,21 @@ def build(config: EngineConfig) -> str:
     return f"engines/{config.name}/build.json"
 
 
+def taken_engine(config: EngineConfig, role: str, suffix: str) -> str:
+    """An engine that came from outside the run."""
+    return f"taken/{config.name}/{role}{suffix}"
+
+
+def taken_build(config: EngineConfig) -> str:
+    """How it was built, or why it was not."""
+    return f"taken/{config.name}/build.json"
+
+
+def taken_twin(role: str) -> str:
+    """Its torch twin, in the recipe's own names."""
+    return f"taken/{role}.safetensors"
+
+
 def measurements(config: EngineConfig) -> str:
     """An engine's raw samples."""
     return f"measurements/{config.name}.npz"

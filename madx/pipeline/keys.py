@@ -56,6 +56,11 @@ def _without_effect(config: PruneConfig) -> set[str]:
     return fields
 
 
+def take(context: Context) -> dict[str, Any]:
+    """The bytes that were given, and what becomes of them here."""
+    return export(context) | {"given": {role: source.digests() for role, source in context.sources.items()}}
+
+
 def export(context: Context) -> dict[str, Any]:
     """ONNX and engines; engines belong to the machine they were built on and to the runtimes it has."""
     recipe = context.recipe

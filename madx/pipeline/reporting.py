@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from madx.artifacts import write_atomically
 from madx.pipeline import files
+from madx.pipeline.contenders import build_record
 from madx.pipeline.context import Context
 from madx.report import ReportContent, render_html, render_junit, render_markdown
 from madx.verify import Measurements, Verdict
@@ -49,10 +50,10 @@ def read_content(context: Context) -> ReportContent:
         verdict=verdict,
         provenance=provenance,
         measurements=tuple(Measurements.from_arrays(read_arrays(context.run.read(name))) for name in names),
-        coverage=context.read_json(files.COVERAGE),
-        finetuning=context.read_json(files.FINETUNING),
-        builds={engine.name: context.read_json(files.build(engine)) for engine in engines},
-        saliency=_saliency(context),
+        coverage=_of_pruning(context, files.COVERAGE),
+        finetuning=_of_pruning(context, files.FINETUNING),
+        builds={engine.name: build_record(context, engine) for engine in engines},
+        saliency=_of_pruning(context, files.SALIENCY_SUMMARY),
         stages={name: record for name, record in context.run.manifest()["stages"].items() if name != "report"},
     )
 
@@ -63,9 +64,9 @@ def read_arrays(payload: bytes) -> dict[str, NDArray[Any]]:
         return {name: content[name] for name in content.files}
 
 
-def _saliency(context: Context) -> dict[str, Any]:
-    """What the prune stage summed up; nothing in a run of an older madx."""
+def _of_pruning(context: Context, name: str) -> dict[str, Any]:
+    """What the prune stage summed up; nothing where no run pruned the engine, or an older madx did."""
     content: dict[str, Any] = {}
-    if files.SALIENCY_SUMMARY in context.run.hashes("prune"):
-        content = context.read_json(files.SALIENCY_SUMMARY)
+    if name in context.run.hashes("prune"):
+        content = context.read_json(name)
     return content

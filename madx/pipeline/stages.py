@@ -12,7 +12,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -78,6 +78,27 @@ class _State:
         return sha256_bytes(canonical_json(self.content).encode())
 
 
+_TAKE = Stage("take", (), keys.take, "madx.pipeline.taking:take")
+
+
+def walk(context: Context) -> tuple[Stage, ...]:
+    """The stages of this run, in order: with files from outside, take comes before verify and report.
+
+    An engine that no run made has nothing before that.
+    """
+    if not context.taken:
+        return STAGES
+    *before, verify, report = STAGES
+    kept = [] if context.alone else before
+    names = [*(stage.name for stage in kept), _TAKE.name]
+    return (
+        *kept,
+        _TAKE,
+        replace(verify, after=tuple(names)),
+        replace(report, after=(*names, verify.name)),
+    )
+
+
 def stage_named(name: str) -> Stage:
     """The stage of that name."""
     return next(stage for stage in STAGES if stage.name == name)
@@ -100,8 +121,31 @@ def run_stages(
         RecipeError: the processes cannot share a training batch evenly.
     """
     _check_alike(context, wanted)
-    context.world.share(lambda: _check_earlier(context, wanted, current=current))
-    return [_bring_up_to_date(context, stage, again=stage.name in again) for stage in STAGES if stage in wanted]
+    context.world.share(lambda: _settle_origin(context, wanted))
+    names = [stage.name for stage in wanted]
+    own = [stage for stage in walk(context) if stage.name in names]  # they know what comes before them in this run
+    context.world.share(lambda: _check_earlier(context, own, current=current))
+    return [_bring_up_to_date(context, stage, again=stage.name in again) for stage in own]
+
+
+def _settle_origin(context: Context, wanted: Sequence[Stage]) -> None:
+    """One run directory is of one kind, and a verification without files from outside needs no copies of them.
+
+    Raises:
+        ArtifactError: the directory holds a run of the other kind.
+    """
+    found, root = context.run.manifest()["stages"], context.run.root
+    if context.given.alone and found.keys() - {_TAKE.name, "verify", "report"}:
+        raise ArtifactError(
+            f"{root} holds a run that trained or pruned; choose another --out for an engine from outside"
+        )
+    if context.given.any or all(stage.name != "verify" for stage in wanted):
+        return
+    if context.alone:
+        raise ArtifactError(
+            f"{root} judged an engine that was given with --engine; give it again, or another --run-dir"
+        )
+    context.run.forget_stage(_TAKE.name)
 
 
 def _check_alike(context: Context, wanted: Sequence[Stage]) -> None:
@@ -163,14 +207,15 @@ def _check_earlier(context: Context, wanted: Sequence[Stage], *, current: bool) 
     names = {stage.name for stage in wanted}
     needed = {name for stage in wanted for name in stage.after} - names
     only_shows = all(stage.only_shows for stage in wanted) and not current
-    for stage in STAGES:
+    for stage in walk(context):
         if stage.name not in needed:
             continue
-        reason = _not_whole(context, stage) if only_shows else _state(context, stage).reason
+        as_it_is = only_shows or (stage.name == _TAKE.name and not context.given.any)
+        reason = _not_whole(context, stage) if as_it_is else _state(context, stage).reason
         if not reason:
             continue
-        if stage.name == "train" and context.recipe.train is None:
-            _bring_up_to_date(context, stage)  # taking over given weights is no work
+        if stage.name == _TAKE.name or (stage.name == "train" and context.recipe.train is None):
+            _bring_up_to_date(context, stage)  # taking over what was given is no work
             continue
         raise ArtifactError(
             f"{context.run.root}: the stage {stage.name} comes first and is not up to date ({reason}); "
@@ -222,7 +267,7 @@ def _remove_checkpoints(context: Context) -> None:
 
 def _forget_outdated(context: Context) -> None:
     """Remove what was made of files that are no longer there, the last stage first; a kill in between does no harm."""
-    for stage in reversed(STAGES):
+    for stage in reversed(walk(context)):
         record = context.run.stage(stage.name)
         if record is not None and record.get("inputs") != _inputs(context, stage):
             context.run.forget_stage(stage.name)

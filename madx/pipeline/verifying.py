@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from madx.artifacts import sha256_bytes
 from madx.attacks import suite_of
-from madx.deploy.engine import Engine, backend
+from madx.deploy.engine import backend
 from madx.errors import ArtifactError, EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
-from madx.pipeline.attacking import Side, fast_twin, gate_images, measure_accuracy
+from madx.pipeline.attacking import Side, budget, fast_twin, gate_images, measure_accuracy
 from madx.pipeline.checking import measure_soundness
+from madx.pipeline.contenders import Contender, build_record, contenders
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.ladders import ladder
@@ -26,8 +27,7 @@ from madx.recipe import AttackConfig, EngineConfig
 from madx.sensors import Watch
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
-from madx.verify.measurements import Parity
-from madx.verify.parity import measure_parity
+from madx.verify.parity import EngineParity, Parity, contract_alone, measure_parity
 from madx.verify.timings import Latency
 
 _PARITY_IMAGES = 256
@@ -64,7 +64,7 @@ def verify(context: Context) -> list[str]:
 
 def _why_missing(context: Context, config: EngineConfig) -> str:
     """Every engine of the recipe is promised: why this one cannot be had here, or nothing."""
-    record = context.read_json(files.build(config))
+    record = build_record(context, config)
     if not record["built"]:
         return f"it could not be built: {record['reason']}"
     available = backend(config.kind).availability()
@@ -77,22 +77,17 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     Raises:
         EngineError: the engine does not work; nothing is recorded, and the next call tries again.
     """
-    record = context.read_json(files.build(config))
-    payloads = {role: context.read_bytes(record[role]["file"]) for role in ("dense", "pruned")}
-    hashes = {role: sha256_bytes(payload) for role, payload in payloads.items()}
+    against, judged = contenders(context, config)
+    hashes = {one.role: sha256_bytes(one.payload) for one in (against, judged) if one}
     if not config.verify:
         return None, hashes
-    context.progress.say(f"{config.name}: measuring {gate_images(context)} images and latency")
-    runtime = backend(config.kind)
-    with (
-        closing(runtime.load(payloads["dense"], config)) as dense,
-        closing(runtime.load(payloads["pruned"], config)) as pruned,
-    ):
-        reference = Side("dense", dense, fast_twin(context, context.dense_model()))
-        candidate = Side("pruned", pruned, fast_twin(context, context.pruned_model()))
-        suite = suite_of(context.recipe.verify.attack)
+    context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if against else ''}")
+    suite = suite_of(context.recipe.verify.attack)
+    with ExitStack() as loaded:
+        reference = _loaded(loaded, context, config, against) if against else None
+        candidate = _loaded(loaded, context, config, judged)
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
-        latency = context.world.share(lambda: _latency(context, config, dense, pruned))
+        latency = context.world.share(lambda: _latency(context, config, reference, candidate))
         measurements = Measurements(
             engine=config.name,
             latency=latency,
@@ -100,30 +95,48 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             soundness=context.world.share(lambda: measure_soundness(context, suite, reference, candidate)),
             accuracy=measure_accuracy(context, config, reference, candidate),
             curve=context.world.share(lambda: measure_curve(context, reference, candidate)),
-            sizes=Sizes(reference=len(payloads["dense"]), candidate=len(payloads["pruned"])),
-            ladder=context.world.share(lambda: ladder(context, config)),
+            sizes=Sizes(reference=len(against.payload) if against else None, candidate=len(judged.payload)),
+            reference=against.subject if against else None,
+            candidate=judged.subject,
+            ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
         )
     return measurements, hashes
 
 
-def _parity(context: Context, config: EngineConfig, reference: Side, candidate: Side) -> Parity:
-    """Each engine beside its own twin, on the first gate images and on examples made from them on that twin."""
+def _loaded(stack: ExitStack, context: Context, config: EngineConfig, one: Contender) -> Side:
+    """The engine, until the stack closes it."""
+    engine = stack.enter_context(closing(backend(config.kind).load(one.payload, config)))
+    return Side(one.role, engine, fast_twin(context, one.twin) if one.twin else None)
+
+
+def _parity(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Parity:
+    return Parity(
+        reference=_beside_twin(context, config, reference) if reference else None,
+        candidate=_beside_twin(context, config, candidate),
+    )
+
+
+def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EngineParity:
+    """The engine beside its own twin, on the first gate images and on examples made from them on that twin."""
     images, labels = context.splits.gate.tensors(0, min(_PARITY_IMAGES, gate_images(context)))
-    sides = []
-    for side in (reference, candidate):
-        adversarial = examples_on(context, side.twin, images, labels, attack=_PARITY_ATTACK, stream=("verify-parity",))
-        found = measure_parity(
-            side.engine,
-            twin(side.twin, context.device),
-            clean=images.numpy(),
-            adversarial=adversarial.numpy(),
-            tolerance=TOLERANCE[config.precision],
-        )
-        sides.append(found)
-    return Parity(reference=sides[0], candidate=sides[1])
+    tolerance = TOLERANCE[config.precision]
+    if side.twin is None:
+        return contract_alone(side.engine, clean=images.numpy(), tolerance=tolerance)
+    adversarial = examples_on(context, side.twin, images, labels, attack=_PARITY_ATTACK, stream=("verify-parity",))
+    return measure_parity(
+        side.engine,
+        twin(side.twin, context.device),
+        clean=images.numpy(),
+        adversarial=adversarial.numpy(),
+        tolerance=tolerance,
+    )
 
 
-def _latency(context: Context, engine: EngineConfig, reference: Engine, candidate: Engine) -> Latency:
+def _latency(context: Context, engine: EngineConfig, against: Side | None, judged: Side) -> Latency | None:
+    """Interleaved; without a reference nothing is timed, as only ratios mean anything."""
+    if against is None:
+        return None
+    reference, candidate = against.engine, judged.engine
     config = context.recipe.verify.latency
     images = context.splits.gate.tensors(0, config.batch)[0].numpy()
     if reference.timing != candidate.timing:
@@ -161,14 +174,17 @@ def _attempts(earlier: Mapping[str, Any], subject: Mapping[str, Any]) -> int:
 def _provenance(context: Context, attacked: int) -> dict[str, Any]:
     """What the verdict speaks of: the first `attacked` of the gate's images, this threat, this machine."""
     gate, suite = context.splits.gate, suite_of(context.recipe.verify.attack)
+    with_twins = all(source.twin for source in context.sources.values())
     return {
         "seed": context.recipe.seed,
         "threat": context.recipe.threat.model_dump(mode="json"),
         "attack": {
             "suite": suite.name,
-            "budget": list(suite.budget()),
+            "budget": list(budget(suite, with_twins=with_twins)),
             "eight_bit": context.recipe.verify.eight_bit,
+            "query_only": not with_twins,
         },
+        "given": {role: source.digests() for role, source in context.sources.items()},
         "gate_images": {"images": attacked, "split": len(gate), "sha256": gate.fingerprint},
         "machine": describe_machine(),
         "tools": tool_versions(),

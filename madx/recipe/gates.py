@@ -11,6 +11,8 @@ from madx.recipe.values import Count, Integer, Number
 
 _AT_LEAST = ("speedup", "robust_accuracy", "clean_accuracy", "retention")
 """Metrics of which more is better."""
+_ON_ROBUSTNESS = ("robust_drop", "robust_accuracy", "retention", "worst_class_drop")
+"""Metrics that are no better than the attacks."""
 _RATIOS = ("speedup", "p99_ratio", "size_ratio")
 """Metrics that may be required to be 1 or more."""
 
@@ -54,6 +56,9 @@ class GateConfig(Section):
     """Upper bound, for drops, flips, sizes and the p99; 0.03 is 3 points."""
     confidence: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     """One-sided confidence of the decision."""
+    query_only: bool = False
+    """Whether a gate on robustness may pass where attacks had queries only, because an engine was given without its
+    torch twin: robust accuracy is then an upper bound that attacks with gradients would lower."""
 
     @model_validator(mode="after")
     def _direction(self) -> Self:
@@ -68,6 +73,17 @@ class GateConfig(Section):
             whole = "reference's robust accuracy" if self.metric == "retention" else "images"
             raise ValueError(f"{self.metric} is a share of the {whole}: {self.bound:g} is not below 1; 0.03 is 3 %")
         return self
+
+    @model_validator(mode="after")
+    def _consent(self) -> Self:
+        if self.query_only and not self.on_robustness:
+            raise ValueError(f"query_only belongs to a gate on robustness; {self.metric} needs no attack")
+        return self
+
+    @property
+    def on_robustness(self) -> bool:
+        """Whether the metric rests on attacks."""
+        return self.metric in _ON_ROBUSTNESS
 
     @property
     def bound(self) -> float:

@@ -28,8 +28,8 @@ class AttackRow:
     knew: str
     attacked: int
     """Images that still stood on at least one engine."""
-    turned_reference: int
-    """Images that stood on the reference until then."""
+    turned_reference: int | None
+    """Images that stood on the reference until then; None without one."""
     turned_candidate: int
     forward: int
     """Images through a network forward only."""
@@ -49,21 +49,18 @@ class CheckRow:
 
 def attack_rows(accuracy: Accuracy) -> tuple[AttackRow, ...]:
     """In the order in which they were run."""
-    turned = [
-        _turned(clean, accuracy.attacked, standing)
-        for clean, standing in (
-            (accuracy.clean_reference, accuracy.standing_reference),
-            (accuracy.clean_candidate, accuracy.standing_candidate),
-        )
-    ]
+    judged = _turned(accuracy.clean_candidate, accuracy.attacked, accuracy.standing_candidate)
+    against = None
+    if accuracy.clean_reference is not None and accuracy.standing_reference is not None:
+        against = _turned(accuracy.clean_reference, accuracy.attacked, accuracy.standing_reference)
     return tuple(
         AttackRow(
             name=name,
             kind=kind,
             knew=KNEW[kind],
             attacked=int(accuracy.attacked[number].sum()),
-            turned_reference=turned[0][number],
-            turned_candidate=turned[1][number],
+            turned_reference=None if against is None else against[number],
+            turned_candidate=judged[number],
             forward=int(accuracy.passes[number, 0]),
             gradient=int(accuracy.passes[number, 1]),
         )
@@ -96,8 +93,10 @@ def _turned(clean: Bools, attacked: Bools, standing: Bools) -> list[int]:
 
 
 def _checks(sound: Soundness) -> Iterator[CheckRow]:
+    sides = (sound.reference, sound.candidate)
+
     def both(label: str, wanted: str, of: str) -> CheckRow:
-        return CheckRow(label, wanted, *(_count(getattr(side, of)) for side in (sound.reference, sound.candidate)))
+        return CheckRow(label, wanted, *(words.ABSENT if side is None else _count(getattr(side, of)) for side in sides))
 
     yield both("input gradient exactly zero", "none", "blind")
     yield both("turned only by twice the steps", _at_most(UNFINISHED), "fell_when_doubled")
@@ -105,7 +104,7 @@ def _checks(sound: Soundness) -> Iterator[CheckRow]:
     yield CheckRow(
         "engine right where its twin was turned, less the other way round",
         _at_most(ABOVE_TWIN),
-        *(_above_twin(side) for side in (sound.reference, sound.candidate)),
+        *(words.ABSENT if side is None else _above_twin(side) for side in sides),
     )
     yield CheckRow(
         "standing on an undefended linear classifier",

@@ -70,12 +70,12 @@ def standing(rows: Bools) -> Standing:
     return Standing(int(rows.sum()), len(rows))
 
 
-def curve_sentence(curve: Curve, rows: tuple[CurveRow, ...]) -> str:
-    """What the curve was made with, and how far down it goes."""
+def curve_sentence(curve: Curve, rows: tuple[CurveRow, ...], roles: tuple[str, str] = ("dense", "pruned")) -> str:
+    """What the curve was made with, and how far down it goes; `roles` are the two engines' names."""
     last = rows[-1]
     end = (
-        f"At radius {last.radius}, {words.percent(last.reference.share)} of the images stand on the dense engine and "
-        f"{words.percent(last.candidate.share)} on the pruned one."
+        f"At radius {last.radius}, {words.percent(last.reference.share)} of the images stand on the {roles[0]} engine "
+        f"and {words.percent(last.candidate.share)} on the {roles[1]} one."
     )
     return (
         f"The first {curve.images} gate images under growing perturbations: {curve.attack} at each radius, on each "

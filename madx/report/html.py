@@ -76,11 +76,13 @@ def _engine(view: EngineView, number: int, content: ReportContent) -> dict[str, 
 
 def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) -> dict[str, Any]:
     latency = measured.latency
+    shown: dict[str, Any] = {"counts": views.count_rows(measured.accuracy), "roles": views.roles(measured)}
+    if latency is None:
+        return shown
     speedup = latency_views.speedup(latency, gates)
     bounds = [gate.bound for gate in gates if gate.metric == "speedup"]
     required = bounds[0] if bounds else None
-    return {
-        "counts": views.count_rows(measured.accuracy),
+    return shown | {
         "times": latency_views.time_rows(latency),
         "speedup": speedup,
         "control": latency_views.control(latency),
@@ -104,7 +106,7 @@ def _curve(measured: Measurements, threat: Mapping[str, Any], number: int) -> di
     accuracy = measured.accuracy
     suite = (curve_views.standing(accuracy.robust_reference), curve_views.standing(accuracy.robust_candidate))
     return {
-        "sentence": curve_views.curve_sentence(measured.curve, rows),
+        "sentence": curve_views.curve_sentence(measured.curve, rows, views.roles(measured)),
         "rows": rows,
         "plot": curve_figure.security_curve(rows, suite, f"e{number}curve", norm=threat.get("norm", "")),
     }
@@ -124,11 +126,13 @@ def _attacks(measured: Measurements) -> dict[str, Any]:
 
 def _gallery(measured: Measurements, names: tuple[str, ...]) -> tuple[tuple[str, int, Any], ...]:
     """What the page shows of the lost and of the won images: the word, how many there are, and the first of them."""
+    if measured.reference is None:
+        return ()
     total = views.count_rows(measured.accuracy)[-1]
     gallery = measured.accuracy.gallery
     return (
-        ("Lost", total.lost, pictures.exhibits(gallery, names, lost=True)),
-        ("Won", total.gained, pictures.exhibits(gallery, names, lost=False)),
+        ("Lost", total.lost or 0, pictures.exhibits(gallery, names, lost=True)),
+        ("Won", total.gained or 0, pictures.exhibits(gallery, names, lost=False)),
     )
 
 
@@ -155,6 +159,7 @@ def _tied(text: str) -> str:
 
 _FILTERS = {
     "percent": words.percent,
+    "count": words.count,
     "milliseconds": words.milliseconds,
     "size": words.size,
     "duration": words.duration,

@@ -12,13 +12,12 @@ import yaml
 from madx.report import attack_views, curve_views, latency_views, pictures, sensitivity, views, words
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
-from madx.verify import Accuracy, GateResult, Ladder, Latency, Measurements, Outcome
+from madx.verify import GateResult, Ladder, Latency, Measurements, Outcome
 from madx.verify.signs import signs
 
 _SYMBOLS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "⚠️"}
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$])")
 _POINTWISE = f"pointwise {words.level(curve_views.LEVEL)} limits (Clopper and Pearson)"
-_LOST_AND_WON = "Lost: only the dense engine withstood every attack; won: only the pruned one did."
 _MOST_WARNINGS = 50
 _MOST_CHARACTERS = 2000
 """Of one sentence: an engine's error may hold a whole log, and a step summary has a limit of one MiB."""
@@ -102,27 +101,33 @@ def _accuracy(content: ReportContent, engines: Sequence[EngineView]) -> Iterator
         if view.measured:
             yield _code(view.name)
             yield ""
-            yield from _count_table(view.measured.accuracy)
+            yield from _count_table(view.measured)
             yield ""
     if not measured:
         yield "Accuracy was not measured on any engine."
         yield ""
 
 
-def _count_table(accuracy: Accuracy) -> Iterator[str]:
-    rows = views.count_rows(accuracy)
+def _count_table(measured: Measurements) -> Iterator[str]:
+    rows = views.count_rows(measured.accuracy)
     cells = (
         (
             _text(row.label),
-            f"{words.percent(row.reference / row.total)} ({row.reference} of {row.total})",
+            row.before if row.reference is None else f"{row.before} ({row.reference} of {row.total})",
             f"{words.percent(row.candidate / row.total)} ({row.candidate} of {row.total})",
             row.change,
-            str(row.lost),
-            str(row.gained),
+            words.count(row.lost),
+            words.count(row.gained),
         )
         for row in rows
     )
-    return _table(("images still right", "dense:", "pruned:", "change:", "lost:", "gained:"), cells)
+    return _table(("images still right", *_columns(measured), "change:", "lost:", "gained:"), cells)
+
+
+def _columns(measured: Measurements, before: str = "", after: str = "") -> tuple[str, str]:
+    """Headings of a column of numbers for each of the two engines."""
+    reference, candidate = views.roles(measured)
+    return f"{before}{reference}{after}:", f"{before}{candidate}{after}:"
 
 
 def _attacks(engines: Sequence[EngineView]) -> Iterator[str]:
@@ -142,16 +147,17 @@ def _attacks(engines: Sequence[EngineView]) -> Iterator[str]:
 
 def _attack_tables(measured: Measurements) -> Iterator[str]:
     rows = attack_views.attack_rows(measured.accuracy)
-    headings = ("attack", "kind", "images:", "turned on dense:", "turned on pruned:", "gradients:", "forward passes:")
+    turned = _columns(measured, "turned on ")
+    headings = ("attack", "kind", "images:", *turned, "gradients:", "forward passes:")
     counts = ("attacked", "turned_reference", "turned_candidate", "gradient", "forward")
     yield from _table(
-        headings, ((_text(row.name), row.kind, *(f"{getattr(row, name):,}" for name in counts)) for row in rows)
+        headings, ((_text(row.name), row.kind, *(words.count(getattr(row, name)) for name in counts)) for row in rows)
     )
     yield from ("", f"Cost: {attack_views.total_cost(rows, measured.accuracy.images)}.", "")
     yield from (f"The attacks tried on {measured.soundness.images} images where it is known what they must do:", "")
     checks = attack_views.check_rows(measured.soundness)
     yield from _table(
-        ("images that …", "wanted:", "dense:", "pruned:"),
+        ("images that …", "wanted:", *_columns(measured)),
         ((row.label, row.wanted, row.reference, row.candidate) for row in checks),
     )
 
@@ -162,13 +168,17 @@ def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[s
         if view.measured is None or view.measured.curve is None:
             continue
         rows = curve_views.curve_rows(view.measured.curve, content.provenance.get("threat") or {})
+        sentence = curve_views.curve_sentence(view.measured.curve, rows, views.roles(view.measured))
         yield from (f"<details><summary>Security curve of {_code(view.name)}</summary>", "")
-        yield from (f"{_text(curve_views.curve_sentence(view.measured.curve, rows))} In brackets: {_POINTWISE}.", "")
+        yield from (
+            f"{_text(sentence)} In brackets: {_POINTWISE}.",
+            "",
+        )
         cells = (
             (f"{row.radius}{', the threat' if row.is_threat else ''}", row.reference.text, row.candidate.text)
             for row in rows
         )
-        yield from _table(("radius", "dense:", "pruned:"), cells)
+        yield from _table(("radius", *_columns(view.measured)), cells)
         yield from ("", "</details>", "")
 
 
@@ -187,20 +197,25 @@ def _gallery(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[
             )
         )
         yield from _table(("lost or won", "image:", "class", "taken for"), cells)
-        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. {_LOST_AND_WON}")
+        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. Lost: only the {_of(view)} kept it.")
         yield from ("", "</details>", "")
+
+
+def _of(view: EngineView) -> str:
+    return views.roles(view.measured)[0] if view.measured else "reference"
 
 
 def _latency(engines: Sequence[EngineView]) -> Iterator[str]:
     yield "### Latency"
     yield ""
-    measured = [view for view in engines if view.measured]
-    rows = (_time_row(view, view.measured.latency) for view in measured if view.measured)
-    if measured:
-        times = ("dense median:", "pruned median:", "dense p99:", "pruned p99:")
+    measured = [view.measured for view in engines if view.measured and view.measured.latency]
+    timed = [(view, view.measured.latency) for view in engines if view.measured and view.measured.latency]
+    if timed:
+        times = (*_columns(measured[0], "", " median"), *_columns(measured[0], "", " p99"))
+        rows = (_time_row(view, latency) for view, latency in timed)
         yield from _table(("engine", "batch:", *times, "speed-up:", "A/A control:", "timed"), rows)
-        yield from chain.from_iterable(_disturbances(view, view.measured.latency) for view in measured if view.measured)
-        yield from chain.from_iterable(_ladder(view, view.measured.ladder) for view in measured if view.measured)
+        yield from chain.from_iterable(_disturbances(view, latency) for view, latency in timed)
+        yield from chain.from_iterable(_ladder(view, view.measured.ladder) for view in engines if view.measured)
     else:
         yield "Latency was not measured on any engine."
     yield ""

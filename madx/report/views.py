@@ -19,6 +19,7 @@ from madx.verify import Accuracy, GateResult, Measurements
 from madx.verify.findings import discordant
 
 UNKNOWN = "not recorded"
+_ROLES = ("dense", "baseline", "reference", "pruned", "engine")
 
 
 @dataclass(frozen=True)
@@ -48,23 +49,29 @@ class CountRow:
     """Images that are still right, of all that were measured."""
 
     label: str
-    reference: int
+    reference: int | None
+    """None, as the next two, where there was no reference."""
     candidate: int
     total: int
-    lost: int
+    lost: int | None
     """Right with the reference only."""
-    gained: int
+    gained: int | None
     """Right with the candidate only."""
 
     @property
-    def drop(self) -> float:
+    def drop(self) -> float | None:
         """In shares of the images."""
-        return (self.lost - self.gained) / self.total
+        return None if self.lost is None or self.gained is None else (self.lost - self.gained) / self.total
 
     @property
     def change(self) -> str:
         """The drop as a change: "−1.1 points"."""
-        return words.change(-self.drop)
+        return words.ABSENT if self.drop is None else words.change(-self.drop)
+
+    @property
+    def before(self) -> str:
+        """The reference's share."""
+        return words.ABSENT if self.reference is None else words.percent(self.reference / self.total)
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ def count_rows(accuracy: Accuracy) -> tuple[CountRow, ...]:
     rows = [_count_row("clean images", reference, candidate)]
     for number, name in enumerate(accuracy.attacks):
         spared = ~accuracy.attacked[number]
-        reference = reference & (accuracy.standing_reference[number] | spared)
+        if reference is not None and accuracy.standing_reference is not None:
+            reference = reference & (accuracy.standing_reference[number] | spared)
         candidate = candidate & (accuracy.standing_candidate[number] | spared)
         rows.append(_count_row(f"after {name}" if number == 0 else f"and after {name}", reference, candidate))
     return tuple(rows)
@@ -137,6 +145,8 @@ def attack_sentence(content: ReportContent) -> str:
         return f"The attacks' settings are {UNKNOWN}."
     norm = {"linf": "L∞", "l2": "L2"}.get(threat.get("norm", ""), threat.get("norm", UNKNOWN))
     again = " What still stood met the last examples once more in 8-bit pixels." if attack.get("eight_bit") else ""
+    if attack.get("query_only"):
+        again = f"{again} These are queries only, as no torch twin was given: attacks with gradients would find more."
     budget = "; ".join(attack["budget"])
     return f"The suite {attack['suite']} within {norm} radius {words.radius(threat['eps'])}: {budget}.{again}"
 
@@ -148,7 +158,12 @@ def class_names(content: ReportContent) -> tuple[str, ...]:
 
 def built_files(build: Mapping[str, Any]) -> dict[str, BuiltFile]:
     """The engine's files by role; none if it was not built."""
-    return {role: _built_file(build[role]) for role in ("dense", "pruned") if role in build}
+    return {role: _built_file(build[role]) for role in _ROLES if role in build}
+
+
+def roles(measured: Measurements) -> tuple[str, str]:
+    """What the reference and the candidate are called, also where there was no reference."""
+    return measured.reference.role if measured.reference else "reference", measured.candidate.role
 
 
 def _with_accuracies(gate: GateResult, measured: Measurements | None) -> str:
@@ -156,11 +171,15 @@ def _with_accuracies(gate: GateResult, measured: Measurements | None) -> str:
         return words.clause(gate)
     rows = count_rows(measured.accuracy)
     row = rows[0] if gate.metric == "clean_drop" else rows[-1]
-    before, after = words.percent(row.reference / row.total), words.percent(row.candidate / row.total)
-    return words.clause(gate, subject=f"{gate.metric.partition('_')[0]} accuracy {before} → {after}")
+    if row.reference is None:
+        return words.clause(gate)
+    after = words.percent(row.candidate / row.total)
+    return words.clause(gate, subject=f"{gate.metric.partition('_')[0]} accuracy {row.before} → {after}")
 
 
-def _count_row(label: str, reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> CountRow:
+def _count_row(label: str, reference: NDArray[np.bool_] | None, candidate: NDArray[np.bool_]) -> CountRow:
+    if reference is None:
+        return CountRow(label, None, int(candidate.sum()), len(candidate), None, None)
     lost, gained = discordant(reference, candidate)
     return CountRow(label, int(reference.sum()), int(candidate.sum()), len(reference), lost, gained)
 

@@ -65,6 +65,11 @@ def change(share: float) -> str:
     return f"{'0.0' if float(text) == 0 else text.replace('-', MINUS)} points"
 
 
+def count(number: int | None) -> str:
+    """1200 -> "1,200"."""
+    return ABSENT if number is None else f"{number:,}"
+
+
 def ratio(value: float | None) -> str:
     """2.6132 -> "2.61×"."""
     return ABSENT if value is None else f"{value:.2f}{TIMES}"

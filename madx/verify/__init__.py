@@ -12,8 +12,8 @@ from madx.verify.gallery import Gallery
 from madx.verify.gates import judge
 from madx.verify.ladder import Ladder, measure_ladder
 from madx.verify.latency import Timer, measure_latency
-from madx.verify.measurements import Accuracy, EngineParity, Kind, Measurements, Parity, Sizes
-from madx.verify.parity import measure_parity
+from madx.verify.measurements import Accuracy, Kind, Measurements, Sizes, Subject
+from madx.verify.parity import EngineParity, Parity, contract_alone, measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
 from madx.verify.robustness import Adversary, Chunk, Examples, measure_chunk
 from madx.verify.sequential import decided
@@ -42,9 +42,11 @@ __all__ = [
     "SideSoundness",
     "Sizes",
     "Soundness",
+    "Subject",
     "Timer",
     "Verdict",
     "check_contract",
+    "contract_alone",
     "decided",
     "judge",
     "measure_chunk",

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.errors import ArtifactError
+from madx.errors import ArtifactError, MadxError
 
 Arrays = dict[str, NDArray[Any]]
 Bools = NDArray[np.bool_]
+T = TypeVar("T")
+
+
+def known(value: T | None, what: str) -> T:
+    """What was measured; MadxError if it was not, because there was no `what`: nothing stands in for a number."""
+    if value is None:
+        raise MadxError(f"there was no {what} to measure, so nothing can be said about it; measure with one")
+    return value
 
 
 def check_shapes(what: str, expected: Sequence[tuple[NDArray[Any], tuple[int, ...]]]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from madx.recipe import GateConfig
+from madx.verify.arrays import known
 from madx.verify.evidence import Finding
 from madx.verify.image_findings import METRICS_OVER_IMAGES, METRICS_UNDER_ATTACK, over_images, share_finding
 from madx.verify.limits import discordant
@@ -41,8 +42,7 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
 
 def _parity_flips(measured: Measurements, gate: GateConfig) -> Finding:
     """The worse of the two engines: a comparison is as good as the worse of its sides."""
-    sides = {"reference": measured.parity.reference, "candidate": measured.parity.candidate}
-    name, worse = max(sides.items(), key=lambda item: float(item[1].flips.mean()))
+    name, worse = max(measured.parity.sides.items(), key=lambda item: float(item[1].flips.mean()))
     word = f"labelled otherwise than by the torch twin, clean or adversarial, on the worse ({name}) engine"
     # These images are as many whatever the gates decide on the others, so nobody looks early.
     return share_finding(worse.flips, gate, word=word, sequential=False)
@@ -51,14 +51,15 @@ def _parity_flips(measured: Measurements, gate: GateConfig) -> Finding:
 def _size_ratio(measured: Measurements, _gate: GateConfig) -> Finding:
     """Files are counted, not sampled: the limits are the estimate."""
     sizes = measured.sizes
-    ratio = sizes.candidate / sizes.reference
-    evidence = f"{sizes.candidate:,} bytes against {sizes.reference:,} of the reference: {ratio:.3f} of its size."
+    reference = known(sizes.reference, "reference engine")
+    ratio = sizes.candidate / reference
+    evidence = f"{sizes.candidate:,} bytes against {reference:,} of the reference: {ratio:.3f} of its size."
     return Finding(estimate=ratio, lower=ratio, upper=ratio, evidence=(evidence,), method="counted")
 
 
 def _contract_doubts(measured: Measurements) -> tuple[str, ...]:
     """An engine that breaks its contract, or is not its twin, has no accuracy that deserves the name."""
-    sides = {"reference": measured.parity.reference, "candidate": measured.parity.candidate}
+    sides = measured.parity.sides
     broken = [
         f"The {name} engine breaks its contract: {sentence}."
         for name, side in sides.items()
@@ -68,7 +69,7 @@ def _contract_doubts(measured: Measurements) -> tuple[str, ...]:
         f"The {name} engine labels {int(side.flips.sum())} of {side.images} images otherwise than the torch twin that "
         "the adversarial examples were made on, so these examples do not attack the engine."
         for name, side in sides.items()
-        if float(side.flips.mean()) > TWIN_FLIPS
+        if side.images and float(side.flips.mean()) > TWIN_FLIPS
     ]
     return (*broken, *strange)
 

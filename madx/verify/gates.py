@@ -18,12 +18,12 @@ from madx.errors import MadxError
 from madx.recipe import GateConfig
 from madx.verify.evidence import Finding
 from madx.verify.findings import finding
+from madx.verify.lacking import lacking, remarks, said, unseen_by_gradients
 from madx.verify.measurements import Measurements
 from madx.verify.suspicions import suspicions
 from madx.verify.verdict import GateResult, Outcome, Verdict
 
 _NONE_MISSING: Mapping[str, str] = MappingProxyType({})
-_ON_ROBUSTNESS = ("robust_drop", "robust_accuracy", "retention", "worst_class_drop")
 
 
 def judge(
@@ -50,17 +50,26 @@ def judge(
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise MadxError(f"these engines were given to the gates more than once: {repeated}; expected each once")
     judged = [_judge_gate(measured, gate, sequential) for measured in measurements for gate in gates]
-    absent = [_not_measured(engine, reason, gate) for engine, reason in missing.items() for gate in gates]
+    absent = [
+        _undecided(engine, gate, f"The engine was not measured: {reason}")
+        for engine, reason in missing.items()
+        for gate in gates
+    ]
     warnings = [
-        *(f"{measured.engine}: {sentence}" for measured in measurements for sentence in suspicions(measured)),
+        *(f"{measured.engine}: {sentence}" for measured in measurements for sentence in _known(measured)),
         *(f"{engine} was promised and not measured: {reason}" for engine, reason in missing.items()),
         *_no_gate_on_robustness(gates),
     ]
     return Verdict(gates=(*judged, *absent), warnings=tuple(warnings))
 
 
+def _known(measured: Measurements) -> tuple[str, ...]:
+    """What a reader must know of one engine."""
+    return (*remarks(measured), *suspicions(measured))
+
+
 def _no_gate_on_robustness(gates: Sequence[GateConfig]) -> tuple[str, ...]:
-    if any(gate.metric in _ON_ROBUSTNESS for gate in gates):
+    if any(gate.on_robustness for gate in gates):
         return ()
     return ("no gate asks for robustness: this verdict says nothing about adversarial examples",)
 
@@ -77,17 +86,20 @@ def decide(lower: float, upper: float, *, bound: float, direction: Literal["at_l
 
 
 def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool) -> GateResult:
+    if sentence := lacking(measured, gate):
+        return _undecided(measured.engine, gate, sentence)
     found = finding(measured, gate, sequential=sequential)
+    doubts = (*found.doubts, *unseen_by_gradients(measured, gate))
     outcome = decide(found.lower, found.upper, bound=gate.bound, direction=gate.direction)
-    remarks, more = list(found.evidence), None
+    evidence, more = [*found.evidence, *said(measured, gate)], None
     if outcome is Outcome.INCONCLUSIVE:
         more = found.more_images
-        remarks += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
+        evidence += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
     if found.void:
-        outcome, remarks, more = Outcome.INCONCLUSIVE, [*found.evidence, *found.void], None
-    elif found.doubts and outcome is Outcome.PASS:
-        outcome, remarks = Outcome.INCONCLUSIVE, [*remarks, *found.doubts]
-    result = _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(remarks))
+        outcome, evidence, more = Outcome.INCONCLUSIVE, [*found.evidence, *found.void], None
+    elif doubts and outcome is Outcome.PASS:
+        outcome, evidence = Outcome.INCONCLUSIVE, [*evidence, *doubts]
+    result = _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(evidence))
     return replace(result, more_images=more)
 
 
@@ -109,11 +121,10 @@ def _result(
     )
 
 
-def _not_measured(engine: str, reason: str, gate: GateConfig) -> GateResult:
+def _undecided(engine: str, gate: GateConfig, sentence: str) -> GateResult:
+    """Nothing was measured that the gate could judge."""
     nothing = Finding(estimate=math.nan, lower=-math.inf, upper=math.inf, evidence=())
-    return _result(
-        engine, gate, nothing, outcome=Outcome.INCONCLUSIVE, evidence=(f"The engine was not measured: {reason}",)
-    )
+    return _result(engine, gate, nothing, outcome=Outcome.INCONCLUSIVE, evidence=(sentence,))
 
 
 def _finite(value: float) -> float | None:

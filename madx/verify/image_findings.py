@@ -14,7 +14,7 @@ import numpy as np
 
 from madx.recipe import GateConfig
 from madx.stats import clopper_pearson
-from madx.verify.arrays import Bools
+from madx.verify.arrays import Bools, known
 from madx.verify.class_findings import worst_class_drop
 from madx.verify.evidence import Finding, points
 from madx.verify.limits import (
@@ -70,8 +70,9 @@ def _robust_drop(accuracy: Accuracy, gate: GateConfig, sequential: bool) -> Find
 
 
 def _clean_drop(accuracy: Accuracy, gate: GateConfig, sequential: bool) -> Finding:
-    doubts = _chance_doubts(accuracy.clean_reference, accuracy, "correct")
-    found = _drop(accuracy.clean_reference, accuracy.clean_candidate, gate, word="correct", sequential=sequential)
+    reference = known(accuracy.clean_reference, "reference engine")
+    doubts = _chance_doubts(reference, accuracy, "correct")
+    found = _drop(reference, accuracy.clean_candidate, gate, word="correct", sequential=sequential)
     return replace(found, doubts=(*doubts, *found.doubts))
 
 

@@ -1,28 +1,31 @@
 """What was measured on one engine: raw samples, per image and per timing block, and nothing computed from them.
 
-The reference is the dense engine, the candidate the pruned one. Layouts: per image [N]; per attack and image [A, N];
-latency call by call in `timings`. Every value writes itself as a flat dictionary of arrays that
-`np.load(..., allow_pickle=False)` reads back.
+The reference is the dense engine or the last release, the candidate the one that is judged. What was not measured,
+because there was no reference or no torch twin, is None or counts zero images, never a number. Layouts: per image [N];
+per attack and image [A, N]; latency call by call in `timings`. Every value writes itself as a flat dictionary of arrays
+that `np.load(..., allow_pickle=False)` reads back.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.errors import MadxError
-from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
+from madx.errors import ArtifactError, MadxError
+from madx.verify.arrays import Arrays, Bools, check_shapes, known, read_array, with_prefix, without_prefix
 from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
 from madx.verify.ladder import Ladder
+from madx.verify.parity import Parity
 from madx.verify.soundness import Soundness
 from madx.verify.timings import Latency
 
-FORMAT = 2
+FORMAT = 3
 """Of the files that measurements are kept in; a run whose files have another one is measured again."""
 Kind = Literal["white-box", "engine in the loop", "query", "8-bit"]
 """What an attack knew: gradients of the twin; these and the engine's logits; the engine's logits alone; or nothing,
@@ -37,8 +40,8 @@ class Accuracy:
     """[N] positions in the source."""
     labels: NDArray[np.int64]
     """[N]"""
-    clean_reference: Bools
-    """[N] correct on the clean image."""
+    clean_reference: Bools | None
+    """[N] correct on the clean image; None without a reference."""
     clean_candidate: Bools
     """[N] correct on the clean image."""
     attacks: tuple[str, ...]
@@ -47,8 +50,8 @@ class Accuracy:
     """[A] what each knew."""
     attacked: Bools
     """[A, N] an image that had fallen on both engines was not attacked again."""
-    standing_reference: Bools
-    """[A, N] correct on this attack's example; False where not attacked."""
+    standing_reference: Bools | None
+    """[A, N] correct on this attack's example; False where not attacked; None without a reference."""
     standing_candidate: Bools
     """[A, N] correct on this attack's example; False where not attacked."""
     overrun: NDArray[np.float64]
@@ -60,9 +63,13 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         n, a = len(self.index), len(self.attacks)
-        rows = (self.index, self.labels, self.clean_reference, self.clean_candidate)
-        tables = (self.attacked, self.standing_reference, self.standing_candidate)
+        rows = (self.index, self.labels, self.clean_candidate)
+        tables = (self.attacked, self.standing_candidate)
         check_shapes("accuracy", [*((row, (n,)) for row in rows), *((table, (a, n)) for table in tables)])
+        if (self.clean_reference is None) != (self.standing_reference is None):
+            raise MadxError("an accuracy has the reference clean or attacked, but not both; expected both or neither")
+        if self.clean_reference is not None and self.standing_reference is not None:
+            check_shapes("accuracy", [(self.clean_reference, (n,)), (self.standing_reference, (a, n))])
         check_shapes("accuracy", [(self.overrun, (a,)), (self.passes, (a, 2)), (np.array(self.kinds), (a,))])
         if n == 0:
             raise MadxError("an accuracy was measured on no image; expected at least one")
@@ -74,8 +81,13 @@ class Accuracy:
 
     @property
     def robust_reference(self) -> Bools:
-        """[N] correct on the clean image and on every attack's example: the reference."""
-        return self.clean_reference & (self.standing_reference | ~self.attacked).all(axis=0)
+        """[N] correct on the clean image and on every attack's example: the reference.
+
+        Raises:
+            MadxError: there was none.
+        """
+        standing = known(self.standing_reference, "reference engine")
+        return known(self.clean_reference, "reference engine") & (standing | ~self.attacked).all(axis=0)
 
     @property
     def robust_candidate(self) -> Bools:
@@ -87,18 +99,20 @@ class Accuracy:
         """One value from those of the chunks, in their order.
 
         Raises:
-            MadxError: if there is none, the attacks differ, or an image is in two of them.
+            MadxError: if there is none, the attacks or the engines differ, or an image is in two of them.
         """
         if not parts:
             raise MadxError("there is no chunk to join; expected at least one")
         if len({part.attacks for part in parts}) > 1:
             raise MadxError(f"chunks were attacked differently: {sorted({part.attacks for part in parts})}")
+        names = _boolean_fields(parts[0])
+        if any(_boolean_fields(part) != names for part in parts):
+            raise MadxError("some chunks were measured on a reference and some without; expected all or none")
         index = np.concatenate([part.index for part in parts])
         if len(np.unique(index)) < len(index):
             raise MadxError("an image is in two chunks, or twice in one; every image counts once")
         joined: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in parts], axis=-1)
-            for name in ("labels", *_BOOLEAN_FIELDS)
+            name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in ("labels", *names)
         }
         return cls(
             index=index,
@@ -107,12 +121,12 @@ class Accuracy:
             overrun=np.max([part.overrun for part in parts], axis=0),
             passes=np.sum([part.passes for part in parts], axis=0),
             gallery=Gallery.concatenate([part.gallery for part in parts]),
-            **joined,
+            **_NO_REFERENCE | joined,
         )
 
     def to_arrays(self) -> Arrays:
-        """Every field under its name; the attacks' names as text."""
-        plain = {name: getattr(self, name) for name in _ACCURACY_FIELDS}
+        """Every field that was measured under its name; the attacks' names as text."""
+        plain = {name: getattr(self, name) for name in (*_COUNTED_FIELDS, *_boolean_fields(self))}
         words = {name: np.array(getattr(self, name), dtype=np.str_) for name in ("attacks", "kinds")}
         return {**plain, **words, **with_prefix("gallery", self.gallery.to_arrays())}
 
@@ -123,7 +137,10 @@ class Accuracy:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain: dict[str, Any] = {name: read_array(arrays, name) for name in _ACCURACY_FIELDS}
+        needed = (*_COUNTED_FIELDS, *(name for name in _BOOLEAN_FIELDS if name not in _NO_REFERENCE))
+        plain: dict[str, Any] = {name: read_array(arrays, name) for name in needed}
+        compared = any(name in arrays for name in _NO_REFERENCE)
+        plain |= {name: read_array(arrays, name) for name in _NO_REFERENCE} if compared else _NO_REFERENCE
         words: dict[str, Any] = {
             name: tuple(str(word) for word in read_array(arrays, name)) for name in ("attacks", "kinds")
         }
@@ -131,87 +148,32 @@ class Accuracy:
 
 
 _BOOLEAN_FIELDS = ("clean_reference", "clean_candidate", "attacked", "standing_reference", "standing_candidate")
-_ACCURACY_FIELDS = ("index", "labels", "overrun", "passes", *_BOOLEAN_FIELDS)
+_COUNTED_FIELDS = ("index", "labels", "overrun", "passes")
+_NO_REFERENCE: dict[str, None] = {"clean_reference": None, "standing_reference": None}
 
 
-@dataclass(frozen=True, eq=False)
-class EngineParity:
-    """One engine beside its torch twin on the same images."""
-
-    flips_clean: Bools
-    """[N] labelled otherwise than by the twin, clean."""
-    flips_adversarial: Bools
-    """[N] labelled otherwise than by the twin, on adversarial examples."""
-    difference: NDArray[np.float64]
-    """[N] largest |logit difference| of each image, clean or adversarial."""
-    violations: tuple[str, ...]
-    """What `check_contract` found on the engine."""
-
-    def __post_init__(self) -> None:
-        shape = (len(self.flips_clean),)
-        check_shapes("parity", [(self.flips_adversarial, shape), (self.difference, shape)])
-
-    @property
-    def images(self) -> int:
-        """N."""
-        return len(self.flips_clean)
-
-    @property
-    def flips(self) -> Bools:
-        """[N] labelled otherwise, clean or adversarial."""
-        return self.flips_clean | self.flips_adversarial
-
-    def to_arrays(self) -> Arrays:
-        """Every field under its name."""
-        plain = {name: getattr(self, name) for name in _PARITY_FIELDS}
-        return {**plain, "violations": np.array(self.violations, dtype=np.str_)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The inverse of `to_arrays`.
-
-        Raises:
-            ArtifactError: if an array is missing or has the wrong shape.
-        """
-        plain = {name: read_array(arrays, name) for name in _PARITY_FIELDS}
-        return cls(violations=tuple(str(text) for text in read_array(arrays, "violations")), **plain)
-
-
-_PARITY_FIELDS = ("flips_clean", "flips_adversarial", "difference")
-
-
-@dataclass(frozen=True, eq=False)
-class Parity:
-    """Both engines, each beside its own twin, on as many images."""
-
-    reference: EngineParity
-    candidate: EngineParity
-
-    def __post_init__(self) -> None:
-        check_shapes("parity", [(self.candidate.flips_clean, self.reference.flips_clean.shape)])
-
-    def to_arrays(self) -> Arrays:
-        """The arrays of both, named reference.* and candidate.*."""
-        return {
-            **with_prefix("reference", self.reference.to_arrays()),
-            **with_prefix("candidate", self.candidate.to_arrays()),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The inverse of `to_arrays`."""
-        return cls(
-            reference=EngineParity.from_arrays(without_prefix(arrays, "reference")),
-            candidate=EngineParity.from_arrays(without_prefix(arrays, "candidate")),
-        )
+def _boolean_fields(accuracy: Accuracy) -> tuple[str, ...]:
+    """Those that were measured."""
+    return tuple(name for name in _BOOLEAN_FIELDS if getattr(accuracy, name) is not None)
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Bytes of the two engine files."""
 
-    reference: int
+    reference: int | None
+    """None without a reference."""
     candidate: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One of the two engines, as a report names it, and the bytes that were measured."""
+
+    role: str
+    """dense, baseline (the last release) or reference (a file that was given); pruned, or engine (a file given)."""
+    sha256: str | None = None
+    """Of the engine file; None if that is not recorded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,22 +183,44 @@ class Measurements:
     engine: str
     """Its name in the recipe, for example "ort-cpu-fp32"."""
     accuracy: Accuracy
-    latency: Latency
+    latency: Latency | None
+    """None without a reference: only ratios of interleaved timings mean anything."""
     parity: Parity
     soundness: Soundness
     sizes: Sizes
+    reference: Subject | None = Subject("dense")
+    """None if the candidate was compared with nothing."""
+    candidate: Subject = Subject("pruned")
     ladder: Ladder | None = None
     """Which step bought the speed-up, where the run has engines in between."""
     curve: Curve | None = None
     """None where it was not measured."""
 
+    def __post_init__(self) -> None:
+        parts = {
+            "accuracy": self.accuracy.clean_reference,
+            "latency": self.latency,
+            "parity": self.parity.reference,
+            "sizes": self.sizes.reference,
+        }
+        if odd := [name for name, part in parts.items() if (part is None) != (self.reference is None)]:
+            raise ArtifactError(
+                f"the measurements name {'a' if self.reference else 'no'} reference engine, and their "
+                f"{', '.join(odd)} say otherwise; measure again"
+            )
+
+    @property
+    def query_only(self) -> bool:
+        """Whether no attack had a gradient: there was no torch twin."""
+        return not {"white-box", "engine in the loop"} & set(self.accuracy.kinds)
+
     def to_arrays(self) -> Arrays:
         """Everything in one flat dictionary, for one .npz file."""
         return {
             "engine": np.array(self.engine),
-            "sizes": np.array([self.sizes.reference, self.sizes.candidate], dtype=np.int64),
+            "rest": np.array(json.dumps({name: _json(getattr(self, name)) for name in _REST})),
             **with_prefix("accuracy", self.accuracy.to_arrays()),
-            **with_prefix("latency", self.latency.to_arrays()),
+            **with_prefix("latency", self.latency.to_arrays() if self.latency else {}),
             **with_prefix("parity", self.parity.to_arrays()),
             **with_prefix("soundness", self.soundness.to_arrays()),
             **with_prefix("ladder", self.ladder.to_arrays() if self.ladder else {}),
@@ -250,15 +234,24 @@ class Measurements:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        reference, candidate = read_array(arrays, "sizes").tolist()
-        ladder, curve = without_prefix(arrays, "ladder"), without_prefix(arrays, "curve")
+        rest = json.loads(str(read_array(arrays, "rest")))
+        latency, ladder, curve = (without_prefix(arrays, name) for name in ("latency", "ladder", "curve"))
         return cls(
             engine=str(read_array(arrays, "engine")),
             accuracy=Accuracy.from_arrays(without_prefix(arrays, "accuracy")),
-            latency=Latency.from_arrays(without_prefix(arrays, "latency")),
+            latency=Latency.from_arrays(latency) if latency else None,
             parity=Parity.from_arrays(without_prefix(arrays, "parity")),
             soundness=Soundness.from_arrays(without_prefix(arrays, "soundness")),
-            sizes=Sizes(reference=reference, candidate=candidate),
+            sizes=Sizes(**rest["sizes"]),
+            reference=Subject(**rest["reference"]) if rest["reference"] else None,
+            candidate=Subject(**rest["candidate"]),
             ladder=Ladder.from_arrays(ladder) if ladder else None,
             curve=Curve.from_arrays(curve) if curve else None,
         )
+
+
+_REST = ("sizes", "reference", "candidate")
+
+
+def _json(value: Sizes | Subject | None) -> dict[str, Any] | None:
+    return None if value is None else asdict(value)

@@ -1,21 +1,106 @@
 """Is the engine the network it was built from? The engine beside its torch twin, on clean and adversarial images.
 
-Both are callables: images float32 [B, C, H, W] in [0, 1] -> logits float32 [B, K].
+Both are callables: images float32 [B, C, H, W] in [0, 1] -> logits float32 [B, K]. An engine without a twin is held
+against its contract alone, and compared on zero images.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from madx.errors import MadxError
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
 from madx.verify.contract import Images, Logits, check_contract, check_images, logits_of
-from madx.verify.measurements import EngineParity
 
 _BATCH = 64
 _CONTRACT_IMAGES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class EngineParity:
+    """One engine beside its torch twin on the same images."""
+
+    flips_clean: Bools
+    """[N] labelled otherwise than by the twin, clean; N = 0 if there was no twin."""
+    flips_adversarial: Bools
+    """[N] labelled otherwise than by the twin, on adversarial examples."""
+    difference: NDArray[np.float64]
+    """[N] largest |logit difference| of each image, clean or adversarial."""
+    violations: tuple[str, ...]
+    """What `check_contract` found on the engine."""
+
+    def __post_init__(self) -> None:
+        shape = (len(self.flips_clean),)
+        check_shapes("parity", [(self.flips_adversarial, shape), (self.difference, shape)])
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return len(self.flips_clean)
+
+    @property
+    def flips(self) -> Bools:
+        """[N] labelled otherwise, clean or adversarial."""
+        return self.flips_clean | self.flips_adversarial
+
+    def to_arrays(self) -> Arrays:
+        """Every field under its name."""
+        plain = {name: getattr(self, name) for name in _PARITY_FIELDS}
+        return {**plain, "violations": np.array(self.violations, dtype=np.str_)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `to_arrays`.
+
+        Raises:
+            ArtifactError: if an array is missing or has the wrong shape.
+        """
+        plain = {name: read_array(arrays, name) for name in _PARITY_FIELDS}
+        return cls(violations=tuple(str(text) for text in read_array(arrays, "violations")), **plain)
+
+
+_PARITY_FIELDS = ("flips_clean", "flips_adversarial", "difference")
+
+
+@dataclass(frozen=True, eq=False)
+class Parity:
+    """Both engines, each beside its own twin, on as many images."""
+
+    reference: EngineParity | None
+    """None without a reference."""
+    candidate: EngineParity
+
+    def __post_init__(self) -> None:
+        if self.reference is not None:
+            check_shapes("parity", [(self.candidate.flips_clean, self.reference.flips_clean.shape)])
+
+    @property
+    def sides(self) -> dict[str, EngineParity]:
+        """The engines that there are, as "reference" and "candidate"."""
+        reference = {} if self.reference is None else {"reference": self.reference}
+        return reference | {"candidate": self.candidate}
+
+    def to_arrays(self) -> Arrays:
+        """The arrays of both, named reference.* and candidate.*."""
+        return {
+            name: array
+            for side, value in self.sides.items()
+            for name, array in with_prefix(side, value.to_arrays()).items()
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `to_arrays`."""
+        reference = without_prefix(arrays, "reference")
+        return cls(
+            reference=EngineParity.from_arrays(reference) if reference else None,
+            candidate=EngineParity.from_arrays(without_prefix(arrays, "candidate")),
+        )
 
 
 def measure_parity(
@@ -45,6 +130,18 @@ def measure_parity(
         difference=np.maximum(clean_difference, adversarial_difference),
         violations=tuple(check_contract(engine, clean[:_CONTRACT_IMAGES], tolerance=tolerance)),
     )
+
+
+def contract_alone(engine: Logits, *, clean: Images, tolerance: float = 1e-3) -> EngineParity:
+    """The contract of an engine that has no twin: compared on zero images.
+
+    Raises:
+        DataError: if the images are not images in [0, 1] or fewer than 3.
+        EngineError: if the engine returns something other than finite logits.
+    """
+    none = np.zeros(0, dtype=bool)
+    violations = tuple(check_contract(engine, clean[:_CONTRACT_IMAGES], tolerance=tolerance))
+    return EngineParity(none, none, np.zeros(0), violations)
 
 
 def _compare(engine: Logits, twin: Logits, images: Images) -> tuple[NDArray[Any], NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""Accuracy of the two deployed engines on the same images, clean and under attack.
+"""Accuracy of the two deployed engines (or of the candidate alone) on the same images, clean and under attack.
 
 An engine gives no gradients: adversaries are the caller's, with slopes from torch twins (of the dense and of the pruned
 network) or from nothing but the engine's answers, and every example is scored on BOTH engines, so that both face the
@@ -68,7 +68,7 @@ class Chunk:
 
 
 def measure_chunk(
-    reference: Logits,
+    reference: Logits | None,
     candidate: Logits,
     *,
     chunk: Chunk,
@@ -82,8 +82,8 @@ def measure_chunk(
     it is classified correctly clean and on every adversary's example.
 
     Args:
-        reference: the dense engine.
-        candidate: the pruned engine.
+        reference: the dense engine, or the last release; None if there is nothing to compare with.
+        candidate: the engine that is judged.
         chunk: the images.
         adversaries: with different names; at least one.
         threat: norm and eps that the examples are held to.
@@ -102,7 +102,8 @@ def measure_chunk(
     if eight_bit:
         names.append(_ROUNDED)
         kinds.append("8-bit")
-    board = _Board((reference, candidate), chunk, threat, rows=len(names))
+    engines = (candidate,) if reference is None else (reference, candidate)
+    board = _Board(engines, chunk, threat, rows=len(names))
     for row, adversary in enumerate(adversaries):
         board.attack(row, adversary)
     if eight_bit:
@@ -111,25 +112,28 @@ def measure_chunk(
 
 
 class _Board:
-    """Which images of one chunk still stand, on the reference and on the candidate; one row of tables an attack."""
+    """Which images of one chunk still stand, on the reference if there is one and, last, on the candidate.
 
-    def __init__(self, engines: tuple[Logits, Logits], chunk: Chunk, threat: ThreatConfig, *, rows: int) -> None:
+    One row of tables an attack.
+    """
+
+    def __init__(self, engines: tuple[Logits, ...], chunk: Chunk, threat: ThreatConfig, *, rows: int) -> None:
         self.engines, self.chunk, self.threat = engines, chunk, threat
         self.seen = [_classes(engine, chunk.images) for engine in engines]
         """What each engine takes an image for: clean, and then on the example that turned it."""
         self.clean: list[Bools] = [seen == chunk.labels for seen in self.seen]
         self.standing = [clean.copy() for clean in self.clean]
         self.attacked = np.zeros((rows, len(chunk.index)), dtype=bool)
-        self.outcomes = np.zeros((2, *self.attacked.shape), dtype=bool)
+        self.outcomes = np.zeros((len(engines), *self.attacked.shape), dtype=bool)
         self.overrun = np.zeros(rows)
         self.passes = np.zeros((rows, 2), dtype=np.int64)
         self.last = chunk.images.copy()
-        self.turning = [chunk.images.copy(), chunk.images.copy()]
+        self.turning = [chunk.images.copy() for _ in engines]
         """On each engine the example that turned an image; the clean image while none has."""
 
     def attack(self, row: int, adversary: Adversary) -> None:
-        """Show the adversary what still stands on either engine, and both engines what it makes of it."""
-        chosen = np.flatnonzero(self.standing[0] | self.standing[1])
+        """Show the adversary what still stands on any engine, and every engine what it makes of it."""
+        chosen = self._standing_anywhere()
         if len(chosen) == 0:
             return
         made, examples, self.overrun[row] = _examples(adversary, self.chunk, chosen, self.threat)
@@ -137,10 +141,13 @@ class _Board:
         self._score(row, chosen, examples)
 
     def round(self, row: int) -> None:
-        """Show both engines the last examples of what still stands, as a file of 8-bit pixels would hold them."""
-        chosen = np.flatnonzero(self.standing[0] | self.standing[1])
+        """Show the engines the last examples of what still stands, as a file of 8-bit pixels would hold them."""
+        chosen = self._standing_anywhere()
         if len(chosen) > 0:
             self._score(row, chosen, _in_eight_bits(self.last[chosen], self.chunk.images[chosen], self.threat))
+
+    def _standing_anywhere(self) -> NDArray[np.intp]:
+        return np.flatnonzero(np.any(self.standing, axis=0))
 
     def _score(self, row: int, chosen: NDArray[np.intp], examples: Images) -> None:
         self.attacked[row, chosen] = True
@@ -156,16 +163,17 @@ class _Board:
 
     def accuracy(self, names: tuple[str, ...], kinds: tuple[Kind, ...]) -> Accuracy:
         """What was found."""
+        alone = len(self.engines) == 1
         return Accuracy(
             index=self.chunk.index,
             labels=self.chunk.labels,
-            clean_reference=self.clean[0],
-            clean_candidate=self.clean[1],
+            clean_reference=None if alone else self.clean[0],
+            clean_candidate=self.clean[-1],
             attacks=names,
             kinds=kinds,
             attacked=self.attacked,
-            standing_reference=self.outcomes[0],
-            standing_candidate=self.outcomes[1],
+            standing_reference=None if alone else self.outcomes[0],
+            standing_candidate=self.outcomes[-1],
             overrun=self.overrun,
             passes=self.passes,
             gallery=self._gallery(),
@@ -173,7 +181,8 @@ class _Board:
 
     def _gallery(self) -> Gallery:
         """The first images that only one engine kept, with the example that turned them on the other."""
-        kept_by_reference, kept_by_candidate = self.standing
+        # With one engine nothing differs, and the gallery is empty.
+        kept_by_reference, kept_by_candidate = self.standing[0], self.standing[-1]
         lost = np.flatnonzero(kept_by_reference & ~kept_by_candidate)[: Gallery.LIMIT]
         won = np.flatnonzero(kept_by_candidate & ~kept_by_reference)[: Gallery.LIMIT]
         rows = np.concatenate([lost, won])
@@ -183,7 +192,7 @@ class _Board:
             taken_for=np.concatenate([self.seen[1][lost], self.seen[0][won]]),
             lost=np.isin(rows, lost),
             clean=self.chunk.images[rows],
-            adversarial=np.concatenate([self.turning[1][lost], self.turning[0][won]]),
+            adversarial=np.concatenate([self.turning[-1][lost], self.turning[0][won]]),
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from madx.recipe import GateConfig
 from madx.verify.gates import decide
 from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images
+from madx.verify.lacking import ABSOLUTE
 from madx.verify.measurements import Accuracy
 from madx.verify.verdict import Outcome
 
@@ -26,7 +27,8 @@ def decided(accuracy: Accuracy, gates: Sequence[GateConfig]) -> bool:
         accuracy: the images so far, from the first on, none left out.
         gates: of the recipe; those on speed, size and parity do not depend on these images.
     """
-    waiting = [gate for gate in gates if gate.metric in METRICS_OVER_IMAGES]
+    compared = accuracy.clean_reference is not None
+    waiting = [gate for gate in gates if gate.metric in METRICS_OVER_IMAGES and (compared or gate.metric in ABSOLUTE)]
     return bool(waiting) and all(_settled(accuracy, gate) for gate in waiting)
 
 

@@ -42,8 +42,9 @@ def signs(measured: Measurements) -> tuple[str, ...]:
 
 def masking(accuracy: Accuracy) -> tuple[str, ...]:
     """Those that the outcomes of the attacks themselves show."""
+    clean, standing = accuracy.clean_reference, accuracy.standing_reference
     return (
-        *_masking("reference", accuracy, accuracy.clean_reference, accuracy.standing_reference),
+        *(() if clean is None or standing is None else _masking("reference", accuracy, clean, standing)),
         *_masking("candidate", accuracy, accuracy.clean_candidate, accuracy.standing_candidate),
     )
 
@@ -51,17 +52,17 @@ def masking(accuracy: Accuracy) -> tuple[str, ...]:
 def signs_of_attacks(sound: Soundness) -> tuple[str, ...]:
     """Those that show where the attacks were tried out."""
     return (
-        *_of_side("reference", sound.reference),
-        *_of_side("candidate", sound.candidate),
+        *(sentence for name, side in sound.sides.items() for sentence in _of_side(name, side)),
         *_no_sensitivity(sound),
     )
 
 
 def _masking(side: str, accuracy: Accuracy, clean: Bools, standing: Bools) -> Iterator[str]:
     """Queries need no gradient: what only they can turn, gradients did not see."""
-    query = np.array([kind == "query" for kind in accuracy.kinds])
-    if not query.any():
-        return
+    kinds = np.array(accuracy.kinds)
+    query = kinds == "query"
+    if not query.any() or query[kinds != "8-bit"].all():
+        return  # no gradient had its turn, so none is masked
     fell = accuracy.attacked & ~standing
     before = fell[: int(np.argmax(query))].any(axis=0)
     gained = int((clean & ~before & fell[query].any(axis=0)).sum())

@@ -51,38 +51,44 @@ _SIDE_FIELDS = ("blind", "twin_right", "engine_right", "fell_when_doubled", "unb
 class Soundness:
     """Of both engines, and of an undefended network under the same attacks."""
 
-    reference: SideSoundness
-    candidate: SideSoundness
+    reference: SideSoundness | None
+    """None without a reference, or without its torch twin."""
+    candidate: SideSoundness | None
+    """None without a torch twin."""
     undefended_clean: Bools
     """[M] a linear classifier, fitted without any defence, is right on the clean image."""
     undefended: Bools
-    """[M] and still under the suite's part on the twin."""
+    """[M] and still under the suite's part on the twin; without any twin, under its queries."""
 
     def __post_init__(self) -> None:
-        shape = self.reference.blind.shape
-        rows = (self.candidate.blind, self.undefended_clean, self.undefended)
-        check_shapes("soundness", [(row, shape) for row in rows])
+        rows = [self.undefended_clean, *(side.blind for side in self.sides.values())]
+        check_shapes("soundness", [(row, self.undefended.shape) for row in rows])
 
     @property
     def images(self) -> int:
         """M."""
         return len(self.undefended)
 
+    @property
+    def sides(self) -> dict[str, SideSoundness]:
+        """The engines that have a twin, as "reference" and "candidate"."""
+        sides = {"reference": self.reference, "candidate": self.candidate}
+        return {name: side for name, side in sides.items() if side is not None}
+
     def to_arrays(self) -> Arrays:
-        """Both sides' arrays, named reference.* and candidate.*, and the undefended network's."""
-        return {
-            "undefended_clean": self.undefended_clean,
-            "undefended": self.undefended,
-            **with_prefix("reference", self.reference.to_arrays()),
-            **with_prefix("candidate", self.candidate.to_arrays()),
-        }
+        """The sides' arrays, named reference.* and candidate.*, and the undefended network's."""
+        own = {"undefended_clean": self.undefended_clean, "undefended": self.undefended}
+        for name, side in self.sides.items():
+            own |= with_prefix(name, side.to_arrays())
+        return own
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
+        sides = {name: without_prefix(arrays, name) for name in ("reference", "candidate")}
+        found: dict[str, Any] = {name: SideSoundness.from_arrays(own) if own else None for name, own in sides.items()}
         return cls(
-            reference=SideSoundness.from_arrays(without_prefix(arrays, "reference")),
-            candidate=SideSoundness.from_arrays(without_prefix(arrays, "candidate")),
+            **found,
             undefended_clean=read_array(arrays, "undefended_clean"),
             undefended=read_array(arrays, "undefended"),
         )

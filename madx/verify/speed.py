@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from madx.recipe import GateConfig
 from madx.stats import Percentile, hodges_lehmann, percentile
+from madx.verify.arrays import known
 from madx.verify.evidence import Finding
 from madx.verify.latency import CONTROL_BIAS, CONTROL_CONFIDENCE, CONTROL_SHARE
 from madx.verify.measurements import Measurements
@@ -24,7 +25,7 @@ _P99 = 0.99
 
 def speedup(measured: Measurements, gate: GateConfig) -> Finding:
     """Hodges-Lehmann over the pairs; void if the control or the machine gives reason to."""
-    latency = measured.latency
+    latency = known(measured.latency, "reference engine")
     calm = undisturbed(latency.machine, latency.spikes)
     estimate, lower, upper = (_exp(value) for value in speedup_limits(latency, gate.confidence))
     return Finding(
@@ -48,7 +49,7 @@ def p99_ratio(measured: Measurements, gate: GateConfig) -> Finding:
 
     A neighbour's turns on the CPU are what tails are made of: here waiting flags a pair even if the medians are sound.
     """
-    latency = measured.latency
+    latency = known(measured.latency, "reference engine")
     calm = undisturbed(latency.machine, np.zeros(len(latency.order)))
     tails = [_tails(latency, np.ones_like(calm), gate.confidence)]
     if calm.any() and not calm.all():

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from madx.stats import clopper_pearson, tango_interval
 from madx.verify.findings import discordant
-from madx.verify.measurements import Accuracy, Measurements, Parity
+from madx.verify.measurements import Accuracy, Measurements
+from madx.verify.parity import Parity
 
 RISE_CONFIDENCE = 0.95
 NO_ROBUSTNESS = 0.05
@@ -19,9 +20,9 @@ NO_ROBUSTNESS = 0.05
 
 def suspicions(measured: Measurements) -> tuple[str, ...]:
     """What a reader must know before believing the gates of this engine."""
+    compared = () if measured.reference is None else (*_rise(measured.accuracy), *_no_robustness(measured.accuracy))
     return (
-        *_rise(measured.accuracy),
-        *_no_robustness(measured.accuracy),
+        *compared,
         *_overruns(measured.accuracy),
         *_violations(measured.parity),
     )
@@ -59,6 +60,6 @@ def _overruns(accuracy: Accuracy) -> Iterator[str]:
 
 
 def _violations(parity: Parity) -> Iterator[str]:
-    for name, side in (("reference", parity.reference), ("candidate", parity.candidate)):
+    for name, side in parity.sides.items():
         for sentence in side.violations:
             yield f"the {name} engine breaks its contract: {sentence}."

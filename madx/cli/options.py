@@ -1,0 +1,115 @@
+"""Options that several commands share or that belong together: a dataclass of them is one parameter of a command.
+
+`grouped` shows the fields of such a parameter to Typer as options of their own, so that a command with a dozen options
+still is a function of a few values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from madx.pipeline import Given
+
+_FROM_OUTSIDE = "An engine from outside"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What to compare with."""
+
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="RUN|BUNDLE",
+            help="Compare with the last release instead of the dense engine, measured again beside the new one: a run "
+            "directory, an .onnx with a .safetensors of the same name beside it, or a folder with one of each.",
+        ),
+    ] = None
+
+    def given(self) -> Given:
+        """The paths, as the pipeline takes them."""
+        from madx.pipeline import Given
+
+        return Given(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
+class Outside(Baseline):
+    """An engine that no run of madx made."""
+
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            "--engine",
+            metavar="ONNX",
+            help="Judge this ONNX file; the recipe gives data, threat, attack, gates and the kind of engine to build.",
+            rich_help_panel=_FROM_OUTSIDE,
+        ),
+    ] = None
+    twin: Annotated[
+        Path | None,
+        typer.Option(
+            "--twin",
+            metavar="WEIGHTS",
+            help="Weights (.safetensors, .pt) of its torch network, the recipe's model; without them attacks can only "
+            "query the engine, and gates on robustness do not pass.",
+            rich_help_panel=_FROM_OUTSIDE,
+        ),
+    ] = None
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="ONNX",
+            help="The ONNX file to compare it with; without one, gates that compare are inconclusive.",
+            rich_help_panel=_FROM_OUTSIDE,
+        ),
+    ] = None
+    reference_twin: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference-twin",
+            metavar="WEIGHTS",
+            help="Weights of the reference's torch network.",
+            rich_help_panel=_FROM_OUTSIDE,
+        ),
+    ] = None
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let Typer see the fields of every parameter that is one of the dataclasses here."""
+    hints = get_type_hints(command, include_extras=True)
+    plain, groups = [], {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind = hints[parameter.name]
+        if isinstance(kind, type) and issubclass(kind, Baseline):
+            groups[parameter.name] = kind
+        else:
+            plain.append(parameter)
+    fields = [_option(kind, field) for kind in groups.values() for field in dataclasses.fields(kind)]
+
+    @functools.wraps(command)
+    def called(**values: Any) -> None:
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
+        command(**values)
+
+    shown = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*plain, *fields)]
+    called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return called
+
+
+def _option(kind: type[Baseline], field: dataclasses.Field[Any]) -> inspect.Parameter:
+    annotation = get_type_hints(kind, include_extras=True)[field.name]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)

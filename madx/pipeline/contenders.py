@@ -1,0 +1,81 @@
+"""Who is compared with whom: the run's own two engines, or those that were given from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from madx.artifacts import sha256_bytes
+from madx.pipeline import files
+from madx.pipeline.context import Context
+from madx.pipeline.given import CANDIDATE
+from madx.recipe import EngineConfig
+from madx.verify import Subject
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An engine's bytes, and the network they were made from."""
+
+    role: str
+    """As in `madx.verify.Subject`."""
+    payload: bytes
+    twin: nn.Module | None
+    """In eval mode, on the device that attacks are made on; None if it was given without."""
+
+    @property
+    def subject(self) -> Subject:
+        """What measurements are bound to."""
+        return Subject(self.role, sha256_bytes(self.payload))
+
+
+def contenders(context: Context, config: EngineConfig) -> tuple[Contender | None, Contender]:
+    """The reference, if there is one, and the candidate.
+
+    Raises:
+        ArtifactError: a file is no longer what its stage wrote.
+    """
+    record = build_record(context, config)
+    reference, candidate = roles(context)
+    return (
+        _contender(context, record, reference) if reference else None,
+        _contender(context, record, candidate),
+    )
+
+
+def roles(context: Context) -> tuple[str | None, str]:
+    """What the reference and the candidate are called."""
+    outside = [role for role in context.taken if role != CANDIDATE]
+    own = None if context.alone else "dense"
+    return outside[0] if outside else own, CANDIDATE if context.alone else "pruned"
+
+
+def build_record(context: Context, config: EngineConfig) -> dict[str, Any]:
+    """How the engine's files were built or taken over, and the first reason why one was not."""
+    records = [context.read_json(name) for name in _records(context, config)]
+    merged: dict[str, Any] = {}
+    for record in reversed(records):
+        merged |= record
+    unbuilt = [record for record in records if not record["built"]]
+    return merged | {"built": not unbuilt, "reason": (unbuilt or records)[0]["reason"]}
+
+
+def _records(context: Context, config: EngineConfig) -> list[str]:
+    """Those of the stages that this run has."""
+    own = [] if context.alone else [files.build(config)]
+    return [*own, files.taken_build(config)] if context.taken else own
+
+
+def _contender(context: Context, record: dict[str, Any], role: str) -> Contender:
+    twin = _twin(context, role)
+    return Contender(role, context.read_bytes(record[role]["file"]), twin.to(context.device) if twin else None)
+
+
+def _twin(context: Context, role: str) -> nn.Module | None:
+    if role == "dense":
+        return context.dense_model()
+    if role == "pruned":
+        return context.pruned_model()
+    return context.loaded_model(files.taken_twin(role)) if context.sources[role].twin else None

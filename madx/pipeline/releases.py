@@ -1,0 +1,78 @@
+"""The last release as a run directory: which of its engines and weights a baseline is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from madx.errors import ArtifactError
+from madx.pipeline import files
+from madx.pipeline.given import CANDIDATE, Given, Source, bundle_source, check_twins, onnx_source
+from madx.recipe import EngineConfig
+from madx.rundir import RunDirectory
+
+_TWINS = {"pruned": files.PRUNED, CANDIDATE: files.taken_twin(CANDIDATE)}
+"""The networks that a run may have released, and where it keeps their weights."""
+
+
+def sources(given: Given, engines: Iterable[EngineConfig]) -> dict[str, Source]:
+    """Everything that was given, by role.
+
+    Raises:
+        ArtifactError: a file is not there, or not what its run wrote.
+        RecipeError: one engine has a twin and the other has not.
+    """
+    configs = tuple(engines)
+    names = [config.name for config in configs]
+    found = {}
+    if given.engine is not None:
+        found[CANDIDATE] = onnx_source(CANDIDATE, given.engine, given.twin, names=names)
+    if given.reference is not None:
+        found["reference"] = onnx_source("reference", given.reference, given.reference_twin, names=names)
+    if given.baseline is not None:
+        found["baseline"] = _baseline(given.baseline, configs)
+    check_twins(found, own_twins=not given.alone)
+    return found
+
+
+def _baseline(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
+    if not path.exists():
+        raise ArtifactError(f"--baseline {path}: there is no such file or folder; give a run directory or a bundle")
+    if path.is_dir() and (path / "manifest.json").is_file():
+        return _run_source(path, configs)
+    return bundle_source("baseline", path, names={config.name: config.precision for config in configs})
+
+
+def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
+    """The engines that another run released; every byte is checked against its manifest."""
+    run = RunDirectory(path)
+    stages = run.manifest()["stages"].values()
+    vouched = {name for record in stages for name in record["outputs"]}
+    payloads, suffixes, roles = {}, {}, set()
+    for config in configs:
+        role, entry = _released(run, config, vouched)
+        payloads[config.name] = run.read(entry["file"])
+        suffixes[config.name] = Path(entry["file"]).suffix
+        roles.add(role)
+    twin = _TWINS[roles.pop()]
+    if twin in vouched:
+        run.read(twin)  # refuses other bytes than the run's own
+    return Source("baseline", payloads, suffixes, run.path(twin) if twin in vouched else None)
+
+
+def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> tuple[str, Mapping[str, Any]]:
+    """The role and the record of the engine that this run was judged by."""
+    for name in (files.build(config), files.taken_build(config)):
+        if name not in vouched:
+            continue
+        record: dict[str, Any] = json.loads(run.read(name))
+        for role in _TWINS:
+            if role in record:
+                return role, record[role]
+    there = sorted({name.split("/")[1] for name in vouched if name.endswith("/build.json")})
+    raise ArtifactError(
+        f"--baseline {run.root}: this run has no engine {config.name} to compare with (it has "
+        f"{', '.join(there) or 'none'}); export it there, or leave {config.name} out of export.engines"
+    )

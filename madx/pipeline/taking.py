@@ -1,0 +1,99 @@
+"""The take stage: files from outside become part of the run, checked and built as the run's own would be.
+
+An ONNX file is held against the contract of `madx.deploy.check` and built for every engine of the recipe; an engine
+of another run is taken as it is, if its bytes are still those that its manifest vouches for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from madx.artifacts import write_atomically, write_json
+from madx.deploy.check import check_onnx
+from madx.deploy.engine import BuiltEngine, backend
+from madx.errors import ArtifactError, ExportError, ModelError, RecipeError
+from madx.models import check_finite, load_weights, read_state
+from madx.pipeline import files
+from madx.pipeline.context import Context
+from madx.pipeline.exporting import availability_record, built_record
+from madx.pipeline.given import Source
+from madx.prune import resize_to_
+from madx.recipe import AttackConfig, EngineConfig
+
+
+def take(context: Context) -> list[str]:
+    """Write the given engines, the records of their building, and their twins."""
+    sources = context.sources
+    if not any(source.twin for source in sources.values()) and isinstance(context.recipe.verify.attack, AttackConfig):
+        raise RecipeError(
+            "verify.attack: {steps: ...} attacks torch twins alone, and none was given; give --twin WEIGHTS, or choose "
+            "verify.attack: quick, standard or paranoid, which have attacks that ask the engine alone"
+        )
+    outputs = [
+        context.write_tensors(files.taken_twin(role), dict(_twin(context, source).state_dict()))
+        for role, source in sources.items()
+        if source.twin is not None
+    ]
+    for config in context.recipe.export.engines:
+        outputs += _engines(context, config)
+    return outputs
+
+
+def _engines(context: Context, config: EngineConfig) -> list[str]:
+    record, outputs = availability_record(config), [files.taken_build(config)]
+    for role, source in context.sources.items():
+        if config.name not in source.built and not record["built"]:
+            continue  # it cannot be built here; the gates say so
+        engine, facts = _engine(context, config, source)
+        name = files.taken_engine(config, role, engine.suffix)
+        write_atomically(context.run.path(name), engine.payload)
+        record[role] = facts | {"file": name}
+        outputs.append(name)
+    record["built"] = all(role in record for role in context.sources)
+    context.progress.say(f"{config.name}: {'taken' if record['built'] else 'NOT built'}: {', '.join(context.sources)}")
+    write_json(context.run.path(files.taken_build(config)), record)
+    return outputs
+
+
+def _engine(context: Context, config: EngineConfig, source: Source) -> tuple[BuiltEngine, dict[str, Any]]:
+    """The engine and what is known of it.
+
+    Raises:
+        ExportError: an ONNX file breaks the contract.
+        EngineError: it cannot be built although this machine can build such engines.
+    """
+    payload = source.payloads[config.name]
+    if suffix := source.built.get(config.name):
+        engine = BuiltEngine.of(payload, suffix, {})
+        return engine, {"sha256": engine.sha256, "facts": engine.facts, "sparsity_2_4": {}}
+    train = context.splits.train
+    try:
+        artifact = check_onnx(payload, shape=train.shape, classes=train.classes, precision=config.precision)
+    except ExportError as error:
+        raise ExportError(f"the ONNX file given as {source.role} for {config.name}: {error}") from error
+    engine = backend(config.kind).build(artifact, config, batch=context.recipe.verify.latency.batch)
+    return engine, built_record("", engine, artifact)
+
+
+def _twin(context: Context, source: Source) -> nn.Module:
+    """The recipe's network with the given weights, in their shapes if channels were removed.
+
+    Raises:
+        ModelError: they belong to another network, or are not finite.
+    """
+    path = source.twin
+    if path is None:
+        raise ArtifactError(f"the {source.role} has no twin")
+    module, state = context.new_model(), read_state(path)
+    own = module.state_dict()
+    if own.keys() != state.keys() or all(own[name].shape == value.shape for name, value in state.items()):
+        load_weights(module, path)
+        return module
+    check_finite(state, path)
+    try:
+        resize_to_(module, state)
+    except (ModelError, RuntimeError) as error:
+        raise ModelError(f"{path}: as the twin of the {source.role}: {error}") from None
+    return module

@@ -1,0 +1,59 @@
+"""What a gate needs that was not measured: no number stands in for it, the gate is undecided and says what to give.
+
+Without a reference engine nothing can be compared; without a torch twin there is no parity, and attacks have queries
+only, which leave a robust accuracy higher than attacks with gradients would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from madx.recipe import GateConfig
+from madx.verify.measurements import Measurements
+
+ABSOLUTE = ("robust_accuracy", "clean_accuracy", "parity_flips")
+"""Metrics of one engine alone; every other one compares two."""
+
+UPPER_BOUND = (
+    "query-only: no gradients were available; robust accuracy is an upper bound that white-box attacks would lower"
+)
+
+
+def lacking(measured: Measurements, gate: GateConfig) -> str:
+    """What to give so that the gate can be judged at all; nothing if it has all it needs."""
+    if gate.metric not in ABSOLUTE and measured.reference is None:
+        return (
+            f"{gate.metric} compares two engines and no reference was given: add --reference dense.onnx, or "
+            "--baseline with the last release."
+        )
+    if gate.metric == "parity_flips" and measured.parity.candidate.images == 0:
+        return "parity_flips compares the engine with its torch twin and none was given: add --twin WEIGHTS."
+    return ""
+
+
+def unseen_by_gradients(measured: Measurements, gate: GateConfig) -> Iterator[str]:
+    """Why a gate on robustness must not pass on queries alone; nothing if it need not, or its recipe accepts that."""
+    if not (measured.query_only and gate.on_robustness) or gate.query_only:
+        return
+    yield (
+        f"This is {UPPER_BOUND}. Give the engine's torch twin, or accept it for this gate with query_only: true in the "
+        "recipe."
+    )
+
+
+def said(measured: Measurements, gate: GateConfig) -> Iterator[str]:
+    """What a reader of the gate must know of what was compared, and how."""
+    reference = measured.reference
+    if gate.metric not in ABSOLUTE and reference is not None and reference.role != "dense":
+        name = "baseline, the last release" if reference.role == "baseline" else "file that was given"
+        yield f"The reference is the {name}, measured again beside this one: SHA-256 {reference.sha256}."
+    if measured.query_only and gate.on_robustness and gate.query_only:
+        yield f"The recipe accepts for this gate that it is {UPPER_BOUND}."
+
+
+def remarks(measured: Measurements) -> Iterator[str]:
+    """The same for the whole engine, as warnings."""
+    if measured.reference is None:
+        yield "no reference engine was given: nothing is compared, only what this engine does by itself"
+    if measured.query_only:
+        yield UPPER_BOUND
