@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from accuracy_cases import unseen
 
 from madx.recipe import GateConfig
 from madx.stats import betting_drop, drop_interval, retention_interval
@@ -30,6 +31,7 @@ def accuracy(reference, candidate, labels=None):
         standing_reference=reference[None],
         standing_candidate=candidate[None],
         overrun=np.zeros(1),
+        **unseen(1),
     )
 
 
@@ -44,7 +46,8 @@ def drawn(rng, n, *, lost, gained, both=0.5, classes=10):
 def cut(value, n):
     """The first n images."""
     arrays = value.to_arrays()
-    kept = {name: array if name in ("attacks", "overrun") else array[..., :n] for name, array in arrays.items()}
+    images = value.images
+    kept = {name: array[..., :n] if array.shape[-1] == images else array for name, array in arrays.items()}
     return Accuracy.from_arrays(kept)
 
 
