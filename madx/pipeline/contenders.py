@@ -23,7 +23,7 @@ class Contender:
     """As in `madx.verify.Subject`."""
     payload: bytes
     twin: nn.Module | None
-    """In eval mode, on the device that attacks are made on; None if it was given without."""
+    """In eval mode, on the CPU; None if it was given without."""
 
     @property
     def subject(self) -> Subject:
@@ -69,8 +69,7 @@ def _records(context: Context, config: EngineConfig) -> list[str]:
 
 
 def _contender(context: Context, record: dict[str, Any], role: str) -> Contender:
-    twin = _twin(context, role)
-    return Contender(role, context.read_bytes(record[role]["file"]), twin.to(context.device) if twin else None)
+    return Contender(role, context.read_bytes(record[role]["file"]), _twin(context, role))
 
 
 def _twin(context: Context, role: str) -> nn.Module | None:

@@ -104,7 +104,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
 
 
 def _loaded(stack: ExitStack, context: Context, config: EngineConfig, one: Contender) -> Side:
-    """The engine, until the stack closes it."""
+    """The engine, until the stack closes it, and its twin as attacks want it."""
     engine = stack.enter_context(closing(backend(config.kind).load(one.payload, config)))
     return Side(one.role, engine, fast_twin(context, one.twin) if one.twin else None)
 

@@ -189,7 +189,7 @@ class _Board:
         return Gallery(
             index=self.chunk.index[rows],
             labels=self.chunk.labels[rows],
-            taken_for=np.concatenate([self.seen[1][lost], self.seen[0][won]]),
+            taken_for=np.concatenate([self.seen[-1][lost], self.seen[0][won]]),
             lost=np.isin(rows, lost),
             clean=self.chunk.images[rows],
             adversarial=np.concatenate([self.turning[-1][lost], self.turning[0][won]]),
