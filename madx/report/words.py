@@ -24,7 +24,7 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\
 
 TITLES = {
     "speedup": "speed-up",
-    "p99_ratio": "p99 latency against dense",
+    "p99_ratio": "p99 latency against the reference",
     "robust_drop": "robust accuracy lost",
     "clean_drop": "clean accuracy lost",
     "robust_accuracy": "robust accuracy",
@@ -32,7 +32,7 @@ TITLES = {
     "retention": "robust accuracy kept",
     "worst_class_drop": "robust accuracy lost in the worst class",
     "parity_flips": "labels the engine changed",
-    "size_ratio": "file size against dense",
+    "size_ratio": "file size against the reference",
 }
 """Metrics as a release manager calls them."""
 _RATIOS = ("speedup", "p99_ratio", "size_ratio")

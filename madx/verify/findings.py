@@ -43,7 +43,8 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
 def _parity_flips(measured: Measurements, gate: GateConfig) -> Finding:
     """The worse of the two engines: a comparison is as good as the worse of its sides."""
     name, worse = max(measured.parity.sides.items(), key=lambda item: float(item[1].flips.mean()))
-    word = f"labelled otherwise than by the torch twin, clean or adversarial, on the worse ({name}) engine"
+    where = f", on the worse ({name}) engine" if measured.reference else ""
+    word = f"labelled otherwise than by the torch twin, clean or adversarial{where}"
     # These images are as many whatever the gates decide on the others, so nobody looks early.
     return share_finding(worse.flips, gate, word=word, sequential=False)
 

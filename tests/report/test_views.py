@@ -3,6 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from accuracy_cases import unseen
+from report_cases import CONTENTS
 
 from madx.report import views
 from madx.verify import Accuracy
@@ -57,3 +58,12 @@ def test_counts_end_at_the_robust_accuracy_of_the_gates(seed):
 )
 def test_status_of_an_engine_that_was_not_measured(build, expected):
     assert views.EngineView("e", build, None, ()).status == expected
+
+
+@pytest.mark.parametrize("name", ["lone", "queries"])
+def test_what_was_not_measured_is_said_and_not_counted(name):
+    (measured,) = CONTENTS[name].measurements
+    rows = views.count_rows(measured.accuracy)
+    assert all((row.reference, row.lost, row.gained, row.drop) == (None, None, None, None) for row in rows)
+    assert {row.before for row in rows} == {row.change for row in rows} == {"not measured"}
+    assert views.roles(measured) == ("reference", "engine")

@@ -110,7 +110,7 @@ def test_numbers(text, expected):
         ),
         (
             gate("size_ratio", bound=0.5, estimate=0.2631, lower=0.2631, upper=0.2631),
-            "file size against dense 0.26× (counted; allowed 0.5×)",
+            "file size against the reference 0.26× (counted; allowed 0.5×)",
         ),
         (
             gate(estimate=None, lower=None, upper=None, outcome=Outcome.INCONCLUSIVE),

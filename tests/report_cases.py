@@ -7,7 +7,19 @@ from accuracy_cases import gallery, sound, unseen
 
 from madx.recipe import GateConfig
 from madx.report import ReportContent
-from madx.verify import Accuracy, Curve, EngineParity, Ladder, Latency, Measurements, Parity, Sizes, Verdict, judge
+from madx.verify import (
+    Accuracy,
+    Curve,
+    EngineParity,
+    Ladder,
+    Latency,
+    Measurements,
+    Parity,
+    Sizes,
+    Subject,
+    Verdict,
+    judge,
+)
 
 HOSTILE = "<script>alert('x')</script> | `tick` \x1b[31m & \"quoted\" \udcff"
 """What a path, a name or an engine's error may hold."""
@@ -95,6 +107,36 @@ def latency(speedup=2.6, noise=0.01, pairs=40, disturbed=2):
         control_b=base[3],
         machine={"cpu_mhz": np.full(pairs, 2600.0), "waiting": waiting, "load": np.linspace(0.1, 0.3, pairs)},
         facts={"machine": {"cpus": 4}, "reference": {"intra_op_threads": 4, "spinning": False}},
+    )
+
+
+def lone(measured):
+    """The same without its reference."""
+    accuracy = replace(measured.accuracy, clean_reference=None, standing_reference=None)
+    return replace(
+        measured,
+        accuracy=accuracy,
+        latency=None,
+        parity=Parity(None, measured.parity.candidate),
+        soundness=replace(measured.soundness, reference=None),
+        sizes=Sizes(None, measured.sizes.candidate),
+        reference=None,
+        candidate=Subject("engine", "ab" * 32),
+        ladder=None,
+        curve=None,
+    )
+
+
+def blind(measured):
+    """The same without torch twins."""
+    nothing = EngineParity(np.zeros(0, bool), np.zeros(0, bool), np.zeros(0), ())
+    kinds = ("query",) * len(measured.accuracy.kinds)
+    return replace(
+        measured,
+        accuracy=replace(measured.accuracy, kinds=kinds),
+        parity=Parity(nothing if measured.reference else None, nothing),
+        soundness=replace(measured.soundness, reference=None, candidate=None),
+        curve=None,
     )
 
 
@@ -211,6 +253,8 @@ FAILING = content((measurements(lost=150, speedup=1.2),))
 UNDECIDED = content((measurements(lost=30),))
 TWO_ENGINES = content((measurements(), measurements("openvino-cpu-fp32", lost=20)))
 MISSING = content((), missing={"tensorrt-fp16": "it could not be built: " + unbuilt("tensorrt-fp16")["reason"]})
+LONE = content((lone(measurements()),), coverage={}, finetuning={}, saliency={})
+QUERIES = content((blind(lone(measurements())),), coverage={}, finetuning={}, saliency={})
 BARE = ReportContent(
     recipe={},
     verdict=Verdict(gates=()),
@@ -236,6 +280,8 @@ CONTENTS = {
     "undecided": UNDECIDED,
     "two engines": TWO_ENGINES,
     "missing": MISSING,
+    "lone": LONE,
+    "queries": QUERIES,
     "bare": BARE,
     "hostile": HOSTILE_RUN,
 }
