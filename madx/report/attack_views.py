@@ -82,6 +82,20 @@ def check_rows(sound: Soundness) -> tuple[CheckRow, ...]:
     return tuple(_checks(sound))
 
 
+def trial_sentence(sound: Soundness) -> str:
+    """What it means that the checks raised no sign; gradients can be checked only where there is a twin."""
+    if sound.candidate is None:
+        return (
+            "Without a torch twin one check was possible: the queries were tried on an undefended classifier, on "
+            f"{sound.images} gate images. What gradients would find on this engine is not known."
+        )
+    return (
+        f"Tried on {sound.images} gate images where it is known what an attack must do, on every engine that has a "
+        "torch twin, they did it: no sign of masked gradients, of unfinished work, or of an attack that finds nothing "
+        "anywhere."
+    )
+
+
 def _turned(clean: Bools, attacked: Bools, standing: Bools) -> list[int]:
     """How many images that had stood until then each attack turned."""
     left, counts = clean.copy(), []

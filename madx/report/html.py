@@ -119,7 +119,7 @@ def _attacks(measured: Measurements) -> dict[str, Any]:
         "rows": rows,
         "cost": attack_views.total_cost(rows, measured.accuracy.images),
         "checks": attack_views.check_rows(measured.soundness),
-        "images": measured.soundness.images,
+        "trial": attack_views.trial_sentence(measured.soundness),
         "signs": signs(measured),
     }
 

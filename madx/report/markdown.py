@@ -154,7 +154,8 @@ def _attack_tables(measured: Measurements) -> Iterator[str]:
         headings, ((_text(row.name), row.kind, *(words.count(getattr(row, name)) for name in counts)) for row in rows)
     )
     yield from ("", f"Cost: {attack_views.total_cost(rows, measured.accuracy.images)}.", "")
-    yield from (f"The attacks tried on {measured.soundness.images} images where it is known what they must do:", "")
+    doubtful = bool(signs(measured))
+    yield from ("What they must do:" if doubtful else attack_views.trial_sentence(measured.soundness), "")
     checks = attack_views.check_rows(measured.soundness)
     yield from _table(
         ("images that …", "wanted:", *_columns(measured)),

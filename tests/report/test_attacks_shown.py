@@ -107,5 +107,17 @@ def test_signs_against_the_attacks_are_said_in_words():
 def test_a_sound_attack_is_said_to_be_sound():
     quiet = replace(cases.measurements(), soundness=sound())
     page, text = render_html(cases.content((quiet,))), render_markdown(cases.content((quiet,)))
-    assert "no sign of masked" in page
+    for report in (page, text):
+        assert "no sign of masked" in " ".join(report.split())
+        assert "What gradients would find on this engine is not known." not in report
     assert "cannot be trusted" not in text
+
+
+def test_without_a_twin_nobody_claims_that_gradients_were_checked():
+    """Nothing was tried on the engine, so finding no sign means nothing."""
+    queried = replace(cases.measurements(), soundness=replace(sound(), reference=None, candidate=None))
+    page, text = render_html(cases.content((queried,))), render_markdown(cases.content((queried,)))
+    for report in (page, text):
+        assert "no sign of masked" not in " ".join(report.split())
+        assert "What gradients would find on this engine is not known." in report.replace("\xa0", " ")
+    assert page.count("not measured</td>") >= 8
