@@ -121,7 +121,6 @@ def run_stages(
         RecipeError: the processes cannot share a training batch evenly.
     """
     _check_alike(context, wanted)
-    _ = context.sources  # read by all together: later, process 0 would have them and not wait for the others
     context.world.share(lambda: _settle_origin(context, wanted))
     names = [stage.name for stage in wanted]
     own = [stage for stage in walk(context) if stage.name in names]  # they know what comes before them in this run
