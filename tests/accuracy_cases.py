@@ -33,6 +33,7 @@ def sound(images=200, **side):
     none, most = np.zeros(images, dtype=bool), np.arange(images) < 0.7 * images
     whole = {
         "blind": none,
+        "misled": none,
         "twin_right": most,
         "engine_right": most,
         "fell_when_doubled": none,

@@ -16,7 +16,7 @@ from rich.markup import escape
 import madx
 from madx.cli import github, show
 from madx.cli.options import Baseline, Outside, grouped
-from madx.distributed import announce, join, leave_note, lost_contact
+from madx.distributed import announce, join, leave, leave_note, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def main() -> None:
             traceback.print_exc()
             print(f"madx: {told}", file=sys.stderr, flush=True)
         sys.exit(_CRASHED)
+    finally:
+        leave()
 
 
 def _refuse(error: MadxError) -> NoReturn:
@@ -231,7 +233,8 @@ def inspect(
     else:
         room.print_findings(findings)
     if any(stage["changed"] for stage in findings["stages"].values()):
-        raise ArtifactError(f"{run_dir}: files are no longer what their stages wrote; `madx run` makes them again")
+        again = "the command that made them makes them again"
+        raise ArtifactError(f"{run_dir}: files are no longer what their stages wrote; {again}")
 
 
 def _run_to_verdict(names: list[str], context: Context, as_json: bool, *, again: bool = False) -> None:

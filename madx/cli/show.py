@@ -94,6 +94,9 @@ def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:
             console.print(escape(engine))
         outcome = gate.outcome.value
         console.print(f"  {_coloured(outcome)}{' ' * (13 - len(outcome))}{escape(words.clause(gate))}")
+        if outcome == "INCONCLUSIVE":  # the number alone may look like a pass
+            for sentence in gate.evidence[1:] or gate.evidence:
+                console.print(f"{' ' * 15}{escape(words.clean(sentence))}")
     for warning in found.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(words.clean(warning))}")
     console.print(f"verdict: [bold]{_coloured(found.outcome.value)}[/bold]")

@@ -8,7 +8,7 @@ Process 0 alone touches the run directory and the terminal. What the others need
 """
 
 from madx.distributed.failures import announce, leave_note, lost_contact
-from madx.distributed.launch import join
+from madx.distributed.launch import join, leave
 from madx.distributed.world import SINGLE, World
 
-__all__ = ["SINGLE", "World", "announce", "join", "leave_note", "lost_contact"]
+__all__ = ["SINGLE", "World", "announce", "join", "leave", "leave_note", "lost_contact"]

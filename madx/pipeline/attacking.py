@@ -81,9 +81,19 @@ def measure_accuracy(context: Context, config: EngineConfig, reference: Side | N
         if number not in parts:
             parts[number] = next(values)
             _store_chunk(context, config, number, parts[number])
-        if recipe.verify.sequential and decided(_joined(parts, number + 1), recipe.verify.gates):
+        if recipe.verify.sequential and _enough(context, _joined(parts, number + 1)):
             break
     return _joined(parts, number + 1)
+
+
+def _enough(context: Context, so_far: Accuracy) -> bool:
+    """Whether the gates are decided; one on the worst class not before every class of the gate's images was seen."""
+    gates, gate = context.recipe.verify.gates, context.splits.gate
+    if any(asked.metric == "worst_class_drop" for asked in gates):
+        wanted = set(gate.source.labels[gate.index[: gate_images(context)]].tolist())
+        if wanted - set(so_far.labels.tolist()):
+            return False
+    return decided(so_far, gates)
 
 
 def _joined(parts: dict[int, Accuracy], chunks: int) -> Accuracy:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from madx.attacks import Apgd, Attack, Suite, Victim, input_gradient, linear_classifier, run_suite
+from madx.attacks import (
+    Apgd,
+    Attack,
+    CrossEntropy,
+    Suite,
+    Victim,
+    input_gradient,
+    linear_classifier,
+    norm_named,
+    run_suite,
+)
+from madx.attacks.norms import inside
 from madx.pipeline.attacking import Side
 from madx.pipeline.context import Context
 from madx.pipeline.twins import LARGEST_GAP
@@ -22,6 +33,8 @@ _IMAGES = 200
 _FITTED = 1000
 """Selection images that the undefended classifier is fitted to."""
 _UNBOUNDED = (Apgd(steps=50),)
+_SHORT = 1 / 8
+"""Of eps: far enough for float32, too short for a sound network to turn downhill."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,8 @@ def measure_soundness(context: Context, suite: Suite, reference: Side | None, ca
 def judge_attacks(trial: Trial, reference: Side | None, candidate: Side, undefended: nn.Module) -> Soundness:
     """What the attacks of a trial achieve where it is known what they must; queries alone where there is no twin."""
     network = Victim.of(undefended)
-    _, standing = trial.attacked(network, trial.suite.query if candidate.twin is None else trial.suite.twin)
+    own = replace(trial, labels=network.forward(trial.images).argmax(1))
+    _, standing = own.attacked(network, trial.suite.query if candidate.twin is None else trial.suite.twin)
     return Soundness(
         reference=_side(trial, reference) if reference else None,
         candidate=_side(trial, candidate),
@@ -94,6 +108,7 @@ def _side(trial: Trial, side: Side) -> SideSoundness | None:
     _, unbounded = trial.attacked(network, _UNBOUNDED, threat=_anything(trial))
     return SideSoundness(
         blind=_bools(_blind(side.twin, trial.images, trial.labels)),
+        misled=_bools(_misled(trial, network)),
         twin_right=_bools(standing),
         engine_right=_bools(side.logits(points).argmax(1) == trial.labels),
         fell_when_doubled=_bools(fell),
@@ -113,6 +128,19 @@ def _bools(rows: Tensor) -> Bools:
 
 
 def _blind(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Where an attack sees nothing: the loss's gradient at the image is exactly zero."""
+    """Where an attack sees nothing: the loss's gradient at the image is exactly zero, or not a number."""
     _, slope = input_gradient(network, largest_gap=LARGEST_GAP)(x, y)
-    return slope.flatten(1).abs().amax(1) == 0
+    return ~(slope.flatten(1).abs().amax(1) > 0)
+
+
+def _misled(trial: Trial, network: Victim) -> Tensor:
+    """Where a short step along the gradient leads no higher than one against it: noise, or another way, is no guide.
+
+    The two are compared with each other, because any step may raise a loss at a point that is far from the border.
+    """
+    loss, x, y, threat = CrossEntropy(), trial.images, trial.labels, trial.threat
+    norm = norm_named(threat.norm)
+    _, slope = network.gradient(loss)(x, y)
+    step = _SHORT * threat.eps * norm.direction(slope.nan_to_num(nan=0.0))
+    along, against = (loss(network.forward(inside(norm, x + move, x, threat.eps)), y) for move in (step, -step))
+    return ~(along > against)

@@ -56,7 +56,8 @@ def _timed(context: Context, config: EngineConfig, rungs: dict[str, Engine]) -> 
 def _full_precision(context: Context, config: EngineConfig) -> EngineConfig | None:
     """The engine of the same runtime in fp32, if the recipe has it, this is another, and it was built."""
     for other in context.recipe.export.engines:
-        if (other.kind, other.precision) == (config.kind, "fp32") and config.precision != "fp32":
+        same = (other.kind, other.precision, other.threads) == (config.kind, "fp32", config.threads)
+        if same and config.precision != "fp32":
             return other if context.read_json(files.build(other))["built"] else None
     return None
 

@@ -52,7 +52,7 @@ def verify(context: Context) -> list[str]:
             outputs.append(context.write_arrays(files.measurements(config), values.to_arrays()))
     settings = context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
-    subject = {"engines": hashes, "verify": context.recipe.verify.model_dump(mode="json")}
+    subject = {"engines": hashes, "gates": [gate.model_dump(mode="json") for gate in settings.gates]}
     attempt = _attempts(earlier, subject) + 1
     if attempt > 1:
         verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))

@@ -25,8 +25,8 @@ class LatencyConfig(Section):
     seconds: Annotated[Number, Field(gt=0)] = 20
     """Time budget of one comparison; sampling stops earlier when the interval is tight enough."""
     pairs: Annotated[Integer, Field(ge=30)] = 60
-    """Block pairs at least; a pair is one ABBA or BAAB schedule. A p99 wants 662 independent calls of each engine, that
-    is 17 pairs of blocks of 20 on a machine without any rhythm of its own, and more on one with."""
+    """Block pairs at least; a pair is one ABBA or BAAB schedule. A p99 wants 662 independent calls of each engine
+    (pairs x 2 x block_calls) on a machine without any rhythm of its own, and more on one with."""
     block_calls: Annotated[Integer, Field(ge=5)] = 20
     """Calls a block; a block counts with its median."""
 

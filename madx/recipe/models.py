@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from madx.recipe.gates import GateConfig, LatencyConfig
 from madx.recipe.section import Section
 from madx.recipe.values import Arguments, Count, CountOrAuto, FactoryName, ImageCount, Integer, Number, Share, not_bool
 
 RECIPE_VERSION = 1
+KINDS_OF_ATTACK = ("suite", "pgd")
+"""Names that pydantic puts into the place of an error; a recipe has no such keys."""
 
 
 class DataConfig(Section):
@@ -270,9 +272,13 @@ class ExportConfig(Section):
 class VerifyConfig(Section):
     """Measurements on the deployed engines and the gates that judge them."""
 
-    attack: Literal["quick", "standard", "paranoid"] | AttackConfig = "standard"
+    attack: Annotated[
+        Annotated[Literal["quick", "standard", "paranoid"], Tag(KINDS_OF_ATTACK[0])]
+        | Annotated[AttackConfig, Tag(KINDS_OF_ATTACK[1])],
+        Discriminator(lambda value: KINDS_OF_ATTACK[not isinstance(value, str)]),
+    ] = "standard"
     """Attacks on both engines, with the same budget for both: quick, standard or paranoid (docs/attacks.md says what
-    they are and cost), or {steps: 20} for PGD on the torch twins alone, which sees no masked gradients."""
+    they are and cost), or {steps: 20} for PGD on the torch twins alone, which cannot notice masked gradients."""
     eight_bit: bool = False
     """Whether what still stands meets the last examples once more, rounded to 8-bit pixels as in a file."""
     images: ImageCount | None = None

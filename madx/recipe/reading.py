@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from madx.errors import RecipeError
 from madx.recipe.dialect import Loader
-from madx.recipe.models import RECIPE_VERSION, Recipe
+from madx.recipe.models import KINDS_OF_ATTACK, RECIPE_VERSION, Recipe
 
 _UNREADABLE = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """The safe loader lets impossible dates, bad values of explicit tags and deep nesting through as bare errors."""
@@ -99,7 +99,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
 
 
 def _explain(detail: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in detail["loc"])
+    where = ".".join(str(part) for part in detail["loc"] if part not in KINDS_OF_ATTACK)
     given = detail["input"]
     if detail["type"] == "extra_forbidden":
         legal = _keys_at(detail["loc"][:-1])
@@ -121,8 +121,8 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """The keys that the recipe knows in the section at `location`."""
     section: type[BaseModel] = Recipe
     for name in location:
-        if isinstance(name, int):
-            continue
+        if name not in section.model_fields:
+            continue  # a place in a list, or pydantic's name for one of several kinds of value
         section = _section_of(section.model_fields[name].annotation) or section
     return list(section.model_fields)
 

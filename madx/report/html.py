@@ -93,7 +93,7 @@ def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) 
         "ladder": latency_views.ladder_rows(measured.ladder),
         "disturbances": latency_views.disturbances(latency),
         "distribution": latency_figures.distribution(latency, f"e{number}calls"),
-        "blocks": latency_figures.blocks(latency, f"e{number}blocks"),
+        "blocks": latency_figures.blocks(latency, f"e{number}blocks", views.roles(measured)),
         "ratios": latency_figures.ratios(latency, speedup, f"e{number}ratios", bound=required),
     }
 

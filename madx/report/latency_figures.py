@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ _CORNERS = 300
 
 def distribution(latency: Latency, name: str) -> Markup:
     """How many of the calls took longer than so many ms: one line for each engine, the tail spread out."""
-    sides = (("dense", latency.reference, svg.DENSE), ("pruned", latency.candidate, svg.PRUNED))
+    sides = ((latency.reference, svg.DENSE), (latency.candidate, svg.PRUNED))
     with svg.drawing(_WIDTH, 2.2) as (figure, axes):
-        for _, calls, colour in sides:
+        for calls, colour in sides:
             times, slower = _survival(1000 * calls.ravel())
             axes.plot(times, slower, color=colour, linewidth=1.5, drawstyle="steps-post")
         axes.set_yscale("log")
@@ -39,14 +40,12 @@ def distribution(latency: Latency, name: str) -> Markup:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         _fit_positive(axes, 1000 * np.stack([latency.reference, latency.candidate]))
         axes.grid()
-        return svg.inline(
-            figure, name, label="share of the calls of the dense and of the pruned engine that took longer"
-        )
+        return svg.inline(figure, name, label="share of the calls of the two engines that took longer")
 
 
-def blocks(latency: Latency, name: str) -> Markup:
+def blocks(latency: Latency, name: str, roles: Sequence[str]) -> Markup:
     """Every block median of both engines; within a row, time runs from top to bottom."""
-    sides = (("dense", latency.reference, svg.DENSE), ("pruned", latency.candidate, svg.PRUNED))
+    sides = ((roles[0], latency.reference, svg.DENSE), (roles[1], latency.candidate, svg.PRUNED))
     with svg.drawing(_WIDTH, 1.9) as (figure, axes):
         for row, (_, values, colour) in enumerate(sides):
             times = 1000 * block_medians(values).ravel()
@@ -58,7 +57,8 @@ def blocks(latency: Latency, name: str) -> Markup:
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0, labelcolor=svg.INK)
         axes.spines["left"].set_visible(False)
-        return svg.inline(figure, name, label="block medians of the dense and of the pruned engine, ms per call")
+        label = f"block medians of the {roles[0]} and of the {roles[1]} engine, ms per call"
+        return svg.inline(figure, name, label=label)
 
 
 def ratios(latency: Latency, speedup: Ratio, name: str, *, bound: float | None) -> Markup:

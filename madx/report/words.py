@@ -157,7 +157,7 @@ def clause(gate: GateResult, *, subject: str = "") -> str:
         subject: stands in for the metric's name and estimate.
     """
     if gate.estimate is None:
-        return f"{title(gate.metric)} {ABSENT} ({_wanted(gate)})"
+        return f"{title(gate.metric)}: no number ({_wanted(gate)})"
     subject = subject or f"{title(gate.metric)} {estimate(gate)}"
     return f"{subject} ({_decisive(gate)}; {_wanted(gate)})"
 

@@ -11,7 +11,7 @@ from madx.stats.paired import drop_interval, planned_images, tango_interval, tan
 from madx.stats.percentiles import Percentile, percentile, samples_needed
 from madx.stats.ranks import hodges_lehmann, signed_rank_cut, spearman
 from madx.stats.ratios import retention_interval, retention_statistic
-from madx.stats.shares import clopper_pearson
+from madx.stats.shares import clopper_pearson, planned_shares
 
 __all__ = [
     "Percentile",
@@ -24,6 +24,7 @@ __all__ = [
     "percentile",
     "planned_bets",
     "planned_images",
+    "planned_shares",
     "retention_interval",
     "retention_statistic",
     "samples_needed",

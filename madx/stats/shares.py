@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from scipy.special import betaincinv
+import math
+
+from scipy.special import betaincinv, ndtri
 
 from madx.stats.checks import check_confidence, check_count
 
@@ -22,3 +24,21 @@ def clopper_pearson(successes: int, n: int, *, confidence: float) -> tuple[float
     lower = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, alpha))
     upper = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - alpha))
     return lower, upper
+
+
+def planned_shares(share: float, bound: float, *, alpha: float, power: float) -> int:
+    """Images for an exact test of a share against `bound` to decide with `power` when the true share is `share`.
+
+    n0 = ((z_alpha sqrt(b (1 - b)) + z_power sqrt(p (1 - p))) / (p - b))^2, and for counts being whole numbers
+    n = n0 / 4 (1 + sqrt(1 + 2 / (n0 |p - b|)))^2 (Fleiss, Levin and Paik, Statistical Methods for Rates, section 2.5).
+
+    Args:
+        share: p, above 0, below 1 and different from the bound.
+        bound: b, above 0 and below 1.
+        alpha: one-sided error rate.
+        power: wanted probability of a decision.
+    """
+    distance = abs(share - bound)
+    spread = ndtri(1 - alpha) * math.sqrt(bound * (1 - bound)) + ndtri(power) * math.sqrt(share * (1 - share))
+    plain = (float(spread) / distance) ** 2
+    return math.ceil(plain / 4 * (1 + math.sqrt(1 + 2 / (plain * distance))) ** 2)

@@ -7,15 +7,17 @@ images that parity was measured on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from madx.recipe import GateConfig
 from madx.verify.arrays import known
 from madx.verify.evidence import Finding
-from madx.verify.image_findings import METRICS_OVER_IMAGES, METRICS_UNDER_ATTACK, over_images, share_finding
+from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_finding
+from madx.verify.lacking import ABSOLUTE
 from madx.verify.limits import discordant
 from madx.verify.measurements import Measurements
+from madx.verify.parity import EngineParity
 from madx.verify.signs import signs
 from madx.verify.speed import claimed_gain, p99_ratio, speedup
 
@@ -33,11 +35,14 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
         gate: metric, bound and confidence.
         sequential: whether the number of images was decided by looking at them, see `madx.verify.limits`.
     """
+    alone = gate.metric in ABSOLUTE and gate.metric != "parity_flips"
+    sides = {name: side for name, side in measured.parity.sides.items() if not (alone and name == "reference")}
     if gate.metric not in METRICS_OVER_IMAGES:
-        return _METRICS[gate.metric](measured, gate)
+        found = _METRICS[gate.metric](measured, gate)
+        return found if gate.metric == "size_ratio" else replace(found, doubts=(*_broken(sides), *found.doubts))
     found = over_images(measured.accuracy, gate, sequential=sequential)
-    distrust = signs(measured) if gate.metric in METRICS_UNDER_ATTACK else ()
-    return replace(found, doubts=(*_contract_doubts(measured), *distrust, *found.doubts))
+    distrust = signs(measured, alone=alone) if gate.on_robustness else ()
+    return replace(found, doubts=(*_contract_doubts(sides), *distrust, *found.doubts))
 
 
 def _parity_flips(measured: Measurements, gate: GateConfig) -> Finding:
@@ -58,21 +63,24 @@ def _size_ratio(measured: Measurements, _gate: GateConfig) -> Finding:
     return Finding(estimate=ratio, lower=ratio, upper=ratio, evidence=(evidence,), method="counted")
 
 
-def _contract_doubts(measured: Measurements) -> tuple[str, ...]:
-    """An engine that breaks its contract, or is not its twin, has no accuracy that deserves the name."""
-    sides = measured.parity.sides
-    broken = [
+def _broken(sides: Mapping[str, EngineParity]) -> tuple[str, ...]:
+    """An engine that breaks its contract is none: neither its speed nor its labels mean anything."""
+    return tuple(
         f"The {name} engine breaks its contract: {sentence}."
         for name, side in sides.items()
         for sentence in side.violations
-    ]
+    )
+
+
+def _contract_doubts(sides: Mapping[str, EngineParity]) -> tuple[str, ...]:
+    """An engine that breaks its contract, or is not its twin, has no accuracy that deserves the name."""
     strange = [
         f"The {name} engine labels {int(side.flips.sum())} of {side.images} images otherwise than the torch twin that "
         "the adversarial examples were made on, so these examples do not attack the engine."
         for name, side in sides.items()
         if side.images and float(side.flips.mean()) > TWIN_FLIPS
     ]
-    return (*broken, *strange)
+    return (*_broken(sides), *strange)
 
 
 _METRICS: dict[str, Callable[[Measurements, GateConfig], Finding]] = {

@@ -13,11 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from madx.recipe import GateConfig
-from madx.stats import clopper_pearson
+from madx.stats import clopper_pearson, planned_shares
 from madx.verify.arrays import Bools, known
 from madx.verify.class_findings import worst_class_drop
 from madx.verify.evidence import Finding, points
 from madx.verify.limits import (
+    PLANNED_POWER,
     discordant,
     drop_limits,
     images_advice,
@@ -41,13 +42,12 @@ def share_finding(hits: Bools, gate: GateConfig, *, word: str, sequential: bool)
     n, count = len(hits), int(hits.sum())
     limits = share_limits(hits, gate, sequential=sequential)
     share = (count + 0.5) / (n + 1)  # no hit at all does not mean no variance
-    more = more_images(
-        n,
-        variance=share * (1 - share),
-        distance=gate.bound - count / n,
-        sequential=sequential,
-        alpha=1 - gate.confidence,
-    )
+    if sequential or not 0 < gate.bound < 1 or share == gate.bound:
+        distance = gate.bound - count / n
+        variance = share * (1 - share)
+        more = more_images(n, variance=variance, distance=distance, sequential=sequential, alpha=1 - gate.confidence)
+    else:
+        more = max(planned_shares(share, gate.bound, alpha=1 - gate.confidence, power=PLANNED_POWER) - n, 1)
     return Finding(
         estimate=count / n,
         lower=limits.lower,
@@ -184,5 +184,3 @@ _METRICS: dict[str, Callable[[Accuracy, GateConfig, bool], Finding]] = {
 }
 METRICS_OVER_IMAGES = frozenset(_METRICS)
 """Metrics that more images of the gate's split sharpen, and that `verify.sequential` may stop early."""
-METRICS_UNDER_ATTACK = frozenset({"robust_drop", "robust_accuracy", "retention", "worst_class_drop"})
-"""Of these, the ones that no better than the attacks are."""

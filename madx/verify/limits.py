@@ -30,8 +30,8 @@ _TANGO = "Tango's score test, widened for few images"
 _NAM_BLACKWELDER = "Nam and Blackwelder's score test, widened for few images"
 _CLOPPER_PEARSON = "Clopper-Pearson"
 _BETTING = "betting test, valid at every look"
-_LEAST_GROWTH = 0.1
-"""A betting test that is not through although most would be is worth at least this share of further images."""
+_LEAST_GROWTH = 1.0
+"""A betting test that is not through although most would be wants as many images again, at least."""
 
 
 @dataclass(frozen=True)

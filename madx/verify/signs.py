@@ -22,6 +22,8 @@ MASKING_IMAGES = 3
 """... and fewer images than these say nothing, whatever their share."""
 UNFINISHED = 0.01
 """Share that twice the steps may turn."""
+MISLED = 0.05
+"""Share on which a short step along the gradient may lead no higher than one against it."""
 UNBOUNDED = 0.02
 """Share that may stand although every image is allowed."""
 UNDEFENDED = 0.1
@@ -32,27 +34,34 @@ CONFIDENCE = 0.95
 """One-sided, of every "clearly more" below."""
 
 
-def signs(measured: Measurements) -> tuple[str, ...]:
-    """What forbids a PASS of every gate on robustness, one sentence each; empty when the attacks held up."""
-    return (
-        *masking(measured.accuracy),
-        *signs_of_attacks(measured.soundness),
-    )
+def signs(measured: Measurements, *, alone: bool = False) -> tuple[str, ...]:
+    """What forbids a PASS of gates on robustness, one sentence each; empty when the attacks held up.
+
+    Args:
+        measured: all of one engine.
+        alone: for a gate on the candidate by itself: what is wrong with the reference is no matter.
+    """
+    return (*masking(measured.accuracy, alone=alone), *signs_of_attacks(measured.soundness, alone=alone))
 
 
-def masking(accuracy: Accuracy) -> tuple[str, ...]:
+def masking(accuracy: Accuracy, *, alone: bool = False) -> tuple[str, ...]:
     """Those that the outcomes of the attacks themselves show."""
     clean, standing = accuracy.clean_reference, accuracy.standing_reference
     return (
-        *(() if clean is None or standing is None else _masking("reference", accuracy, clean, standing)),
+        *(() if alone or clean is None or standing is None else _masking("reference", accuracy, clean, standing)),
         *_masking("candidate", accuracy, accuracy.clean_candidate, accuracy.standing_candidate),
     )
 
 
-def signs_of_attacks(sound: Soundness) -> tuple[str, ...]:
+def signs_of_attacks(sound: Soundness, *, alone: bool = False) -> tuple[str, ...]:
     """Those that show where the attacks were tried out."""
     return (
-        *(sentence for name, side in sound.sides.items() for sentence in _of_side(name, side)),
+        *(
+            sentence
+            for name, side in sound.sides.items()
+            if not (alone and name == "reference")
+            for sentence in _of_side(name, side)
+        ),
         *_no_sensitivity(sound),
     )
 
@@ -77,8 +86,13 @@ def _of_side(side: str, sound: SideSoundness) -> Iterator[str]:
     n = len(sound.blind)
     if blind := int(sound.blind.sum()):
         yield (
-            f"The {side}'s input gradient is exactly zero on {blind} of {n} images (masked gradients), so attacks by "
-            "gradient see nothing there."
+            f"The {side}'s input gradient is exactly zero on {blind} of {n} images or no number (masked gradients), so "
+            "attacks by gradient see nothing there."
+        )
+    if _clearly_more(sound.misled, MISLED):
+        yield (
+            f"On {int(sound.misled.sum())} of {n} images a short step along the {side}'s input gradient raises the loss "
+            "no more than one against it: its gradients are masked and lead no attack."
         )
     if _clearly_more(sound.fell_when_doubled, UNFINISHED):
         yield (
@@ -103,10 +117,13 @@ def _of_side(side: str, sound: SideSoundness) -> Iterator[str]:
 def _no_sensitivity(sound: Soundness) -> Iterator[str]:
     """An assay that finds nothing in a sample known to be bad finds nothing anywhere."""
     if _clearly_more(sound.undefended, UNDEFENDED):
+        remedy = "Is threat.eps in the unit of images in [0, 1]?"
+        if not sound.sides:  # queries were all there was
+            remedy = "Take verify.attack: standard or paranoid, which ask more queries."
         yield (
-            f"An undefended linear classifier keeps {int(sound.undefended.sum())} of {sound.images} images under the "
-            f"same attacks (clean: {int(sound.undefended_clean.sum())}): at this threat the attacks could not tell a "
-            "defended network from an undefended one. Is threat.eps in the unit of images in [0, 1]?"
+            f"An undefended linear classifier keeps {int(sound.undefended.sum())} of its {sound.images} answers under "
+            "the same attacks: at this threat they could not tell a defended network from an undefended one. "
+            f"{remedy}"
         )
 
 

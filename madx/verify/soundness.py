@@ -20,7 +20,9 @@ class SideSoundness:
     """Of one engine and its torch twin; each [M]."""
 
     blind: Bools
-    """The twin's input gradient is exactly zero at the clean image."""
+    """The twin's input gradient is exactly zero, or not a number, at the clean image."""
+    misled: Bools
+    """A short step along that gradient raises the twin's loss no more than one against it."""
     twin_right: Bools
     """The twin is right on the worst example that the suite's part on the twin made."""
     engine_right: Bools
@@ -44,7 +46,7 @@ class SideSoundness:
         return cls(**{name: read_array(arrays, name) for name in _SIDE_FIELDS})
 
 
-_SIDE_FIELDS = ("blind", "twin_right", "engine_right", "fell_when_doubled", "unbounded")
+_SIDE_FIELDS = ("blind", "misled", "twin_right", "engine_right", "fell_when_doubled", "unbounded")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +58,9 @@ class Soundness:
     candidate: SideSoundness | None
     """None without a torch twin."""
     undefended_clean: Bools
-    """[M] a linear classifier, fitted without any defence, is right on the clean image."""
+    """[M] a linear classifier, fitted without any defence, is right on the clean image; for the record only."""
     undefended: Bools
-    """[M] and still under the suite's part on the twin; without any twin, under its queries."""
+    """[M] its own answer to the clean image outlives the same attacks; however little it knows, every image counts."""
 
     def __post_init__(self) -> None:
         rows = [self.undefended_clean, *(side.blind for side in self.sides.values())]

@@ -1,7 +1,6 @@
 """Signs that a number is too good or was come by wrongly: warnings on the verdict, one sentence each.
 
-A warning changes no outcome by itself; what must not pass is said by the findings. Later signs (gradient masking, a
-loss that still rises, an unbounded attack that fails) belong here too.
+A warning changes no outcome by itself. What forbids a PASS is said by the findings and by `madx.verify.signs`.
 """
 
 from __future__ import annotations

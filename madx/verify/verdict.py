@@ -33,7 +33,7 @@ class GateResult:
     bound: float
     direction: Literal["at_least", "at_most"]
     estimate: float | None
-    """None if the engine was not measured."""
+    """None if there is none: not measured, or the data do not carry it."""
     lower: float | None
     """One-sided limit at `confidence`; None if the data give none."""
     upper: float | None

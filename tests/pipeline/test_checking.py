@@ -49,6 +49,32 @@ class Denoising(Nearest):
         return super().forward((3 * (x - 0.5)).clamp(-0.5, 0.5) + 0.5)
 
 
+class Noise(torch.autograd.Function):
+    """Images pass; their gradient is noise."""
+
+    @staticmethod
+    def forward(_context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(_context, slope):
+        return torch.randn(slope.shape, generator=torch.Generator().manual_seed(int(1e6 * slope.abs().sum()) % 2**31))
+
+
+class Shattered(Nearest):
+    """Gradients that are there, finite, and tell nothing."""
+
+    def forward(self, x):
+        return super().forward(Noise.apply(x))
+
+
+class Broken(Nearest):
+    """Gradients that are no numbers."""
+
+    def forward(self, x):
+        return super().forward(x) + 0 * torch.sqrt(x - x).sum((1, 2, 3))[:, None]
+
+
 class Maze(Nearest):
     """Gradients point away from every other centre: they exist, and lead nowhere."""
 
@@ -85,6 +111,9 @@ def test_a_sound_attack_raises_no_sign():
         ({"twin": Staircase()}, "input gradient is exactly zero on 120 of 120 images"),
         ({"twin": Staircase()}, "Allowed to change the images at will"),
         ({"twin": Maze()}, "its gradients lead nowhere"),
+        ({"twin": Maze()}, "its gradients are masked and lead no attack"),
+        ({"twin": Shattered()}, "its gradients are masked and lead no attack"),
+        ({"twin": Broken()}, "or no number"),
         (
             {"twin": Nearest(), "suite": replace(SUITE, twin=(Pgd(AttackConfig(steps=2, relative_step=0.8)),))},
             "the attacks had not finished",

@@ -74,7 +74,7 @@ def weakened(recipe: Recipe, state: dict[str, torch.Tensor]) -> dict[str, torch.
         return evaluate(network, selection, AttackConfig(steps=10), recipe.threat, seed=0)[1]
 
     whole = robust(state)
-    for share in (0.05, 0.07, 0.09, 0.11, 0.13, 0.15, 0.18, 0.22):
+    for share in (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5):
         candidate = {
             name: value + share * value.std() * noise[name] if value.dim() == 4 else value
             for name, value in state.items()

@@ -6,6 +6,8 @@ import report_cases as cases
 from madx.report import latency_figures, latency_views
 from madx.verify.timings import block_medians
 
+ROLES = ("dense", "pruned")
+
 
 def dots(picture, variable):
     """Places of the dots drawn in that colour, row by row."""
@@ -15,7 +17,7 @@ def dots(picture, variable):
 
 def test_every_block_is_drawn_where_it_was_measured():
     latency = cases.latency(noise=0.2, pairs=35)
-    picture = latency_figures.blocks(latency, "blocks")
+    picture = latency_figures.blocks(latency, "blocks", ROLES)
     for variable, values in (("dense", latency.reference), ("pruned", latency.candidate)):
         (row,) = dots(picture, variable)
         assert len(row) == 2 * len(values)
@@ -35,9 +37,9 @@ def test_every_pair_and_its_control_are_drawn():
 def test_an_outlier_stays_in_the_picture():
     latency = cases.latency(pairs=30)
     latency.reference[3, 0, :] = 0.2
-    (row,) = dots(latency_figures.blocks(latency, "blocks"), "dense")
+    (row,) = dots(latency_figures.blocks(latency, "blocks", ROLES), "dense")
     places = [float(x) for x, _ in row]
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', latency_figures.blocks(latency, "blocks"))[1])
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', latency_figures.blocks(latency, "blocks", ROLES))[1])
     assert max(places) < width
     assert sorted(places)[-1] - sorted(places)[-2] > 0.3 * width
 

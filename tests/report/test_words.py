@@ -114,7 +114,7 @@ def test_numbers(text, expected):
         ),
         (
             gate(estimate=None, lower=None, upper=None, outcome=Outcome.INCONCLUSIVE),
-            "speed-up not measured (required 1.5×)",
+            "speed-up: no number (required 1.5×)",
         ),
         (
             gate(lower=None, upper=None, outcome=Outcome.INCONCLUSIVE),

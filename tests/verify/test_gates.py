@@ -203,14 +203,18 @@ def test_deciding_is_three_valued_and_mirrors(one, other, bound, direction):
 
 @pytest.mark.parametrize("side", ["reference", "candidate"])
 @pytest.mark.parametrize(
-    "metric", ["robust_drop", "robust_accuracy", "clean_drop", "clean_accuracy", "retention", "worst_class_drop"]
+    "metric",
+    ["robust_drop", "robust_accuracy", "clean_drop", "clean_accuracy", "retention", "worst_class_drop", "speedup"],
 )
-def test_a_broken_contract_keeps_accuracy_gates_from_passing(side, metric):
+def test_a_broken_contract_keeps_gates_from_passing(side, metric):
+    """The reference's is no matter to a gate on the candidate alone; and files may always be counted."""
     sides = {"reference": parity(), "candidate": parity()} | {side: parity(violations=("it looks like softmax",))}
-    bound = 0.03 if metric.endswith("drop") else 0.4
-    verdict = judge([measured(parity=Parity(**sides))], [gate(metric, bound), gate("speedup", 1.5)])
-    assert [judged.outcome for judged in verdict.gates] == [INCONCLUSIVE, PASS]
-    assert f"The {side} engine breaks its contract: it looks like softmax." in verdict.gates[0].evidence
+    bound = {"speedup": 1.5}.get(metric, 0.03 if metric.endswith("drop") else 0.4)
+    verdict = judge([measured(parity=Parity(**sides))], [gate(metric, bound), gate("size_ratio", 0.5)])
+    spared = side == "reference" and metric in ("robust_accuracy", "clean_accuracy")
+    assert [judged.outcome for judged in verdict.gates] == [PASS if spared else INCONCLUSIVE, PASS]
+    told = f"The {side} engine breaks its contract: it looks like softmax." in verdict.gates[0].evidence
+    assert told is not spared
     assert any("softmax" in warning for warning in verdict.warnings)
 
 
