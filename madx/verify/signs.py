@@ -91,8 +91,8 @@ def _of_side(side: str, sound: SideSoundness) -> Iterator[str]:
         )
     if _clearly_more(sound.misled, MISLED):
         yield (
-            f"On {int(sound.misled.sum())} of {n} images a short step along the {side}'s input gradient raises the loss "
-            "no more than one against it: its gradients are masked and lead no attack."
+            f"On {int(sound.misled.sum())} of {n} images a short step along the {side}'s input gradient raises the "
+            "loss no more than one against it: its gradients are masked and lead no attack."
         )
     if _clearly_more(sound.fell_when_doubled, UNFINISHED):
         yield (
