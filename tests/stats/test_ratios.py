@@ -93,7 +93,7 @@ def test_interval_is_no_sharper_than_the_test(counts, ratio):
     statistic = retention_statistic(*counts, ratio=ratio)
     assert statistic >= Z or lower < ratio
     assert statistic <= -Z or upper > ratio
-    if counts[2] > 0:  # a loss has its long tail on the other side
+    if counts[0] > 9 * counts[2] > 0:  # where most is kept, a loss has its long tail on the other side
         assert (statistic >= Z) == (lower >= ratio)
 
 
