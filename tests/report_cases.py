@@ -74,12 +74,14 @@ def accuracy(images=1000, lost=12, gained=4):
         labels=number % 10,
         clean_reference=clean,
         clean_candidate=clean & (number < 0.9 * images - lost // 2),
-        attacks=("PGD on the dense twin", "PGD on the pruned twin"),
-        attacked=np.stack([clean, clean]),
-        standing_reference=np.stack([clean & (number < 0.8 * images), robust]),
-        standing_candidate=np.stack([clean, candidate]),
-        overrun=np.zeros(2),
-        **unseen(2) | {"gallery": gallery(min(lost, 8), min(gained, 8), side=8)},
+        attacks=("PGD on the dense twin", "PGD on the pruned twin", "queries"),
+        attacked=np.stack([clean, clean, robust | candidate]),
+        standing_reference=np.stack([clean & (number < 0.8 * images), robust, robust]),
+        standing_candidate=np.stack([clean, candidate, candidate]),
+        overrun=np.zeros(3),
+        **unseen(3)
+        | {"kinds": ("white-box", "white-box", "query")}
+        | {"gallery": gallery(min(lost, 8), min(gained, 8), side=8)},
     )
 
 

@@ -22,6 +22,7 @@ def suspicions(measured: Measurements) -> tuple[str, ...]:
     compared = () if measured.reference is None else (*_rise(measured.accuracy), *_no_robustness(measured.accuracy))
     return (
         *compared,
+        *_no_queries(measured.accuracy),
         *_overruns(measured.accuracy),
         *_violations(measured.parity),
     )
@@ -34,8 +35,8 @@ def _rise(accuracy: Accuracy) -> Iterator[str]:
     if upper < 0:
         yield (
             f"robust accuracy ROSE by {100 * (gained - lost) / accuracy.images:.2f} points ({gained} images gained, "
-            f"{lost} lost), more than chance explains. Suspect the attack before you believe it: attack the pruned "
-            "network with more steps and restarts, and without gradients."
+            f"{lost} lost), more than chance explains. Suspect the attack before you believe it: take a stronger "
+            "verify.attack."
         )
 
 
@@ -46,6 +47,15 @@ def _no_robustness(accuracy: Accuracy) -> Iterator[str]:
         yield (
             f"the reference engine is robust on {robust} of {accuracy.images} images only: there is hardly any "
             "robustness to keep. Was it trained adversarially, at this eps?"
+        )
+
+
+def _no_queries(accuracy: Accuracy) -> Iterator[str]:
+    """A check that was left out must not look like one that found nothing."""
+    if "query" not in accuracy.kinds:
+        yield (
+            "no attack by queries was made, so masked gradients could have gone unseen; verify.attack: quick, standard "
+            "and paranoid make some"
         )
 
 

@@ -43,12 +43,12 @@ def accuracy(n=2000, kept=1000, lost=0, gained=0, overrun=0.0):
         labels=rows % 10,
         clean_reference=reference,
         clean_candidate=candidate,
-        attacks=("pgd",),
-        attacked=(reference | candidate)[None],
-        standing_reference=reference[None],
-        standing_candidate=candidate[None],
-        overrun=np.array([overrun]),
-        **unseen(1),
+        attacks=("pgd", "square"),
+        attacked=np.stack([reference | candidate] * 2),
+        standing_reference=np.stack([reference] * 2),
+        standing_candidate=np.stack([candidate] * 2),
+        overrun=np.array([overrun, 0]),
+        **unseen(2) | {"kinds": ("white-box", "query")},
     )
 
 

@@ -6,6 +6,7 @@ from accuracy_cases import gallery
 
 from madx.verify import Accuracy
 from madx.verify.signs import masking
+from madx.verify.suspicions import _no_queries
 
 
 def accuracy(n, *, turned_by_queries, side="candidate", kinds=("white-box", "query")):
@@ -50,3 +51,9 @@ def test_what_queries_gain_is_held_against_the_gradients(side, n, turned, suspic
 
 def test_what_an_engine_in_the_loop_gains_is_no_masking():
     assert masking(accuracy(1000, turned_by_queries=50, kinds=("white-box", "engine in the loop"))) == ()
+
+
+@pytest.mark.parametrize(("kinds", "warned"), [(("white-box", "query"), False), (("white-box", "8-bit"), True)])
+def test_a_suite_without_queries_says_that_a_check_is_missing(kinds, warned):
+    sentences = list(_no_queries(accuracy(1000, turned_by_queries=0, kinds=kinds)))
+    assert ["masked gradients could have gone unseen" in sentence for sentence in sentences] == [True] * warned
