@@ -7,6 +7,8 @@ run continues exactly; nothing in madx uses a global random state or the clock.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,3 +33,26 @@ def torch_generator(seed: int, *words: str | int) -> torch.Generator:
 def numpy_generator(seed: int, *words: str | int) -> np.random.Generator:
     """A numpy generator for the stream named by `words`."""
     return np.random.default_rng(derive_seed(seed, *words))
+
+
+@contextmanager
+def torch_draws(seed: int, *words: str | int, device: torch.device | None = None) -> Iterator[None]:
+    """Code that can only draw from torch's global state (dropout, constructors) draws from the stream named by `words`.
+
+    Args:
+        seed: the recipe's seed.
+        words: the stream's name.
+        device: a GPU whose state is seeded too; the CPU's always is.
+
+    Every state is as it was afterwards.
+    """
+    import torch
+
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        start = derive_seed(seed, *words)
+        torch.default_generator.manual_seed(start)  # torch.manual_seed would seed every GPU
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(start)
+        yield

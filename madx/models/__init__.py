@@ -6,8 +6,7 @@ A new architecture is a builder in a file of its own, one line in `ARCHITECTURES
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
@@ -22,7 +21,7 @@ from madx.models.resnet import resnet8, resnet18
 from madx.models.vgg import vgg16_bn
 from madx.models.wideresnet import wrn28_10
 from madx.recipe.models import ModelConfig
-from madx.seeds import derive_seed
+from madx.seeds import torch_draws
 
 __all__ = [
     "ARCHITECTURES",
@@ -63,7 +62,7 @@ def build_model(config: ModelConfig, *, shape: tuple[int, int, int], classes: in
             f"a network for shape {shape} and {classes} classes; expected (channels, height, width), all 1 or more."
         )
     norm = read_normalise(config.args.get(RESERVED), channels=shape[0])
-    with _own_randomness(seed):
+    with torch_draws(seed, "model"):
         if config.factory is not None:
             return _users(config, config.factory, norm, shape=shape, classes=classes)
         return _ours(config, norm, shape=shape, classes=classes)
@@ -96,11 +95,3 @@ def _own_arguments(config: ModelConfig) -> dict[str, object]:
 def _ready(network: nn.Module) -> nn.Module:
     """The network as every stage expects it; a factory may have left it otherwise."""
     return network.to(device="cpu", dtype=torch.float32).eval()
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Constructors draw from torch's global CPU generator: seed it for them and put its state back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "model"))  # torch.manual_seed would seed GPUs too
-        yield

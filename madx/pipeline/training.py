@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from madx.errors import ModelError
 from madx.models import load_weights, state_digest
 from madx.pipeline import files
 from madx.pipeline.context import Context
+from madx.pipeline.twins import twin
 from madx.recipe import LoopConfig
 from madx.train import TrainingJob, train_
+from madx.verify import check_form
+
+_PROBES = 16
+"""Images that the network is tried with before hours are spent on it."""
 
 
 def train(context: Context) -> list[str]:
@@ -21,6 +28,7 @@ def train(context: Context) -> list[str]:
     if weights is not None:
         module.load_state_dict(context.world.share(lambda: _given(module, weights)))
         context.progress.say(f"weights taken from {weights}")
+    _check_it_returns_logits(context, module)
     log = []
     if recipe.train is not None:
         module.to(context.device)
@@ -36,6 +44,20 @@ def train(context: Context) -> list[str]:
         },
     )
     return [files.DENSE, files.TRAINING]
+
+
+def _check_it_returns_logits(context: Context, module: nn.Module) -> None:
+    """What export would refuse after the training is refused before it.
+
+    Raises:
+        ModelError: it returns probabilities, or its logits change from call to call or with the batch.
+    """
+    images, _ = context.splits.selection.tensors(0, _PROBES)
+    if found := check_form(twin(module, torch.device("cpu")), images.numpy()):
+        raise ModelError(
+            f"model: {context.recipe.model.name} does not behave like a classifier in eval mode: {'; '.join(found)}; "
+            "its forward must return logits [B, K], the same for an image whatever else is in the batch"
+        )
 
 
 def _given(module: nn.Module, weights: Path) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from madx.errors import TrainingError
 from madx.models import state_digest
 from madx.progress import Progress, Silent
 from madx.recipe import AttackConfig, LoopConfig
-from madx.seeds import torch_generator
+from madx.seeds import torch_draws, torch_generator
 from madx.train.augment import augment
 from madx.train.evaluation import Evaluation, evaluate
 from madx.train.job import TrainingJob, batches, evaluation_steps
@@ -125,8 +125,9 @@ class _Run:
         adversarial = self._examples(x, y, generator)
         self.module.train()
         self.optimiser.zero_grad()
+        draws = torch_draws(job.seed, "layers", self.step, self.world.rank, device=self.device)  # dropout
         with _one_graph():
-            with whole_batch_statistics(self.world):
+            with whole_batch_statistics(self.world), draws:
                 loss = self.objective(adversarial, x[self.rows], y[self.rows])
             loss.backward()
         self._update(learning_rate(config, self.step, job.steps))

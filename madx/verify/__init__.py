@@ -6,7 +6,7 @@ seconds; neither torch nor an engine is loaded by importing this package. `robus
 the judgement.
 """
 
-from madx.verify.contract import Images, Logits, check_contract
+from madx.verify.contract import Images, Logits, check_contract, check_form
 from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
 from madx.verify.gates import judge
@@ -46,6 +46,7 @@ __all__ = [
     "Timer",
     "Verdict",
     "check_contract",
+    "check_form",
     "contract_alone",
     "decided",
     "judge",

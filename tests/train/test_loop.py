@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -52,10 +52,11 @@ def test_robust_accuracy_rises(changes: dict[str, Any]) -> None:
     assert not any(part.training for part in module.modules())
 
 
-def test_the_same_job_gives_the_same_weights_whatever_the_global_random_state() -> None:
+@pytest.mark.parametrize("network", [train_cases.network, train_cases.dropping])
+def test_the_same_job_gives_the_same_weights_whatever_the_global_random_state(network: Callable[[], nn.Module]) -> None:
     states, logs = [], []
     for seed in (1, 2):
-        module = train_cases.network()
+        module = network()
         torch.manual_seed(seed)
         before = torch.get_rng_state()
         logs.append(train_(module, train_cases.training_job()))

@@ -53,6 +53,17 @@ def test_killed_after_every_single_step_it_ends_with_the_same_bits(
     assert train_cases.same(module.state_dict(), weights)
 
 
+def test_a_layer_that_draws_for_itself_draws_the_same_after_a_kill() -> None:
+    job, kept = train_cases.training_job(epochs=1.5, evaluations=2), Recording()
+    module, resumed = train_cases.dropping(), train_cases.dropping(seed=9)
+    log = train_(module, job)
+    with pytest.raises(Killed):
+        train_(train_cases.dropping(), job, checkpoint=kept, progress=Watching(death=6))
+    torch.rand(5)  # whatever else the new process has drawn
+    assert train_(resumed, job, checkpoint=kept) == log
+    assert train_cases.same(resumed.state_dict(), module.state_dict())
+
+
 @pytest.mark.parametrize("death", [1, 4, 5, 6, 7, 8])
 def test_batches_that_end_midway_cost_only_what_was_not_saved(death: int) -> None:
     """Without the clock, states are kept at evaluations (after steps 4 and 9) alone."""

@@ -45,6 +45,13 @@ def network(*, seed: int = 0) -> nn.Sequential:
     return module
 
 
+def dropping(*, seed: int = 0) -> nn.Sequential:
+    """The same with a layer that draws from torch's global state."""
+    module = network(seed=seed)
+    module.insert(3, nn.Dropout(0.5))
+    return module
+
+
 def loop_config(**changes: Any) -> LoopConfig:
     """Two epochs of six steps."""
     values: dict[str, Any] = {

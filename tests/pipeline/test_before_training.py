@@ -1,0 +1,72 @@
+"""A network whose outputs are no logits is refused before anything is trained on it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Cli
+
+NETS = """
+import torch.nn.functional as F
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, classes, after):
+        super().__init__(
+            nn.Conv2d(1, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes)
+        )
+        self.after = after
+
+    def forward(self, x):
+        return self.after(super().forward(x))
+
+def probabilities(classes=10):
+    return Net(classes, lambda out: out.softmax(1))
+
+def always_dropping(classes=10):
+    return Net(classes, F.dropout)
+
+def looking_sideways(classes=10):
+    return Net(classes, lambda out: out - out.mean(0))
+
+def from_zero(classes=10):
+    net = Net(classes, lambda out: out)
+    nn.init.zeros_(net[-1].weight), nn.init.zeros_(net[-1].bias)
+    return net
+"""
+RESNET = "{name: resnet8, args: {widths: [16, 16, 16], stem_stride: 1}}"
+
+
+@pytest.fixture
+def train(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """`madx train` on one of the networks above."""
+
+    def with_net(name: str):
+        assert RESNET in TINY
+        monkeypatch.chdir(tmp_path)
+        Path("nets_before_training.py").write_text(NETS)
+        Path("tiny.yaml").write_text(TINY.replace(RESNET, f"{{name: factory, factory: 'nets_before_training:{name}'}}"))
+        return cli("train", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run")
+
+    return with_net
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("probabilities", "look like softmax probabilities"),
+        ("always_dropping", "two calls with the same images differ"),
+        ("looking_sideways", "logits at batch 1 differ"),
+    ],
+)
+def test_what_export_would_refuse_is_refused_before_training(train, tmp_path: Path, name: str, said: str) -> None:
+    answer = train(name)
+    assert answer.code == 2
+    assert said in " ".join(answer.err.split())
+    assert "must return logits" in " ".join(answer.err.split())
+    manifest = tmp_path / "run/manifest.json"
+    assert not manifest.exists() or "train" not in json.loads(manifest.read_text())["stages"]
+
+
+def test_a_last_layer_that_starts_at_zero_may_be_trained(train) -> None:
+    assert train("from_zero").code == 0
