@@ -25,7 +25,6 @@ from madx.stats import hodges_lehmann
 from madx.verify.arrays import Arrays, read_array
 from madx.verify.latency import (
     GROWTH,
-    MAX_PAIRS,
     TIGHT_FLOOR,
     TIGHT_SHARE,
     WARM_UP_SECONDS,
@@ -35,6 +34,7 @@ from madx.verify.latency import (
     time_block,
     warm_up,
 )
+from madx.verify.timings import MAX_PAIRS
 
 CONFIDENCE = 0.95
 """One-sided, of each limit of a step; the ladder explains and judges nothing, so no gate sets it."""

@@ -25,7 +25,7 @@ from madx.seeds import numpy_generator
 from madx.sensors import Reading, Watch
 from madx.verify.noise import ratio_limits, undisturbed
 from madx.verify.tails import tail
-from madx.verify.timings import Latency
+from madx.verify.timings import MAX_PAIRS, Latency
 
 Timer = Callable[[], float]
 """Runs one inference and returns its seconds."""
@@ -43,8 +43,6 @@ TIGHT_FLOOR = 0.005
 """... or at most this: half a percent of the speed-up decides nothing that a gate would ask."""
 TIGHT_TAIL_FLOOR = 0.03
 """The same of a ratio of p99s, where it is asked for: slow calls are few, and no promise on them is finer."""
-MAX_PAIRS = 2000
-"""The interval takes all averages of two pairs: two million numbers at this many."""
 _TIGHT_CONFIDENCE = 0.95
 _WARM_UP_BLOCKS = 2
 WARM_UP_SHARE = 0.05

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 
 from madx.stats import Percentile, percentile, planned_images
 from madx.verify.limits import PLANNED_POWER
-from madx.verify.timings import Calls, Latency
+from madx.verify.timings import MAX_PAIRS, Calls, Latency
 
 P99 = 0.99
 
@@ -84,8 +84,11 @@ def pairs_advice(latency: Latency, pairs: int | None, *, end: str) -> str:
     if pairs is None:
         return "The estimate lies on the bound itself, or has no limit yet: no number of pairs can be named."
     timed = len(latency.order)
+    asked = f"pairs: {pairs}"
+    if pairs > MAX_PAIRS:  # as many calls in fewer pairs
+        asked = f"pairs: {MAX_PAIRS}, block_calls: {math.ceil(latency.calls * pairs / MAX_PAIRS)}"
     each = sum(float(calls.sum(dtype=np.float64)) for calls in latency.all_calls) / timed
     return (
         f"If the times stay as they are, about {pairs:,} pairs ({pairs * 2 * latency.calls:,} calls of each engine, "
-        f"{pairs * each:,.0f} s), {pairs - timed:,} more than were timed, would {end}: verify.latency.pairs: {pairs}."
+        f"{pairs * each:,.0f} s), {pairs - timed:,} more than were timed, would {end}: verify.latency: {{{asked}}}."
     )

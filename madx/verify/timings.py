@@ -20,6 +20,8 @@ from madx.sensors import check_names
 from madx.verify.arrays import Arrays, check_shapes, read_array, with_prefix, without_prefix
 
 Calls = NDArray[np.float32]
+MAX_PAIRS = 2000
+"""The interval takes all averages of two pairs: two million numbers at this many."""
 _CALLS = ("reference", "candidate", "control_a", "control_b")
 _REST = {"batch", "timing", "facts"}
 _MACHINE = "machine"

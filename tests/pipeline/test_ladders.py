@@ -244,6 +244,7 @@ def test_an_engine_that_does_not_work_is_an_error_not_a_missing_rung():
         ladders.ladder(made, EngineConfig(precision="fp16"))
 
 
+@pytest.mark.slow
 def test_a_run_has_the_ladder_and_no_trace_of_it_elsewhere(tiny_recipe, cli, monkeypatch):
     """The whole chain on digits: OpenVINO in fp16 after channels and 2:4, of which the recipe lists the last rung."""
     options = ["--set", "prune.structure=channels+2:4", "--set", "prune.round_to=16"]

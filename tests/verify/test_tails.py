@@ -135,9 +135,13 @@ def test_the_advice_is_what_it_takes():
     assert Outcome.FAIL not in outcomes
 
 
+def test_more_pairs_than_can_be_compared_are_asked_for_as_longer_blocks():
+    assert "verify.latency: {pairs: 2000, block_calls: 100}" in pairs_advice(lopsided(""), 5000, end="decide it")
+
+
 def test_pairs_that_would_carry_it_follow_from_what_the_calls_are_worth():
     few = NoisyMachine(0).measure(2.0, seed=0, block_calls=5)
     found_tail = tail(few.reference, few.candidate, 0.95)
     wanted = pairs_to_carry(len(few.order), found_tail)
     assert wanted == math.ceil(30 * 662 / min(found_tail.a.worth, found_tail.b.worth))
-    assert f"verify.latency.pairs: {wanted}" in found(few).advice[0]
+    assert f"verify.latency: {{pairs: {wanted}}}." in found(few).advice[0]
