@@ -1,14 +1,20 @@
-"""The machine that engines and latencies belong to, in words that differ when the hardware does."""
+"""The machine that engines and latencies belong to, in words that differ when the hardware does.
+
+What counts is what this process may use: logical CPUs that it may run on, GPUs that the driver shows it.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
-import shutil
-import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+_NAME_LENGTH = 256
 
 
 @functools.cache
@@ -16,8 +22,8 @@ def describe_machine() -> dict[str, Any]:
     """Processor, usable logical CPUs, GPUs and operating system."""
     return {
         "processor": processor_name(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpus": _gpu_names(),
+        "cpus": len(usable_cpus()),
+        "gpus": gpu_names(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 
@@ -33,14 +39,43 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _gpu_names() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver's own tool lists; none without a driver."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
+def usable_cpus() -> set[int]:
+    """Logical CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))
+
+
+def physical_cores(cpus: set[int] | None = None, topology: Path = _TOPOLOGY) -> int:
+    """Number of distinct cores behind the logical CPUs `cpus`, by default those this process may run on.
+
+    Two hyper-threads of a core share its arithmetic units, so an engine gains nothing from a thread on each. Where the
+    kernel does not tell the topology, every logical CPU counts.
+    """
+    cores = set()
+    for cpu in usable_cpus() if cpus is None else cpus:
+        siblings = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
+    return len(cores)
+
+
+def gpu_names() -> list[str]:
+    """Names of the NVIDIA GPUs that the driver shows to this process; none without a driver.
+
+    Needs neither torch nor CUDA's toolkit.
+    """
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
+        driver = ctypes.CDLL(library)
+    except OSError:
         return []
-    return [name.strip() for name in answer.stdout.splitlines() if name.strip()]
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return []
+    return [_gpu_name(driver, number) for number in range(count.value)]
+
+
+def _gpu_name(driver: ctypes.CDLL, number: int) -> str:
+    device, name = ctypes.c_int(0), ctypes.create_string_buffer(_NAME_LENGTH)
+    answers = driver.cuDeviceGet(ctypes.byref(device), number), driver.cuDeviceGetName(name, _NAME_LENGTH, device)
+    return name.value.decode(errors="replace") if answers == (0, 0) else "NVIDIA GPU without a name"

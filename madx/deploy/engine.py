@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -94,6 +95,24 @@ class Backend(Protocol):
     def load(self, payload: bytes, config: EngineConfig) -> Engine:
         """Load a built engine; EngineError if it cannot run here."""
         ...
+
+
+def check_runs(runtime: Backend, config: EngineConfig) -> None:
+    """EngineError, with what is missing and how to get it, where engines of this runtime cannot run."""
+    available = runtime.availability()
+    if not available.can_run:
+        help_ = f"; install it with: {available.remedy}" if available.remedy else ""
+        raise EngineError(f"{config.name} cannot run here: {available.reason}{help_}")
+
+
+def build_by_loading(runtime: Backend, onnx: OnnxArtifact, config: EngineConfig) -> BuiltEngine:
+    """For a runtime whose engine is the ONNX file itself: the file, after proving that the runtime loads it."""
+    require_same_precision(onnx, config)
+    started = time.perf_counter()
+    engine = runtime.load(onnx.payload, config)
+    facts = {**engine.facts, "build_seconds": time.perf_counter() - started}
+    engine.close()
+    return BuiltEngine.of(onnx.payload, ".onnx", facts)
 
 
 _BACKENDS: dict[str, str] = {}

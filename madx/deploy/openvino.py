@@ -18,11 +18,12 @@ from madx.deploy.engine import (
     Engine,
     Images,
     Logits,
+    build_by_loading,
+    check_runs,
     checked_images,
-    require_same_precision,
 )
-from madx.deploy.hardware import physical_cores
 from madx.errors import EngineError
+from madx.machine import physical_cores
 
 if TYPE_CHECKING:
     from madx.deploy.check import OnnxArtifact
@@ -50,19 +51,11 @@ class OpenVinoBackend:
 
     def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
         """Take the ONNX file as it is, after proving that OpenVINO compiles it; the batch stays dynamic."""
-        require_same_precision(onnx, config)
-        started = time.perf_counter()
-        engine = self.load(onnx.payload, config)
-        seconds = time.perf_counter() - started
-        facts = {**engine.facts, "build_seconds": seconds}
-        engine.close()
-        return BuiltEngine.of(onnx.payload, ".onnx", facts)
+        return build_by_loading(self, onnx, config)
 
     def load(self, payload: bytes, config: EngineConfig) -> Engine:
         """Compile an ONNX file for the CPU; EngineError if OpenVINO is missing or refuses the file."""
-        available = self.availability()
-        if not available.can_run:
-            raise EngineError(f"{config.name} cannot run here: {available.reason}; install it with: {available.remedy}")
+        check_runs(self, config)
         return OpenVinoEngine(payload, config)
 
 

@@ -18,11 +18,12 @@ from madx.deploy.engine import (
     Engine,
     Images,
     Logits,
+    build_by_loading,
+    check_runs,
     checked_images,
-    require_same_precision,
 )
-from madx.deploy.hardware import nvidia_gpus, physical_cores
 from madx.errors import EngineError
+from madx.machine import gpu_names, physical_cores
 
 if TYPE_CHECKING:
     from madx.deploy.check import OnnxArtifact
@@ -51,26 +52,17 @@ class OrtBackend:
         version = f"onnxruntime {onnxruntime.__version__}"
         if self._provider not in onnxruntime.get_available_providers():
             return Availability(False, False, f"{version} has no {self._provider}", remedy)
-        if self.kind == "ort-cuda" and not nvidia_gpus():
+        if self.kind == "ort-cuda" and not gpu_names():
             return Availability(False, False, f"{version} has CUDA, but the driver shows no NVIDIA GPU")
         return Availability(True, True, version)
 
     def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
         """Take the ONNX file as it is, after proving that the runtime loads it; the batch stays dynamic."""
-        require_same_precision(onnx, config)
-        started = time.perf_counter()
-        engine = self.load(onnx.payload, config)
-        seconds = time.perf_counter() - started
-        facts = {**engine.facts, "build_seconds": seconds}
-        engine.close()
-        return BuiltEngine.of(onnx.payload, ".onnx", facts)
+        return build_by_loading(self, onnx, config)
 
     def load(self, payload: bytes, config: EngineConfig) -> Engine:
         """Load an ONNX file into a session; EngineError if the provider is missing or refuses the file."""
-        available = self.availability()
-        if not available.can_run:
-            help_ = f"; install it with: {available.remedy}" if available.remedy else ""
-            raise EngineError(f"{config.name} cannot run here: {available.reason}{help_}")
+        check_runs(self, config)
         return OrtEngine(payload, config, self._provider)
 
 

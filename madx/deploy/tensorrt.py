@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from madx.deploy import tensorrt_log
 from madx.deploy.engine import Availability, BuiltEngine, Engine, require_same_precision
-from madx.deploy.hardware import nvidia_gpus
 from madx.deploy.tensorrt_build import FACTS, LOG, MODEL, PLAN, REQUEST, Request
 from madx.errors import EngineError
+from madx.machine import gpu_names
 
 if TYPE_CHECKING:
     from madx.deploy.check import OnnxArtifact
@@ -42,7 +42,7 @@ class TensorRtBackend:
             reason = f"{self.kind} cannot be imported ({found['missing']})"
             return Availability(False, False, reason, _REMEDIES[self.kind])
         versions = ", ".join(f"{name} {version}" for name, version in found.items())
-        if nvidia_gpus():
+        if gpu_names():
             return Availability(True, True, versions)
         return Availability(self.kind == "tensorrt-rtx", False, f"{versions}; no NVIDIA GPU to run on")
 
@@ -63,7 +63,7 @@ class TensorRtBackend:
 
     def load(self, payload: bytes, config: EngineConfig) -> Engine:
         """Load a plan onto the GPU; EngineError where there is none, or the plan was not made for it."""
-        if not nvidia_gpus():
+        if not gpu_names():
             raise EngineError(f"{config.name}: built and recorded, cannot run here: no NVIDIA GPU")
         from madx.deploy.tensorrt_run import load_plan
 

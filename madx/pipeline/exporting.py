@@ -32,7 +32,7 @@ def export(context: Context) -> list[str]:
     outputs, parity = [], {}
     for role, module in modules.items():
         for precision in precisions:
-            artifact = _checked_onnx(context, module, precision)
+            artifact = checked_onnx(context, module, precision)
             artifacts[role, precision] = artifact
             name = files.onnx(role, precision)
             write_atomically(context.run.path(name), artifact.payload)
@@ -45,7 +45,7 @@ def export(context: Context) -> list[str]:
     return [*outputs, files.PARITY]
 
 
-def _checked_onnx(context: Context, module: nn.Module, precision: str) -> OnnxArtifact:
+def checked_onnx(context: Context, module: nn.Module, precision: str) -> OnnxArtifact:
     """Export, and hold the bytes themselves against the contract."""
     train = context.splits.train
     opset = context.recipe.export.opset

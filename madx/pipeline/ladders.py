@@ -1,17 +1,28 @@
-"""The attribution ladder of an engine: which step from the dense fp32 engine to the pruned one bought what.
+"""The attribution ladder of an engine: which step from the dense fp32 engine to the deployed one bought what.
 
-Its rungs are engines that the run has built anyway, of the same runtime: a recipe that wants to know what a lower
-precision bought lists the runtime in fp32 too.
+Rungs follow one order: dense fp32, channels removed, the engine's precision, zeros among the weights (2:4 or single
+ones). A rung that the recipe lists is the run's own engine; the others are exported and built here, in memory: they
+are timed, never judged, and no file of theirs is left where a gate could find it.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
 from madx.deploy.engine import Engine, backend
+from madx.errors import EngineError, ExportError
 from madx.pipeline import files
 from madx.pipeline.context import Context
-from madx.recipe import EngineConfig
+from madx.pipeline.exporting import checked_onnx
+from madx.prune import fill_zeros_, removes_channels
+from madx.recipe import EngineConfig, PruneConfig
+from madx.seeds import torch_generator
 from madx.verify import Ladder, measure_ladder
 
 _REMOVED = {
@@ -20,48 +31,124 @@ _REMOVED = {
     "2:4": "2:4",
     "channels+2:4": "channels removed and 2:4",
 }
+FEWEST = 3
+"""Rungs that are worth a ladder: two are the engines whose speed-up is measured anyway."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One engine of the ladder: a network at a precision."""
+
+    network: Literal["dense", "filled", "pruned"]
+    """The run's own two, or the pruned one's shapes without a zero among the weights."""
+    precision: str
+    removed: str = "dense"
+    """What was removed so far, in words."""
+
+    @property
+    def name(self) -> str:
+        """As the report shows it."""
+        return f"{self.removed}, {self.precision}"
+
+
+def rungs(prune: PruneConfig, precision: str) -> tuple[Rung, ...]:
+    """From the dense network in fp32 to the pruned one at `precision`, each a single step further.
+
+    The network before its zeros are set is needed for its timing alone: `filled` has its shapes, and how long an engine
+    takes hangs on these and on zeros that a runtime can skip, not on what the weights have learned.
+    """
+    found = [Rung("dense", "fp32")]
+    if removes_channels(prune):
+        found.append(Rung("pruned" if prune.structure == "channels" else "filled", "fp32", _REMOVED["channels"]))
+    before = found[-1]
+    if precision != "fp32":
+        found.append(Rung(before.network, precision, before.removed))
+    if prune.structure != "channels":
+        found.append(Rung("pruned", precision, _REMOVED[prune.structure]))
+    return tuple(found)
 
 
 def ladder(context: Context, config: EngineConfig) -> Ladder | None:
-    """Timed in one session; None for an engine that no other of the run leads up to.
+    """Timed in one session; None where the recipe wants none, or fewer than `FEWEST` rungs lead to this engine.
 
     Raises:
-        EngineError: an engine does not work.
+        EngineError: the engine itself does not work.
     """
-    full = _full_precision(context, config)
-    if full is None:
-        return None
-    pruned = _REMOVED[context.recipe.prune.structure]
-    with ExitStack() as stack:
-        rungs = {
-            f"dense, {full.precision}": stack.enter_context(closing(_load(context, full, "dense"))),
-            f"{pruned}, {full.precision}": stack.enter_context(closing(_load(context, full, "pruned"))),
-            f"{pruned}, {config.precision}": stack.enter_context(closing(_load(context, config, "pruned"))),
-        }
-        return _timed(context, config, rungs)
-
-
-def _timed(context: Context, config: EngineConfig, rungs: dict[str, Engine]) -> Ladder | None:
     settings = context.recipe.verify.latency
-    timings = {engine.timing for engine in rungs.values()}
-    if len(timings) > 1:
-        context.progress.say(f"{config.name}: no ladder, its rungs are timed differently: {sorted(timings)}")
+    *below, deployed = rungs(context.recipe.prune, config.precision)
+    if not settings.ladder or len(below) + 1 < FEWEST:
         return None
     images = context.splits.gate.tensors(0, settings.batch)[0].numpy()
-    context.progress.say(f"{config.name}: timing {len(rungs)} rungs, up to {settings.seconds:g} s")
-    timers = {name: engine.timer(images) for name, engine in rungs.items()}
-    return measure_ladder(timers, config=settings, seed=context.recipe.seed, timing=timings.pop())
+    with ExitStack() as stack:
+        top = stack.enter_context(closing(_engine(context, config, deployed)))
+        found, missing = _below(context, config, below, stack=stack, top=top)
+        for name, reason in missing.items():
+            context.progress.say(f"{config.name}: the ladder lacks the rung {name}: {reason}")
+        if not found:
+            return None
+        return _timed(context, found | {deployed.name: top}, images, missing=missing)
 
 
-def _full_precision(context: Context, config: EngineConfig) -> EngineConfig | None:
-    """The engine of the same runtime in fp32, if the recipe has it, this is another, and it was built."""
-    for other in context.recipe.export.engines:
-        same = (other.kind, other.precision, other.threads) == (config.kind, "fp32", config.threads)
-        if same and config.precision != "fp32":
-            return other if context.read_json(files.build(other))["built"] else None
+def _below(
+    context: Context, config: EngineConfig, planned: list[Rung], *, stack: ExitStack, top: Engine
+) -> tuple[dict[str, Engine], dict[str, str]]:
+    """Engines that lead up to `top`, open until the stack closes them; and why others are not to be had here."""
+    found: dict[str, Engine] = {}
+    missing: dict[str, str] = {}
+    for rung in planned:
+        try:
+            engine = stack.enter_context(closing(_engine(context, config, rung)))
+        except (EngineError, ExportError) as error:
+            missing[rung.name] = str(error)
+            continue
+        if engine.timing == top.timing:
+            found[rung.name] = engine
+        else:
+            missing[rung.name] = f"it is timed as {engine.timing!r}, the engine as {top.timing!r}"
+    return found, missing
+
+
+def _timed(
+    context: Context, engines: dict[str, Engine], images: NDArray[np.float32], *, missing: dict[str, str]
+) -> Ladder:
+    settings = context.recipe.verify.latency
+    context.progress.say(f"timing {len(engines)} rungs of the ladder, up to {settings.seconds:g} s")
+    timers = {name: engine.timer(images) for name, engine in engines.items()}
+    timing = next(iter(engines.values())).timing
+    return measure_ladder(timers, config=settings, seed=context.recipe.seed, timing=timing, missing=missing)
+
+
+def _engine(context: Context, config: EngineConfig, rung: Rung) -> Engine:
+    """The run's own where it has one, else built now.
+
+    Raises:
+        ExportError: the network cannot be exported at this precision.
+        EngineError: the engine cannot be built or run here.
+    """
+    wanted = config.model_copy(update={"precision": rung.precision})
+    payload = _own(context, wanted, rung) or _built(context, wanted, rung)
+    return backend(wanted.kind).load(payload, wanted)
+
+
+def _own(context: Context, wanted: EngineConfig, rung: Rung) -> bytes | None:
+    """The bytes of an engine that differs from the wanted one in `verify` at most, if the run has built it."""
+    for engine in context.recipe.export.engines:
+        if engine.model_copy(update={"verify": wanted.verify}) == wanted and rung.network != "filled":
+            record = context.read_json(files.build(engine))
+            return context.read_bytes(record[rung.network]["file"]) if record["built"] else None
     return None
 
 
-def _load(context: Context, config: EngineConfig, role: str) -> Engine:
-    record = context.read_json(files.build(config))
-    return backend(config.kind).load(context.read_bytes(record[role]["file"]), config)
+def _built(context: Context, wanted: EngineConfig, rung: Rung) -> bytes:
+    context.progress.say(f"building the rung {rung.name} of the ladder to {wanted.kind}")
+    artifact = checked_onnx(context, _network(context, rung), rung.precision)
+    return backend(wanted.kind).build(artifact, wanted, batch=context.recipe.verify.latency.batch).payload
+
+
+def _network(context: Context, rung: Rung) -> nn.Module:
+    if rung.network == "dense":
+        return context.dense_model()
+    module = context.pruned_model()
+    if rung.network == "filled":
+        fill_zeros_(module, generator=torch_generator(context.recipe.seed, "ladder"))
+    return module

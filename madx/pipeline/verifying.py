@@ -144,15 +144,17 @@ def _latency(context: Context, engine: EngineConfig, against: Side | None, judge
             f"the engines cannot be compared: one is timed as {reference.timing!r}, the other as {candidate.timing!r}"
         )
     context.progress.say(f"timing both engines at batch {config.batch}, up to {config.seconds:g} s")
-    return measure_latency(
+    measured = measure_latency(
         reference.timer(images),
         candidate.timer(images),
         config=config,
         seed=context.recipe.seed,
         timing=reference.timing,
-        facts={"reference": reference.facts, "candidate": candidate.facts},
+        tails=any(gate.metric == "p99_ratio" for gate in context.recipe.verify.gates),
         watch=Watch.over_this_machine(gpu=engine.on_gpu),
     )
+    facts = {"reference": reference.facts, "candidate": candidate.facts}
+    return replace(measured, facts={**measured.facts, **facts})
 
 
 def _earlier_provenance(context: Context) -> dict[str, Any]:

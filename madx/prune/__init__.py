@@ -11,7 +11,7 @@ from madx.prune.gates import ChannelGates
 from madx.prune.groups import MAKES_OUTPUTS
 from madx.prune.layers import unscored_layers
 from madx.prune.learned import LEARNERS, Task, learn_scores
-from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
+from madx.prune.masks import apply_masks_, fill_zeros_, two_four_masks, unstructured_masks
 from madx.prune.removal import Removal, Rule, remove, removes_channels
 from madx.prune.resize import resize_to_
 from madx.prune.saliency import mad_saliency, optimise_masks
@@ -47,6 +47,7 @@ __all__ = [
     "average_scores",
     "batches_needed",
     "coverage",
+    "fill_zeros_",
     "has_settled",
     "learn_scores",
     "mad_saliency",

@@ -16,6 +16,8 @@ from madx.prune.layers import ScoredLayer, parameter_name, scored_layers
 
 GROUP = 4
 """Consecutive input channels that 2:4 looks at together."""
+FILLING = 0.1
+"""Of a tensor's mean magnitude: enough for a kernel not to take it for a zero, and logits stay in their range."""
 
 
 def unstructured_masks(
@@ -101,6 +103,19 @@ def apply_masks_(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].mul_(mask.to(parameters[name].device))
+
+
+def fill_zeros_(module: nn.Module, *, generator: torch.Generator) -> None:
+    """Give every zero weight that pruning may have made a small value of random sign, so that none is left.
+
+    The network then has the shapes of the pruned one and nothing for sparse kernels to skip. It can be timed in the
+    place of one whose single weights were never removed; what it computes means nothing.
+    """
+    with torch.no_grad():
+        for layer in scored_layers(module).values():
+            weight = layer.weight
+            signs = torch.randint(0, 2, weight.shape, generator=generator).to(weight) * 2 - 1
+            weight.copy_(torch.where(weight == 0, FILLING * weight.abs().mean() * signs, weight))
 
 
 def _why_dense(layer: ScoredLayer) -> str:

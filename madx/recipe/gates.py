@@ -23,12 +23,17 @@ class LatencyConfig(Section):
     batch: Count = 1
     """Images a call."""
     seconds: Annotated[Number, Field(gt=0)] = 20
-    """Time budget of one comparison; sampling stops earlier when the interval is tight enough."""
+    """Time budget of one comparison; sampling stops earlier when the intervals that the gates need are tight enough."""
     pairs: Annotated[Integer, Field(ge=30)] = 60
     """Block pairs at least; a pair is one ABBA or BAAB schedule. A p99 wants 662 independent calls of each engine
-    (pairs x 2 x block_calls) on a machine without any rhythm of its own, and more on one with."""
+    (pairs x 2 x block_calls) on a machine without any rhythm of its own, and more on one with: with a gate on p99_ratio
+    sampling goes on for it, up to `seconds`."""
     block_calls: Annotated[Integer, Field(ge=5)] = 20
     """Calls a block; a block counts with its median."""
+    ladder: bool = True
+    """Whether an engine that is more than one step away from dense fp32 is also timed step by step (channels removed,
+    precision, 2:4), so that the report says which step bought what; no gate reads it. It costs an export and a build of
+    each step that the recipe does not list, and up to `seconds` once more."""
 
 
 class GateConfig(Section):
@@ -46,10 +51,12 @@ class GateConfig(Section):
         "parity_flips",
         "size_ratio",
     ]
-    """speedup: latency of the dense engine / of the pruned one; p99_ratio: the pruned engine's p99 / the dense one's,
-    inconclusive where the calls do not carry a p99; *_drop and *_accuracy: shares of the gate images; retention: robust
-    accuracy, pruned / dense; worst_class_drop: the largest robust drop in one class; parity_flips: share of images that
-    the engine labels otherwise than its twin; size_ratio: pruned / dense file."""
+    """The reference is the dense engine, or the last release or the file that was given in its place; the candidate is
+    what is judged. speedup: latency of the reference / of the candidate; p99_ratio: the candidate's p99 / the
+    reference's, inconclusive where the calls do not carry a p99; *_drop and *_accuracy: shares of the gate images;
+    retention: robust accuracy, candidate / reference; worst_class_drop: the largest robust drop in one class;
+    parity_flips: share of images that the engine labels otherwise than its twin; size_ratio: candidate / reference
+    file."""
     at_least: Number | None = None
     """Lower bound, for speedup, the accuracies and retention."""
     at_most: Number | None = None

@@ -24,7 +24,7 @@ from madx.report import (
 )
 from madx.report.content import ReportContent
 from madx.report.views import EngineView
-from madx.verify import Gallery, GateResult, Measurements
+from madx.verify import Gallery, GateResult, Ladder, Measurements
 from madx.verify.signs import signs
 
 
@@ -83,18 +83,27 @@ def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) 
     bounds = [gate.bound for gate in gates if gate.metric == "speedup"]
     required = bounds[0] if bounds else None
     return shown | {
-        "times": latency_views.time_rows(latency),
+        "times": latency_views.time_rows(latency, views.roles(measured)),
         "speedup": speedup,
         "control": latency_views.control(latency),
         "required": required,
         "percentiles": latency_views.percentile_rows(latency),
         "machine": latency_views.machine_rows(latency),
         "unknown": latency_views.unknown_sources(latency),
-        "ladder": latency_views.ladder_rows(measured.ladder),
+        "ladder": _ladder(measured.ladder, number) if measured.ladder else None,
         "disturbances": latency_views.disturbances(latency),
         "distribution": latency_figures.distribution(latency, f"e{number}calls"),
         "blocks": latency_figures.blocks(latency, f"e{number}blocks", views.roles(measured)),
         "ratios": latency_figures.ratios(latency, speedup, f"e{number}ratios", bound=required),
+    }
+
+
+def _ladder(ladder: Ladder, number: int) -> dict[str, Any]:
+    """What the page shows of the steps that lead up to an engine."""
+    return {
+        "rows": latency_views.ladder_rows(ladder),
+        "sentences": latency_views.ladder_sentences(ladder),
+        "plot": latency_figures.rungs(ladder, f"e{number}ladder"),
     }
 
 

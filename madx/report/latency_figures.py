@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from madx.report import svg
+from madx.report import svg, words
 from madx.report.latency_views import Ratio
-from madx.verify import Latency
+from madx.verify import Ladder, Latency
 from madx.verify.noise import undisturbed
 from madx.verify.timings import block_medians
 
@@ -62,7 +62,7 @@ def blocks(latency: Latency, name: str, roles: Sequence[str]) -> Markup:
 
 
 def ratios(latency: Latency, speedup: Ratio, name: str, *, bound: float | None) -> Markup:
-    """Dense time / pruned time of each pair in the order they were timed, and the A/A control beside it.
+    """Reference time / candidate time of each pair in the order they were timed, and the A/A control beside it.
 
     A pair that was disturbed has a tick at the foot of the picture.
     """
@@ -88,6 +88,20 @@ def ratios(latency: Latency, speedup: Ratio, name: str, *, bound: float | None) 
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(axis="y")
         return svg.inline(figure, name, label="speed-up of each block pair over time, with the A/A control")
+
+
+def rungs(ladder: Ladder, name: str) -> Markup:
+    """A bar for each rung, as long as its typical call takes; names stand above their bars, as on a phone."""
+    medians = 1000 * np.array(ladder.medians())
+    with svg.drawing(_WIDTH, 0.35 + 0.42 * len(medians)) as (figure, axes):
+        for row, (rung, median) in enumerate(zip(ladder.rungs, medians, strict=True)):
+            axes.barh(row + 0.2, median, height=0.36, color=svg.PRUNED if row else svg.DENSE)
+            axes.text(0, row - 0.07, f"{rung}: {words.milliseconds(median / 1000)}", va="bottom", fontsize=8)
+        axes.set(ylim=(len(medians) - 0.45, -0.5), xlabel="ms per call", xlim=(0, 1.02 * float(medians.max())))
+        axes.set_yticks([])
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.spines["left"].set_visible(False)
+        return svg.inline(figure, name, label="ms per call of each rung of the ladder")
 
 
 def _survival(values: NDArray[np.floating[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -16,7 +16,7 @@ from madx.report import words
 from madx.sensors import SOURCES
 from madx.stats import Percentile, hodges_lehmann, percentile
 from madx.verify import GateResult, Ladder, Latency
-from madx.verify.ladder import CONFIDENCE
+from madx.verify.ladder import CONFIDENCE, Step
 from madx.verify.latency import CONTROL_CONFIDENCE
 from madx.verify.noise import disturbed
 from madx.verify.speed import speedup_limits
@@ -51,12 +51,22 @@ class Ratio:
 
     @property
     def text(self) -> str:
-        """The estimate, and the limits if there are any."""
-        if not (math.isfinite(self.lower) and math.isfinite(self.upper)):
+        """The estimate, and the limits with their confidence if there are any."""
+        if not self._limited:
+            return self.times
+        return f"{self.times[:-1]}, each limit at {words.level(self.confidence)})"
+
+    @property
+    def times(self) -> str:
+        """The same without the confidence, for a table that says it once."""
+        if not self._limited:
             return f"{words.ratio(self.estimate)} (too few pairs for limits)"
         low, high = math.floor(1000 * self.lower) / 1000, math.ceil(1000 * self.upper) / 1000
-        between = f"{low:.3f}{words.TIMES} to {high:.3f}{words.TIMES}"
-        return f"{self.estimate:.3f}{words.TIMES} ({between}, each limit at {words.level(self.confidence)})"
+        return f"{self.estimate:.3f}{words.TIMES} ({low:.3f}{words.TIMES} to {high:.3f}{words.TIMES})"
+
+    @property
+    def _limited(self) -> bool:
+        return math.isfinite(self.lower) and math.isfinite(self.upper)
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,18 @@ class PercentileRow:
 
 
 @dataclass(frozen=True)
+class RungRow:
+    """One rung of the ladder, as text: its typical call, and what the step to it from the rung above bought."""
+
+    name: str
+    median: str
+    bought: str
+    """Times as fast, with limits; nothing for the first rung."""
+    word: str
+    """What the limits say of the step: faster, slower, or that they show no difference."""
+
+
+@dataclass(frozen=True)
 class MachineRow:
     """One source of the machine's state over the pairs, as text."""
 
@@ -78,9 +100,9 @@ class MachineRow:
     high: str
 
 
-def time_rows(latency: Latency) -> tuple[TimeRow, ...]:
-    """Both engines; the control is the reference once more and has no row of its own."""
-    return _time_row("dense", latency.reference), _time_row("pruned", latency.candidate)
+def time_rows(latency: Latency, roles: tuple[str, str]) -> tuple[TimeRow, ...]:
+    """Both engines, as `roles` names them; the control is the reference once more and has no row of its own."""
+    return _time_row(roles[0], latency.reference), _time_row(roles[1], latency.candidate)
 
 
 def speedup(latency: Latency, gates: Sequence[GateResult]) -> Ratio:
@@ -106,19 +128,34 @@ def percentile_rows(latency: Latency) -> tuple[PercentileRow, ...]:
 
 
 def tail(latency: Latency) -> tuple[str, str]:
-    """The p99 of the dense and of the pruned engine, for a table without room for reasons."""
+    """The p99 of the reference and of the candidate, for a table without room for reasons."""
     (row,) = (row for row in percentile_rows(latency) if row.label == "p99")
     reference, candidate = (text.partition(":")[0] for text in (row.reference, row.candidate))
     return reference, candidate
 
 
-def ladder_rows(ladder: Ladder | None) -> tuple[tuple[str, str], ...]:
-    """Each step and what it bought, and the whole way last; nothing where no ladder was measured."""
+def ladder_rows(ladder: Ladder | None) -> tuple[RungRow, ...]:
+    """From the dense engine down; nothing where no ladder was measured."""
     if ladder is None:
         return ()
-    return tuple(
-        (f"{step.start} → {step.end}", Ratio(step.estimate, step.lower, step.upper, CONFIDENCE).text)
-        for step in (*ladder.steps(), ladder.whole())
+    medians = [words.milliseconds(seconds) for seconds in ladder.medians()]
+    steps = ladder.steps()
+    return (
+        RungRow(ladder.rungs[0], medians[0], "", ""),
+        *(RungRow(step.end, median, *_bought(step)) for step, median in zip(steps, medians[1:], strict=True)),
+    )
+
+
+def ladder_sentences(ladder: Ladder) -> tuple[str, ...]:
+    """The whole way, how to read the steps, and the rungs that are not there."""
+    whole = ladder.whole()
+    ratio, word = _bought(whole)
+    return (
+        f"All the way from {whole.start} to {whole.end}: {ratio}, {word}. The steps multiply to it; each limit holds "
+        f"at {words.level(CONFIDENCE)}.",
+        "All rungs were timed in one session, in random order and back again, round by round. No gate reads them: the "
+        "speed-up that is judged compares two engines of one precision.",
+        *(f"The rung {name} is missing: {reason}." for name, reason in ladder.missing.items()),
     )
 
 
@@ -136,6 +173,14 @@ def disturbances(latency: Latency) -> tuple[str, ...]:
     """Each reason to mistrust a pair, and how many it concerns."""
     pairs, flags = len(latency.order), disturbed(latency.machine, latency.spikes)
     return tuple(f"{reason} in {int(hit.sum())} of {pairs} pairs" for reason, hit in flags.items())
+
+
+def _bought(step: Step) -> tuple[str, str]:
+    """The ratio with its limits, and in a word what they show."""
+    text = Ratio(step.estimate, step.lower, step.upper, CONFIDENCE).times
+    if step.lower > 1:
+        return text, "faster"
+    return text, "slower" if step.upper < 1 else "no difference shown"
 
 
 def _time_row(label: str, calls: Calls) -> TimeRow:

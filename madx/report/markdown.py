@@ -229,13 +229,18 @@ def _disturbances(view: EngineView, latency: Latency) -> Iterator[str]:
 
 
 def _ladder(view: EngineView, ladder: Ladder | None) -> Iterator[str]:
-    if rows := latency_views.ladder_rows(ladder):
-        yield from ("", f"{_code(view.name)}, which step bought what:", "")
-        yield from _table(("step", "times as fast:"), ((_text(step), bought) for step, bought in rows))
+    if ladder is None:
+        return
+    yield from ("", f"{_code(view.name)}, which step bought what:", "")
+    rows = latency_views.ladder_rows(ladder)
+    cells = ((_text(row.name), row.median, row.bought, row.word) for row in rows)
+    yield from _table(("rung", "median:", "times as fast as the rung above:", "so the step is"), cells)
+    yield from ("", _text(" ".join(latency_views.ladder_sentences(ladder))))
 
 
 def _time_row(view: EngineView, latency: Latency) -> tuple[str, ...]:
-    medians = [words.milliseconds(row.median) for row in latency_views.time_rows(latency)]
+    roles = views.roles(view.measured) if view.measured else ("reference", "candidate")
+    medians = [words.milliseconds(row.median) for row in latency_views.time_rows(latency, roles)]
     speedup, control = latency_views.speedup(latency, view.gates).text, latency_views.control(latency).text
     tails = latency_views.tail(latency)
     return _code(view.name), str(latency.batch), *medians, *tails, speedup, control, _text(latency.timing)

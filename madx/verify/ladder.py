@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +25,6 @@ from madx.stats import hodges_lehmann
 from madx.verify.arrays import Arrays, read_array
 from madx.verify.latency import (
     GROWTH,
-    MAX_PAIRS,
     TIGHT_FLOOR,
     TIGHT_SHARE,
     WARM_UP_SECONDS,
@@ -34,9 +34,11 @@ from madx.verify.latency import (
     time_block,
     warm_up,
 )
+from madx.verify.timings import MAX_PAIRS
 
 CONFIDENCE = 0.95
 """One-sided, of each limit of a step; the ladder explains and judges nothing, so no gate sets it."""
+_NONE_MISSING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Ladder:
     """What was timed, by name."""
     seconds: NDArray[np.float32]
     """[R, 2, N, C]"""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Rungs that could not be had here, and why; the steps beside such a one are one step of the rest."""
 
     def __post_init__(self) -> None:
         shape = self.seconds.shape
@@ -76,6 +80,11 @@ class Ladder:
     def steps(self) -> tuple[Step, ...]:
         """From each rung to the next; the product of their estimates is exactly the estimate of `whole`."""
         return tuple(self._step(place, place + 1) for place in range(len(self.rungs) - 1))
+
+    def medians(self) -> tuple[float, ...]:
+        """[N] seconds of a typical call of each rung: the median of its blocks' medians."""
+        blocks = np.median(self.seconds.astype(np.float64), axis=-1)
+        return tuple(float(value) for value in np.median(blocks, axis=(0, 1)))
 
     def whole(self) -> Step:
         """From the first rung to the last."""
@@ -97,7 +106,7 @@ class Ladder:
 
     def to_arrays(self) -> Arrays:
         """The calls as they are; the rest as text."""
-        rest = {"batch": self.batch, "timing": self.timing, "rungs": list(self.rungs)}
+        rest = {"batch": self.batch, "timing": self.timing, "rungs": list(self.rungs), "missing": dict(self.missing)}
         return {"seconds": self.seconds, "rest": np.array(json.dumps(rest))}
 
     @classmethod
@@ -110,13 +119,21 @@ class Ladder:
         try:
             rest = json.loads(str(read_array(arrays, "rest")))
             rungs, batch, timing = tuple(rest["rungs"]), int(rest["batch"]), str(rest["timing"])
-        except (json.JSONDecodeError, TypeError, KeyError, ValueError) as error:
+            missing = dict(rest.get("missing", {}))  # older ladders were measured where no rung was missing
+        except (json.JSONDecodeError, AttributeError, TypeError, KeyError, ValueError) as error:
             raise ArtifactError(f"the ladder's text was not written by madx: {error!r}; measure again") from None
-        return cls(rungs=rungs, batch=batch, timing=timing, seconds=read_array(arrays, "seconds"))
+        seconds = read_array(arrays, "seconds")
+        return cls(rungs=rungs, batch=batch, timing=timing, seconds=seconds, missing=missing)
 
 
 def measure_ladder(
-    timers: Mapping[str, Timer], *, config: LatencyConfig, seed: int, timing: str, watch: Watch | None = None
+    timers: Mapping[str, Timer],
+    *,
+    config: LatencyConfig,
+    seed: int,
+    timing: str,
+    missing: Mapping[str, str] = _NONE_MISSING,
+    watch: Watch | None = None,
 ) -> Ladder:
     """Time all rungs until every step is tight enough or the budget is spent, and at least `config.pairs` rounds.
 
@@ -127,6 +144,7 @@ def measure_ladder(
         config: batch, budget, rounds (its pairs) and calls a block.
         seed: the recipe's seed, for the order within the rounds.
         timing: what the timers measure, by name; the same for all, or they could not be compared.
+        missing: rungs that belong between these and could not be had, and why.
         watch: the clock that the budget runs by.
 
     Raises:
@@ -140,7 +158,8 @@ def measure_ladder(
         settling = min(config.seconds * WARM_UP_SHARE, WARM_UP_SECONDS)
         warm_up(list(timers.values()), calls=config.block_calls, seconds=settling, clock=watch.clock)
         rounds = _rounds(list(timers.values()), config=config, seed=seed, watch=watch, deadline=deadline)
-    return Ladder(rungs=tuple(timers), batch=config.batch, timing=timing, seconds=np.stack(rounds))
+    seconds = np.stack(rounds)
+    return Ladder(rungs=tuple(timers), batch=config.batch, timing=timing, seconds=seconds, missing=dict(missing))
 
 
 def _rounds(

@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +24,8 @@ from madx.recipe import LatencyConfig
 from madx.seeds import numpy_generator
 from madx.sensors import Reading, Watch
 from madx.verify.noise import ratio_limits, undisturbed
-from madx.verify.timings import Latency
+from madx.verify.tails import tail
+from madx.verify.timings import MAX_PAIRS, Latency
 
 Timer = Callable[[], float]
 """Runs one inference and returns its seconds."""
@@ -42,15 +41,14 @@ TIGHT_SHARE = 0.05
 """Sampling ends once the half-width of ln(speed-up) is at most this share of it ..."""
 TIGHT_FLOOR = 0.005
 """... or at most this: half a percent of the speed-up decides nothing that a gate would ask."""
-MAX_PAIRS = 2000
-"""The interval takes all averages of two pairs: two million numbers at this many."""
+TIGHT_TAIL_FLOOR = 0.03
+"""The same of a ratio of p99s, where it is asked for: slow calls are few, and no promise on them is finer."""
 _TIGHT_CONFIDENCE = 0.95
 _WARM_UP_BLOCKS = 2
 WARM_UP_SHARE = 0.05
 WARM_UP_SECONDS = 2.0
 GROWTH = 1.1
 """Looking at the width costs time: the next look comes with that many times as many pairs."""
-_NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 
 
 def measure_latency(
@@ -60,7 +58,7 @@ def measure_latency(
     config: LatencyConfig,
     seed: int,
     timing: str,
-    facts: Mapping[str, Any] = _NO_FACTS,
+    tails: bool = False,
     watch: Watch | None = None,
 ) -> Latency:
     """Time both engines until the interval is tight enough or the budget is spent, and at least `config.pairs` pairs.
@@ -69,12 +67,13 @@ def measure_latency(
     intervals only, never on which side of a bound they lie: stopping when the wanted answer shows would be cheating.
 
     Args:
-        reference: timer of the dense engine, set up for `config.batch` images.
-        candidate: timer of the pruned engine, set up the same way.
+        reference: timer of the engine to compare with, set up for `config.batch` images.
+        candidate: timer of the engine that is judged, set up the same way.
         config: batch, budget, pairs and calls a block.
         seed: the recipe's seed, for the order of the blocks.
         timing: what the timers measure, by name.
-        facts: what the caller knows of the engines (threads, versions); the machine's own facts are added.
+        tails: whether the p99s are wanted too: sampling then goes on until the calls carry them, those of the control
+            included, and their ratio's limits are narrow.
         watch: the clock that the budget runs by and the sensors that are read beside every pair; without it, those of
             this machine.
 
@@ -82,21 +81,23 @@ def measure_latency(
         EngineError: if a timer returns something other than a positive number of seconds.
     """
     watch = watch or Watch.over_this_machine()
+    tight = _tight_with_tails if tails else _tight
     with no_garbage_collection():
         deadline = watch.clock() + config.seconds
         settling = min(config.seconds * WARM_UP_SHARE, WARM_UP_SECONDS)
         warm_up((reference, candidate), calls=config.block_calls, seconds=settling, clock=watch.clock)
-        pairs = _sample(reference, candidate, config=config, seed=seed, watch=watch, deadline=deadline)
+        schedule = _schedules(reference, candidate, config=config, seed=seed, watch=watch)
+        pairs = _sample(schedule, config=config, watch=watch, deadline=deadline, tight=tight)
     return Latency(
         batch=config.batch,
         timing=timing,
         order=tuple(pair.order for pair in pairs),
-        reference=np.array([pair.reference for pair in pairs], dtype=np.float32),
-        candidate=np.array([pair.candidate for pair in pairs], dtype=np.float32),
-        control_a=np.array([pair.control_a for pair in pairs], dtype=np.float32),
-        control_b=np.array([pair.control_b for pair in pairs], dtype=np.float32),
+        reference=_calls(pairs, "reference"),
+        candidate=_calls(pairs, "candidate"),
+        control_a=_calls(pairs, "control_a"),
+        control_b=_calls(pairs, "control_b"),
         machine=_series([pair.machine for pair in pairs]),
-        facts={"machine": describe_machine(), **facts},
+        facts={"machine": describe_machine()},
     )
 
 
@@ -119,25 +120,38 @@ class _Pair:
     spikes: float
 
 
-def _sample(
-    reference: Timer, candidate: Timer, *, config: LatencyConfig, seed: int, watch: Watch, deadline: float
-) -> list[_Pair]:
-    """Pairs until tight or out of time; looks at the width only now and then, as looking costs time too."""
+def _schedules(
+    reference: Timer, candidate: Timer, *, config: LatencyConfig, seed: int, watch: Watch
+) -> Iterator[_Pair]:
+    """One pair after the other, without end."""
     generator = numpy_generator(seed, "latency")
-    pairs: list[_Pair] = []
-    look_at = config.pairs
+    timers = (reference, candidate, reference, reference)
     watch.read()  # shares count from here on
-    while len(pairs) < max(MAX_PAIRS, config.pairs):
+    while True:
         order = "ABBA" if generator.random() < 0.5 else "BAAB"
         first = generator.random() < 0.5
-        timers = (reference, candidate, reference, reference)
-        pairs.append(_pair(timers, order, control_first=first, calls=config.block_calls, watch=watch))
+        yield _pair(timers, order, control_first=first, calls=config.block_calls, watch=watch)
+
+
+def _sample(
+    schedule: Iterator[_Pair],
+    *,
+    config: LatencyConfig,
+    watch: Watch,
+    deadline: float,
+    tight: Callable[[list[_Pair]], bool],
+) -> list[_Pair]:
+    """Pairs until tight or out of time; looks at the width only now and then, as looking costs time too."""
+    pairs: list[_Pair] = []
+    look_at = config.pairs
+    while len(pairs) < max(MAX_PAIRS, config.pairs):
+        pairs.append(next(schedule))
         if len(pairs) < config.pairs:
             continue
         if watch.clock() >= deadline:
             break
         if len(pairs) >= look_at:
-            if _tight(pairs):
+            if tight(pairs):
                 break
             look_at = math.ceil(look_at * GROWTH)
     return pairs
@@ -202,6 +216,25 @@ def _tight(pairs: list[_Pair]) -> bool:
     _, control_lower, control_upper = ratio_limits(control, calm, confidence=CONTROL_CONFIDENCE)
     narrow = (upper - lower) / 2 <= max(TIGHT_SHARE * abs(gain), TIGHT_FLOOR)
     return narrow and control_upper - control_lower < max(CONTROL_SHARE * abs(gain), 2 * TIGHT_FLOOR)
+
+
+def _tight_with_tails(pairs: list[_Pair]) -> bool:
+    """The same, and the p99s are carried and their ratio is known as well as a promise on them needs it."""
+    if not _tight(pairs):
+        return False
+    a, b, control_a, control_b = (_calls(pairs, name) for name in ("reference", "candidate", "control_a", "control_b"))
+    wanted, control = tail(a, b, _TIGHT_CONFIDENCE), tail(control_a, control_b, CONTROL_CONFIDENCE)
+    if not (wanted.carried and control.carried):
+        return False
+    ratio, lower, upper = wanted.limits
+    if not 0 < lower <= upper < math.inf:
+        return False
+    return math.log(upper / lower) / 2 <= max(TIGHT_SHARE * abs(math.log(ratio)), TIGHT_TAIL_FLOOR)
+
+
+def _calls(pairs: Sequence[_Pair], name: str) -> NDArray[np.float32]:
+    """[P, 2, C] of one of the four that were timed."""
+    return np.array([getattr(pair, name) for pair in pairs], dtype=np.float32)
 
 
 def _series(readings: Sequence[Reading]) -> dict[str, NDArray[np.float64]]:

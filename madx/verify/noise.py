@@ -67,6 +67,25 @@ def undisturbed(machine: Machine, spikes: NDArray[np.float64]) -> NDArray[np.boo
     return calm
 
 
+def told(machine: Machine, spikes: NDArray[np.float64]) -> tuple[str, ...]:
+    """Evidence: nothing is dropped, and nothing that was disturbed goes unsaid."""
+    flags = disturbed(machine, spikes)
+    if not flags:
+        return ()
+    reasons = "; ".join(f"{reason} in {int(hit.sum())}" for reason, hit in flags.items())
+    return (f"Of {len(spikes)} pairs some were disturbed and are counted all the same: {reasons}.",)
+
+
+def not_alone(calm: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Why a machine that was disturbed most of the time voids a gate: too few pairs are quiet to hold the others to."""
+    if calm.mean() >= FEWEST_CALM:
+        return ()
+    return (
+        f"The machine was disturbed in {int((~calm).sum())} of {len(calm)} pairs: what was timed is these engines and "
+        "their neighbours. Quieten the machine and measure again.",
+    )
+
+
 def _unaccounted(waiting: NDArray[np.float64], spikes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the rest of the time, were the spikes taken out of it together with the waiting they explain."""
     return np.asarray(np.maximum(waiting - spikes, 0) / np.maximum(1 - spikes, 1e-9))

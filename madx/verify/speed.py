@@ -9,25 +9,28 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from madx.recipe import GateConfig
-from madx.stats import Percentile, hodges_lehmann, percentile
+from madx.stats import Percentile, hodges_lehmann
 from madx.verify.arrays import known
 from madx.verify.evidence import Finding
 from madx.verify.latency import CONTROL_BIAS, CONTROL_CONFIDENCE, CONTROL_SHARE
+from madx.verify.limits import PLANNED_POWER
 from madx.verify.measurements import Measurements
-from madx.verify.noise import FEWEST_CALM, disturbed, ratio_limits, undisturbed
+from madx.verify.noise import not_alone, ratio_limits, told, undisturbed
+from madx.verify.tails import Tail, pairs_advice, pairs_to_carry, pairs_to_decide, tail
 from madx.verify.timings import Latency
 
-_P99 = 0.99
+_DECIDE = f"decide it with a chance of {PLANNED_POWER:.0%}"
 
 
 def speedup(measured: Measurements, gate: GateConfig) -> Finding:
     """Hodges-Lehmann over the pairs; void if the control or the machine gives reason to."""
     latency = known(measured.latency, "reference engine")
     calm = undisturbed(latency.machine, latency.spikes)
-    estimate, lower, upper = (_exp(value) for value in speedup_limits(latency, gate.confidence))
+    gain = claimed_gain(latency, gate.bound, gate.confidence)
+    estimate, lower, upper = limits = _exp(*speedup_limits(latency, gate.confidence))
+    wanted = pairs_to_decide(len(latency.order), limits, gate.bound, alpha=1 - gate.confidence)
     return Finding(
         estimate=estimate,
         lower=lower,
@@ -36,11 +39,11 @@ def speedup(measured: Measurements, gate: GateConfig) -> Finding:
             f"{estimate:.3f} times as fast at batch {latency.batch} ({latency.timing}), one-sided "
             f"{gate.confidence:.3g} limits {lower:.3f} and {upper:.3f}: Hodges-Lehmann over {len(latency.order)} "
             f"interleaved pairs of blocks of {latency.calls} calls.",
-            *_disturbances(latency, latency.spikes),
+            *told(latency.machine, latency.spikes),
         ),
         method="Hodges-Lehmann, signed-rank limits",
-        advice=("More seconds or pairs in verify.latency narrow the limits.",),
-        void=(*_not_alone(calm), *_control_faults(latency, claimed_gain(latency, gate.bound, gate.confidence))),
+        advice=(pairs_advice(latency, wanted, end=_DECIDE),),
+        void=(*not_alone(calm), *_biased(latency, gain), *_blunt(latency, gain)),
     )
 
 
@@ -48,45 +51,31 @@ def p99_ratio(measured: Measurements, gate: GateConfig) -> Finding:
     """Over all pairs, with limits that hold for the undisturbed ones alone too, as those of the speed-up do.
 
     A neighbour's turns on the CPU are what tails are made of: here waiting flags a pair even if the medians are sound.
+    Void if the reference's own p99s show that one side is favoured, or its medians do.
     """
     latency = known(measured.latency, "reference engine")
-    calm = undisturbed(latency.machine, np.zeros(len(latency.order)))
-    tails = [_tails(latency, np.ones_like(calm), gate.confidence)]
+    no_spikes = np.zeros(len(latency.order))
+    calm = undisturbed(latency.machine, no_spikes)
+    sides = latency.reference, latency.candidate
+    tails = [tail(*sides, gate.confidence)]
     if calm.any() and not calm.all():
-        tails.append(_tails(latency, calm, gate.confidence))
-    void = _not_alone(calm)
-    if missing := [tail for tail in tails if math.isnan(tail.estimate)]:
-        nothing = Finding(estimate=math.nan, lower=-math.inf, upper=math.inf, evidence=missing[0].evidence)
-        return replace(nothing, advice=missing[0].advice, void=void)
+        tails.append(tail(*sides, gate.confidence, pairs=calm))
+    control = tail(latency.control_a, latency.control_b, CONTROL_CONFIDENCE)
+    if any(not found.carried for found in (*tails, control)):
+        return _not_carried(latency, tails, control, void=not_alone(calm))
+    limits = _widest(tails)
+    wanted = pairs_to_decide(len(latency.order), limits, gate.bound, alpha=(1 - gate.confidence) / 2)
     return Finding(
-        estimate=tails[0].estimate,
-        lower=min(tail.lower for tail in tails),
-        upper=max(tail.upper for tail in tails),
-        evidence=(*tails[0].evidence, *_disturbances(latency, np.zeros(len(calm)))),
+        *limits,
+        evidence=(
+            _tail_sentence(latency, tails[0], gate.confidence),
+            _control_sentence(control),
+            *told(latency.machine, no_spikes),
+        ),
         method="order statistics, Bonferroni",
-        advice=("More pairs in verify.latency narrow the limits.",),
-        void=void,
+        advice=(pairs_advice(latency, wanted, end=_DECIDE),),
+        void=(*not_alone(calm), *_biased(latency, _stake(limits[0], gate.bound)), *_biased_tail(control)),
     )
-
-
-def _tails(latency: Latency, pairs: NDArray[np.bool_], confidence: float) -> Finding:
-    """The ratio over these pairs: limits of both p99s, each at half of the error, hold whatever ties the two."""
-    sides = (latency.reference[pairs], latency.candidate[pairs])
-    each = 1 - (1 - confidence) / 2
-    reference, candidate = (percentile(calls.reshape(len(calls), -1), _P99, confidence=each) for calls in sides)
-    shown = f"p99 at batch {latency.batch} ({latency.timing}): {_said(reference)} of the reference, {_said(candidate)}"
-    if reference.estimate is None or candidate.estimate is None:
-        needed = _pairs_needed(latency, reference, candidate)
-        advice = f"More undisturbed pairs in verify.latency carry it: about {needed} would."
-        return Finding(math.nan, -math.inf, math.inf, evidence=(f"{shown}.",), advice=(advice,))
-    estimate = candidate.estimate / reference.estimate
-    lower = candidate.lower / reference.upper if candidate.lower > 0 else -math.inf
-    upper = candidate.upper / reference.lower if reference.lower > 0 else math.inf
-    evidence = (
-        f"{shown}: {estimate:.3f} of it, one-sided {confidence:.3g} limits {lower:.3f} and {upper:.3f} (order "
-        "statistics of both, Bonferroni)."
-    )
-    return Finding(estimate=estimate, lower=lower, upper=upper, evidence=(evidence,))
 
 
 def speedup_limits(latency: Latency, confidence: float) -> tuple[float, float, float]:
@@ -101,45 +90,90 @@ def claimed_gain(measured: Latency, bound: float, confidence: float) -> float:
     The required one counts so that an engine without any gain can fail its gate although its own gain is zero.
     """
     estimate, _, _ = hodges_lehmann(measured.log_ratios, confidence)
-    required = abs(math.log(bound)) if bound > 0 else 0.0
-    return max(abs(estimate), required)
+    return _stake(math.exp(estimate), bound)
 
 
-def _control_faults(latency: Latency, gain: float) -> tuple[str, ...]:
-    """The reference against itself must show 1, sharply."""
-    _, lower, upper = hodges_lehmann(latency.control_log_ratios, CONTROL_CONFIDENCE)
-    shown = f"{_exp(lower):.4f} to {_exp(upper):.4f}"
-    faults = []
-    if max(lower, -upper) > CONTROL_BIAS * gain:
-        faults.append(
-            f"The A/A control does not contain 1: the reference against itself is {shown} times as fast, so the "
-            "machine or the schedule favours one side."
-        )
-    if not upper - lower < CONTROL_SHARE * gain:
-        faults.append(
-            f"The A/A control is too wide: the reference against itself is {shown} times as fast, wider than a quarter "
-            f"of the gain at stake ({_exp(gain):.3f} times, on the log scale). Quieten the machine or give "
-            "verify.latency more seconds."
-        )
-    return tuple(faults)
+def _stake(ratio: float, bound: float) -> float:
+    """The larger of the two on the log scale."""
+    return max(abs(math.log(ratio)), abs(math.log(bound)) if bound > 0 else 0.0)
 
 
-def _disturbances(latency: Latency, spikes: NDArray[np.float64]) -> tuple[str, ...]:
-    """Nothing is dropped, and nothing that was disturbed goes unsaid."""
-    flags = disturbed(latency.machine, spikes)
-    if not flags:
-        return ()
-    told = "; ".join(f"{reason} in {int(hit.sum())}" for reason, hit in flags.items())
-    return (f"Of {len(latency.order)} pairs some were disturbed and are counted all the same: {told}.",)
-
-
-def _not_alone(calm: NDArray[np.bool_]) -> tuple[str, ...]:
-    """A machine that was disturbed most of the time has no quiet pairs to compare the disturbed ones with."""
-    if calm.mean() >= FEWEST_CALM:
+def _biased(latency: Latency, gain: float) -> tuple[str, ...]:
+    """The reference against itself must show 1."""
+    lower, upper = _control_limits(latency)
+    if max(lower, -upper) <= CONTROL_BIAS * gain:
         return ()
     return (
-        f"The machine was disturbed in {int((~calm).sum())} of {len(calm)} pairs: what was timed is these engines and "
-        "their neighbours. Quieten the machine and measure again.",
+        f"The A/A control does not contain 1: the reference against itself is {_range(lower, upper)} times as fast, so "
+        "the machine or the schedule favours one side.",
+    )
+
+
+def _blunt(latency: Latency, gain: float) -> tuple[str, ...]:
+    """And it must show it sharply, or a bias as large as the gain could hide in it."""
+    lower, upper = _control_limits(latency)
+    if upper - lower < CONTROL_SHARE * gain:
+        return ()
+    return (
+        f"The A/A control is too wide: the reference against itself is {_range(lower, upper)} times as fast, wider "
+        f"than a quarter of the gain at stake ({math.exp(gain):.3f} times, on the log scale). Quieten the machine or "
+        "give verify.latency more seconds.",
+    )
+
+
+def _control_limits(latency: Latency) -> tuple[float, float]:
+    _, lower, upper = hodges_lehmann(latency.control_log_ratios, CONTROL_CONFIDENCE)
+    return lower, upper
+
+
+def _biased_tail(control: Tail) -> tuple[str, ...]:
+    """The reference's p99 against itself must contain 1: what strikes the slow calls of one side shows in no median."""
+    _, lower, upper = control.limits
+    if lower <= 1 <= upper:
+        return ()
+    return (
+        f"The A/A control of the p99 does not contain 1: the reference's p99 is {lower:.3f} to {upper:.3f} of its own, "
+        "so the machine or the schedule favours one side in the tail.",
+    )
+
+
+def _widest(tails: list[Tail]) -> tuple[float, float, float]:
+    """The estimate over all pairs, and the more cautious limits."""
+    limits = [found.limits for found in tails]
+    return limits[0][0], min(lower for _, lower, _ in limits), max(upper for _, _, upper in limits)
+
+
+def _not_carried(latency: Latency, tails: list[Tail], control: Tail, *, void: tuple[str, ...]) -> Finding:
+    """No ratio; which of the p99s was the trouble, and about how many pairs would carry all of them."""
+    lacking = next((found for found in tails if not found.carried), None)
+    if lacking is None:
+        said = f"the reference's against itself, the A/A control: {_said(control.a)} and {_said(control.b)}"
+    else:
+        said = f"{_said(lacking.a)} of the reference, {_said(lacking.b)}"
+    wanted = pairs_to_carry(len(latency.order), *tails, control)
+    if wanted is None:
+        advice = "More undisturbed pairs in verify.latency carry it: many times as many."
+    else:
+        advice = pairs_advice(latency, wanted, end="carry it, as far as they are undisturbed")
+    evidence = f"p99 at batch {latency.batch} ({latency.timing}): {said}."
+    nothing = Finding(math.nan, -math.inf, math.inf, evidence=(evidence,))
+    return replace(nothing, advice=(advice,), void=void)
+
+
+def _tail_sentence(latency: Latency, found: Tail, confidence: float) -> str:
+    estimate, lower, upper = found.limits
+    return (
+        f"p99 at batch {latency.batch} ({latency.timing}): {_said(found.a)} of the reference, {_said(found.b)}: "
+        f"{estimate:.3f} of it, one-sided {confidence:.3g} limits {lower:.3f} and {upper:.3f} (order statistics of "
+        "both, Bonferroni)."
+    )
+
+
+def _control_sentence(control: Tail) -> str:
+    estimate, lower, upper = control.limits
+    return (
+        f"A/A control: the reference's p99 against itself is {estimate:.3f}, limits {lower:.3f} and {upper:.3f}; a "
+        "bias of the tail within these would go unseen."
     )
 
 
@@ -152,12 +186,12 @@ def _said(value: Percentile) -> str:
     )
 
 
-def _pairs_needed(latency: Latency, *sides: Percentile) -> int | str:
-    """If the calls stay as alike as they are."""
-    worth = min(side.worth for side in sides)
-    return math.ceil(len(latency.order) * sides[0].needed / worth) if worth > 0 else "many times as many"
+def _range(lower: float, upper: float) -> str:
+    _, low, high = _exp(0.0, lower, upper)
+    return f"{low:.4f} to {high:.4f}"
 
 
-def _exp(value: float) -> float:
+def _exp(estimate: float, lower: float, upper: float) -> tuple[float, float, float]:
     """Exp that knows what to do with a limit that does not exist."""
-    return math.exp(value) if math.isfinite(value) else value
+    low, high = (math.exp(limit) if math.isfinite(limit) else limit for limit in (lower, upper))
+    return math.exp(estimate), low, high

@@ -20,6 +20,8 @@ from madx.sensors import check_names
 from madx.verify.arrays import Arrays, check_shapes, read_array, with_prefix, without_prefix
 
 Calls = NDArray[np.float32]
+MAX_PAIRS = 2000
+"""The interval takes all averages of two pairs: two million numbers at this many."""
 _CALLS = ("reference", "candidate", "control_a", "control_b")
 _REST = {"batch", "timing", "facts"}
 _MACHINE = "machine"
@@ -49,7 +51,7 @@ class Latency:
     """The machine and the engines (threads, versions), JSON-able."""
 
     def __post_init__(self) -> None:
-        given = [getattr(self, name) for name in _CALLS]
+        given = self.all_calls
         if self.reference.ndim != 3 or self.reference.shape[-1] == 0:
             raise ArtifactError(
                 "the latency holds no single calls (an older madx kept block medians only): its shape is "
@@ -66,6 +68,11 @@ class Latency:
         return int(self.reference.shape[-1])
 
     @property
+    def all_calls(self) -> tuple[Calls, ...]:
+        """Reference, candidate, and the control's two: everything that was timed."""
+        return self.reference, self.candidate, self.control_a, self.control_b
+
+    @property
     def log_ratios(self) -> NDArray[np.float64]:
         """[P] ln(reference / candidate) of each pair's block medians; the schedule cancels a linear drift."""
         return log_ratios(self.reference, self.candidate)
@@ -78,7 +85,7 @@ class Latency:
     @property
     def spikes(self) -> NDArray[np.float64]:
         """[P] share of a pair's and its control's seconds that single calls took beyond their block's median."""
-        given = [getattr(self, name).astype(np.float64) for name in _CALLS]
+        given = [calls.astype(np.float64) for calls in self.all_calls]
         total = sum(calls.sum(axis=(1, 2)) for calls in given)
         typical = sum(self.calls * block_medians(calls).sum(axis=1) for calls in given)
         return np.asarray(np.maximum(1 - typical / total, 0))

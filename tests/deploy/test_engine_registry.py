@@ -1,4 +1,3 @@
-import ctypes
 import subprocess
 import sys
 from typing import get_args
@@ -7,7 +6,7 @@ import numpy as np
 import pytest
 from deploy_cases import tiny_onnx
 
-from madx.deploy import engine, hardware
+from madx.deploy import engine
 from madx.deploy.engine import Availability, availabilities, backend, in_chunks, kinds, register
 from madx.deploy.ort import OrtBackend
 from madx.errors import EngineError
@@ -76,7 +75,7 @@ def test_cuda_without_a_gpu_is_no_matter_of_pip(monkeypatch):
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr("madx.deploy.ort.nvidia_gpus", lambda: 0)
+    monkeypatch.setattr("madx.deploy.ort.gpu_names", list)
     available = backend("ort-cuda").availability()
     assert (available.can_run, available.remedy) == (False, "")
     assert "no NVIDIA GPU" in available.reason
@@ -112,37 +111,3 @@ def test_chunks_cover_all_images_in_order(count, sizes):
     chunks = list(in_chunks(images, 4))
     assert [len(chunk) for chunk in chunks] == sizes
     np.testing.assert_array_equal(np.concatenate(chunks), images)
-
-
-def test_hyper_threads_of_one_core_count_once(tmp_path):
-    for cpu, siblings in {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}.items():
-        folder = tmp_path / f"cpu{cpu}" / "topology"
-        folder.mkdir(parents=True)
-        (folder / "thread_siblings_list").write_text(siblings + "\n")
-    assert hardware.physical_cores({0, 1, 2, 3}, tmp_path) == 2
-    assert hardware.physical_cores({0, 2}, tmp_path) == 1
-    assert hardware.physical_cores({0, 1, 2, 3}, tmp_path / "none") == 4
-    assert 1 <= hardware.physical_cores() <= len(hardware.usable_cpus())
-
-
-class FakeDriver:
-    def __init__(self, error, gpus):
-        self._error, self._gpus = error, gpus
-
-    def cuInit(self, _flags):  # noqa: N802
-        return self._error
-
-    def cuDeviceGetCount(self, count):  # noqa: N802
-        count._obj.value = self._gpus
-        return 0
-
-
-@pytest.mark.parametrize(("driver", "gpus"), [(FakeDriver(0, 2), 2), (FakeDriver(100, 2), 0), (None, 0)])
-def test_gpus_are_counted_by_the_driver(driver, gpus, monkeypatch):
-    def load(_name):
-        if driver is None:
-            raise OSError("libcuda.so.1: cannot open shared object file")
-        return driver
-
-    monkeypatch.setattr(ctypes, "CDLL", load)
-    assert hardware.nvidia_gpus() == gpus

@@ -39,7 +39,7 @@ def test_a_real_build_has_the_precision_of_its_file(rtx, precision, convolution)
 
 
 def test_a_built_engine_cannot_run_without_a_gpu(rtx, monkeypatch):
-    monkeypatch.setattr(tensorrt, "nvidia_gpus", lambda: 0)
+    monkeypatch.setattr(tensorrt, "gpu_names", list)
     available = rtx.availability()
     assert (available.can_build, available.can_run, available.remedy) == (True, False, "")
     with pytest.raises(EngineError, match="built and recorded, cannot run here: no NVIDIA GPU"):
@@ -98,9 +98,9 @@ def test_a_missing_builder_names_the_extra(kind, extra, monkeypatch):
 def test_full_tensorrt_needs_a_gpu_to_build(monkeypatch):
     found = '{"tensorrt": "10.14.1", "polygraphy": "0.53.6"}'
     monkeypatch.setattr(tensorrt, "_child", lambda *_: subprocess.CompletedProcess([], 0, found, ""))
-    monkeypatch.setattr(tensorrt, "nvidia_gpus", lambda: 0)
+    monkeypatch.setattr(tensorrt, "gpu_names", list)
     assert not backend("tensorrt").availability().can_build
-    monkeypatch.setattr(tensorrt, "nvidia_gpus", lambda: 1)
+    monkeypatch.setattr(tensorrt, "gpu_names", lambda: ["a GPU"])
     assert backend("tensorrt").availability().can_run
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from madx.deploy.export import export_onnx
 from madx.deploy.sparsity import sparsity_2_4
 from madx.errors import ModelError
-from madx.prune import apply_masks_, two_four_masks, unstructured_masks
+from madx.prune import apply_masks_, fill_zeros_, two_four_masks, unstructured_masks
 
 SHARES = [0.01, 0.25, 0.5, 0.9, 0.99]
 
@@ -195,3 +195,19 @@ def test_scores_that_do_not_fit(make: object) -> None:
         make(net, {name: score for name, score in scores.items() if name != "1.bias"})
     with pytest.raises(ModelError, match=r"saliency of 0\.weight has shape \[8, 16\], the parameter \[8, 16, 1, 1\]"):
         make(net, scores | {"0.weight": torch.zeros(8, 16)})
+
+
+def test_filling_leaves_no_zero_and_what_was_there():
+    net = nn.Sequential(conv(16, 16), nn.ReLU(), nn.Flatten(), nn.Linear(256, 8))
+    masks, _ = two_four_masks(net, random_scores(net))
+    apply_masks_(net, masks)
+    before = {name: value.detach().clone() for name, value in net.named_parameters()}
+    fill_zeros_(net, generator=torch.Generator().manual_seed(0))
+    for name, value in net.named_parameters():
+        kept = before[name] != 0
+        assert torch.equal(value[kept], before[name][kept])
+        assert name.endswith("bias") or (value != 0).all()
+        filled = value[~kept].abs()
+        assert filled.numel() == 0 or filled.max() < before[name][kept].abs().mean()
+    artifact = export_onnx(net, (16, 4, 4), opset=20)
+    assert not any(row.eligible for row in sparsity_2_4(artifact.payload).values()), "nothing for sparse kernels"

@@ -223,8 +223,8 @@ def test_colours_can_be_told_apart(pages, scheme, words, ground, least):
 
 
 def test_one_picture_for_each_gate_and_the_rest(pages):
-    assert pages["passing"].count('<svg class="plot"') == len(cases.GATES) + 9
-    assert pages["two engines"].count('<svg class="plot"') == 2 * (len(cases.GATES) + 4) + 5
+    assert pages["passing"].count('<svg class="plot"') == len(cases.GATES) + 10
+    assert pages["two engines"].count('<svg class="plot"') == 2 * (len(cases.GATES) + 5) + 5
 
 
 def test_matplotlib_is_left_as_it_was():

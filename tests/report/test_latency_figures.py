@@ -68,3 +68,13 @@ def test_the_distribution_is_drawn_for_both_engines():
     picture = latency_figures.distribution(cases.latency(), "calls")
     for variable in ("dense", "pruned"):
         assert re.search(rf'<path[^>]*style="[^"]*stroke: var\(--{variable}\)', picture)
+
+
+def test_every_rung_has_a_bar_as_long_as_its_call():
+    picture = latency_figures.rungs(cases.ladder(), "ladder")
+    bars = re.findall(r'd="M ([\d.]+) [\d.]+ \s*L ([\d.]+) [\d.]+ [^"]*"[^>]*fill: var\(--(dense|pruned)\)', picture)
+    lengths = np.array([float(right) - float(left) for left, right, _ in bars])
+    np.testing.assert_allclose(lengths / lengths[0], [1, 0.5, 0.4, 0.4], rtol=0.01)
+    assert [colour for _, _, colour in bars] == ["dense", "pruned", "pruned", "pruned"]
+    for name in cases.RUNGS:
+        assert name in picture

@@ -11,7 +11,8 @@ from madx.verify.timings import block_medians
 
 def test_medians_are_of_all_blocks():
     latency = cases.latency(noise=0.3)
-    dense, pruned = latency_views.time_rows(latency)
+    dense, pruned = latency_views.time_rows(latency, ("baseline", "pruned"))
+    assert (dense.label, pruned.label) == ("baseline", "pruned")
     assert dense.median == np.median(block_medians(latency.reference))
     assert pruned.median == np.median(block_medians(latency.candidate))
     assert dense.low < dense.median < dense.high
@@ -38,16 +39,25 @@ def test_a_few_calls_carry_a_median_and_no_tail():
     assert latency_views.tail(cases.latency(pairs=8)) == ("not carried", "not carried")
 
 
-def test_the_ladder_names_every_step_and_the_whole_way():
+def test_the_ladder_says_of_every_step_what_its_limits_show():
     rows = latency_views.ladder_rows(cases.ladder())
-    assert [label for label, _ in rows] == [
-        "dense, fp32 → channels removed, fp32",
-        "channels removed, fp32 → channels removed, fp16",
-        "dense, fp32 → channels removed, fp16",
-    ]
-    estimates = [float(text.partition(words.TIMES)[0]) for _, text in rows]
-    assert estimates == pytest.approx([2.0, 1.25, 2.5], rel=0.01)
+    assert [row.name for row in rows] == list(cases.RUNGS)
+    assert [float(row.median.removesuffix(" ms")) for row in rows] == pytest.approx([2, 1, 0.8, 0.8], rel=0.01)
+    assert [row.word for row in rows] == ["", "faster", "faster", "no difference shown"]
+    estimates = [float(row.bought.partition(words.TIMES)[0]) for row in rows[1:]]
+    assert estimates == pytest.approx([2.0, 1.25, 1.0], rel=0.01)
     assert latency_views.ladder_rows(None) == ()
+
+
+def test_a_step_down_is_called_one():
+    ladder = cases.ladder(seconds=(1e-3, 2e-3))
+    assert latency_views.ladder_rows(ladder)[1].word == "slower"
+
+
+def test_the_sentences_give_the_whole_way_and_what_is_missing():
+    first, _, last = latency_views.ladder_sentences(cases.ladder(missing={"dense, fp16": "no GPU here"}))
+    assert f"from {cases.RUNGS[0]} to {cases.RUNGS[-1]}: 2.5" in first
+    assert last == "The rung dense, fp16 is missing: no GPU here."
 
 
 def test_the_machine_is_shown_and_what_it_cannot_tell_is_named():

@@ -88,13 +88,14 @@ class NoisyMachine:
         share, self.lost, self.spent = self.lost / max(self.spent, 1e-9), 0.0, 0.0
         return {"waiting": share} if self.sensors else {}
 
-    def measure(self, speedup, *, seed, reference=1e-3, **config):
+    def measure(self, speedup, *, seed, reference=1e-3, tails=False, **config):
         return measure_latency(
             self.timer(reference, "A"),
             self.timer(reference / speedup, "B"),
             config=LatencyConfig(**{"pairs": 30, "block_calls": 5, "seconds": 0.6} | config),
             seed=seed,
             timing="simulated",
+            tails=tails,
             watch=Watch(clock=lambda: self.now, read=self.read),
         )
 

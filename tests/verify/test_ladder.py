@@ -1,6 +1,7 @@
 """The attribution ladder on simulated machines: steps that multiply to the whole, and limits that hold the truth."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -73,10 +74,20 @@ def test_when_sampling_ends(noise, config, expected):
 
 
 def test_a_ladder_gives_back_what_was_put_in():
-    given = measured(NoisyMachine(0))
+    given = replace(measured(NoisyMachine(0)), missing={"dense, fp16": "it cannot be built"})
     back = Ladder.from_arrays(given.to_arrays())
     assert (back.rungs, back.batch, back.timing) == (given.rungs, given.batch, given.timing)
+    assert back.missing == given.missing
     np.testing.assert_array_equal(back.seconds, given.seconds)
+
+
+def test_the_ladder_of_an_older_madx_is_read():
+    rest = np.array('{"rungs": ["dense", "pruned", "fp16", "2:4"], "batch": 1, "timing": ""}')
+    assert Ladder.from_arrays(measured(NoisyMachine(0)).to_arrays() | {"rest": rest}).missing == {}
+
+
+def test_a_typical_call_is_the_median_of_the_blocks():
+    assert measured(NoisyMachine(0, noise=0.0)).medians() == pytest.approx(tuple(RUNGS.values()))
 
 
 @pytest.mark.parametrize(
@@ -86,6 +97,7 @@ def test_a_ladder_gives_back_what_was_put_in():
         ({"seconds": np.zeros((30, 2, 4, 5), np.float32)}, "positive number"),
         ({"rest": np.array("{")}, "not written by madx"),
         ({"rest": np.array("{}")}, "rungs"),
+        ({"rest": np.array("[]")}, "not written by madx"),
         ({"rest": np.array('{"rungs": ["dense"], "batch": 1, "timing": ""}')}, "at least two"),
     ],
 )
