@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from madx.attacks import Apgd, Victim, run_suite
-from madx.pipeline.attacking import Side, gate_images
+from madx.pipeline.attacking import Side
+from madx.pipeline.chunks import gate_images
 from madx.pipeline.context import Context
 from madx.recipe import ThreatConfig
 from madx.seeds import torch_generator

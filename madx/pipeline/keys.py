@@ -100,6 +100,17 @@ def across_processes(depends: dict[str, Any]) -> dict[str, Any]:
     return depends | {"data": {name: value for name, value in depends["data"].items() if name != "files"}}
 
 
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Dotted names of what is not the same in two pieces of JSON, such as what two keys were made of."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key in sorted(before.keys() | now.keys())
+            for difference in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if before == now else [name.removeprefix("depends.").removeprefix("inputs.")]
+
+
 def _common(context: Context, *, gate: bool = True) -> dict[str, Any]:
     """What all stages depend on; networks do not depend on how many gate images will judge them."""
     recipe = context.recipe

@@ -14,8 +14,9 @@ from madx.deploy.engine import backend
 from madx.errors import ArtifactError, EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
-from madx.pipeline.attacking import Side, budget, fast_twin, gate_images, measure_accuracy
+from madx.pipeline.attacking import Side, budget, fast_twin, measure_accuracy
 from madx.pipeline.checking import measure_soundness
+from madx.pipeline.chunks import gate_images, merged
 from madx.pipeline.contenders import Contender, build_record, contenders
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
@@ -42,7 +43,7 @@ def verify(context: Context) -> list[str]:
     measured, missing, outputs = [], {}, []
     hashes: dict[str, dict[str, str]] = {}
     for config in context.recipe.export.engines:
-        if reason := world.share(partial(_why_missing, context, config)):
+        if reason := world.share(partial(why_missing, context, config)):
             context.progress.say(f"{config.name}: missing: {reason}")
             missing[config.name] = reason
             continue
@@ -57,12 +58,14 @@ def verify(context: Context) -> list[str]:
     if attempt > 1:
         verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))
     attacked = max((values.accuracy.images for values in measured), default=0)
-    provenance = _provenance(context, attacked) | subject | {"attempt": attempt}
+    provenance = (
+        _provenance(context, attacked) | subject | {"attempt": attempt, "merged": merged(context)}
+    )
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*outputs, files.VERDICT]
 
 
-def _why_missing(context: Context, config: EngineConfig) -> str:
+def why_missing(context: Context, config: EngineConfig) -> str:
     """Every engine of the recipe is promised: why this one cannot be had here, or nothing."""
     record = build_record(context, config)
     if not record["built"]:
@@ -84,8 +87,8 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if against else ''}")
     suite = suite_of(context.recipe.verify.attack)
     with ExitStack() as loaded:
-        reference = _loaded(loaded, context, config, against) if against else None
-        candidate = _loaded(loaded, context, config, judged)
+        reference = loaded_side(loaded, context, config, against) if against else None
+        candidate = loaded_side(loaded, context, config, judged)
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: _latency(context, config, reference, candidate))
         measurements = Measurements(
@@ -103,7 +106,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     return measurements, hashes
 
 
-def _loaded(stack: ExitStack, context: Context, config: EngineConfig, one: Contender) -> Side:
+def loaded_side(stack: ExitStack, context: Context, config: EngineConfig, one: Contender) -> Side:
     """The engine, until the stack closes it, and its twin as attacks want it."""
     engine = stack.enter_context(closing(backend(config.kind).load(one.payload, config)))
     return Side(one.role, engine, fast_twin(context, one.twin) if one.twin else None)

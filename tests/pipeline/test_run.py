@@ -272,7 +272,7 @@ def test_a_damaged_chunk_of_a_killed_verification_is_measured_again(
 ) -> None:
     from madx.pipeline import attacking
 
-    keep = attacking._store_chunk
+    keep = attacking.store_chunk
 
     def dies(context, config, number, value):
         keep(context, config, number, value)
@@ -280,7 +280,7 @@ def test_a_damaged_chunk_of_a_killed_verification_is_measured_again(
             raise KeyboardInterrupt
 
     expected = np.load(workspace / "run/measurements/ort-cpu-fp32.npz")["accuracy.standing_candidate"]
-    monkeypatch.setattr(attacking, "_store_chunk", dies)
+    monkeypatch.setattr(attacking, "store_chunk", dies)
     stopped = run(cli, workspace, "verify", "--again")
     assert (stopped.code, "run the same command again to continue" in stopped.err) == (130, True)
     monkeypatch.undo()
@@ -330,9 +330,9 @@ def test_a_kill_between_new_files_and_tidying_leaves_no_old_verdict_for_good(
     ],
 )
 def test_what_changed_is_named(before: dict[str, object], now: dict[str, object], names: list[str]) -> None:
-    from madx.pipeline.stages import _differences
+    from madx.pipeline.keys import differences
 
-    assert _differences(before, now) == names
+    assert differences(before, now) == names
 
 
 def test_an_engine_that_could_be_built_and_was_not_is_tried_again(
