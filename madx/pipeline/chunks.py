@@ -45,8 +45,8 @@ def chunk(context: Context, number: int) -> Chunk:
 
 def images_in(context: Context, number: int) -> int:
     """How many images a chunk has; the last one may have fewer than the others."""
-    rows = _rows(context, number)
-    return rows.stop - rows.start
+    size = context.recipe.verify.chunk
+    return min(size, gate_images(context) - number * size)
 
 
 def file_name(config: EngineConfig, number: int) -> str:
@@ -123,5 +123,5 @@ def read_chunk(context: Context, path: Path, number: int) -> Accuracy | None:
 
 def _rows(context: Context, number: int) -> slice:
     """Places of the chunk's images in the gate's split."""
-    size = context.recipe.verify.chunk
-    return slice(number * size, min((number + 1) * size, gate_images(context)))
+    start = number * context.recipe.verify.chunk
+    return slice(start, start + images_in(context, number))

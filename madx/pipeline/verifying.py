@@ -58,9 +58,7 @@ def verify(context: Context) -> list[str]:
     if attempt > 1:
         verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))
     attacked = max((values.accuracy.images for values in measured), default=0)
-    provenance = (
-        _provenance(context, attacked) | subject | {"attempt": attempt, "merged": merged(context)}
-    )
+    provenance = _provenance(context, attacked) | subject | {"attempt": attempt, "merged": merged(context)}
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*outputs, files.VERDICT]
 
@@ -97,7 +95,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             parity=context.world.share(lambda: _parity(context, config, reference, candidate)),
             soundness=context.world.share(lambda: measure_soundness(context, suite, reference, candidate)),
             accuracy=measure_accuracy(context, config, reference, candidate),
-            curve=context.world.share(lambda: measure_curve(context, reference, candidate)),
+            curve=context.world.share(lambda: measure_curve(context, config, reference, candidate)),
             sizes=Sizes(reference=len(against.payload) if against else None, candidate=len(judged.payload)),
             reference=against.subject if against else None,
             candidate=judged.subject,

@@ -104,10 +104,12 @@ def _curve(measured: Measurements, threat: Mapping[str, Any], number: int) -> di
         return None
     rows = curve_views.curve_rows(measured.curve, threat)
     accuracy = measured.accuracy
-    suite = (curve_views.standing(accuracy.robust_reference), curve_views.standing(accuracy.robust_candidate))
+    reference = None if measured.reference is None else curve_views.standing(accuracy.robust_reference)
+    suite = (reference, curve_views.standing(accuracy.robust_candidate))
     return {
         "sentence": curve_views.curve_sentence(measured.curve, rows, views.roles(measured)),
         "rows": rows,
+        "compared": measured.reference is not None,
         "plot": curve_figure.security_curve(rows, suite, f"e{number}curve", norm=threat.get("norm", "")),
     }
 

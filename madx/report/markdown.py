@@ -175,11 +175,17 @@ def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[s
             f"{_text(sentence)} In brackets: {_POINTWISE}.",
             "",
         )
-        cells = (
-            (f"{row.radius}{', the threat' if row.is_threat else ''}", row.reference.text, row.candidate.text)
-            for row in rows
+        compared = view.measured.reference is not None
+        yield from _table(
+            ("radius", *_columns(view.measured)[0 if compared else 1 :]),
+            (
+                (
+                    f"{row.radius}{', the threat' if row.is_threat else ''}",
+                    *(side.text for side in (row.reference, row.candidate) if side is not None),
+                )
+                for row in rows
+            ),
         )
-        yield from _table(("radius", *_columns(view.measured)), cells)
         yield from ("", "</details>", "")
 
 
