@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 from madx.artifacts import sha256_bytes
 from madx.attacks import suite_of
 from madx.deploy.engine import backend
-from madx.errors import ArtifactError, EngineError
+from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
 from madx.pipeline.attacking import Side, budget, fast_twin, measure_accuracy
@@ -21,10 +20,9 @@ from madx.pipeline.contenders import Contender, build_record, contenders
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.ladders import ladder
-from madx.pipeline.reporting import read_verdict
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
-from madx.recipe import AttackConfig, EngineConfig
+from madx.recipe import AttackConfig, EngineConfig, canonical_json
 from madx.sensors import Watch
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
@@ -39,7 +37,6 @@ _REPEATED = "these engines were measured {} times for these gates, and this is t
 def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
     world = context.world
-    earlier = world.share(lambda: _earlier_provenance(context))
     measured, missing, outputs = [], {}, []
     hashes: dict[str, dict[str, str]] = {}
     for config in context.recipe.export.engines:
@@ -54,7 +51,8 @@ def verify(context: Context) -> list[str]:
     settings = context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     subject = {"engines": hashes, "gates": [gate.model_dump(mode="json") for gate in settings.gates]}
-    attempt = _attempts(earlier, subject) + 1
+    # Counted before anybody can read the verdict: no verdict that was seen goes uncounted.
+    attempt = world.share(lambda: context.run.count_attempt(sha256_bytes(canonical_json(subject).encode())))
     if attempt > 1:
         verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))
     attacked = max((values.accuracy.images for values in measured), default=0)
@@ -154,22 +152,6 @@ def _latency(context: Context, engine: EngineConfig, against: Side | None, judge
         facts={"reference": reference.facts, "candidate": candidate.facts},
         watch=Watch.over_this_machine(gpu=engine.on_gpu),
     )
-
-
-def _earlier_provenance(context: Context) -> dict[str, Any]:
-    """Of the verdict that this one replaces; nothing if there is none or it is damaged."""
-    if files.VERDICT not in context.run.hashes("verify"):
-        return {}
-    try:
-        return read_verdict(context)[1]
-    except ArtifactError:
-        return {}
-
-
-def _attempts(earlier: Mapping[str, Any], subject: Mapping[str, Any]) -> int:
-    """How often these very engines were measured for these very gates before: rolling the dice must be visible."""
-    same = all(earlier.get(name) == value for name, value in subject.items())
-    return int(earlier.get("attempt", 0)) if same else 0
 
 
 def _provenance(context: Context, attacked: int) -> dict[str, Any]:

@@ -206,6 +206,11 @@ def test_measuring_again_is_possible_and_visible(workspace: Path, cli: Cli) -> N
     assert run(cli, workspace, "verify", "--again").code in (0, 1, 3)
     after = json.loads((workspace / "run/verdict.json").read_text())
     assert (before["provenance"]["attempt"], after["provenance"]["attempt"]) == (1, 2)
+    (workspace / "run/verdict.json").unlink()
+    assert run(cli, workspace, "verify").code in (0, 1, 3)
+    lost = json.loads((workspace / "run/verdict.json").read_text())
+    assert lost["provenance"]["attempt"] == 3
+    assert any("were measured 3 times for these gates" in warning for warning in lost["warnings"])
 
 
 @pytest.mark.parametrize("measured", ["true", "false"])

@@ -280,3 +280,8 @@ def test_a_baseline_is_part_of_what_shards_share(workspace: Path, cli: Cli) -> N
     answer = verify(cli, workspace, "run", *baseline, "--merge", workspace / "piece")
     assert answer.code in (0, 1, 3), answer.err
     assert "merged 3 chunks" in answer.err
+    attempts = []
+    for options in ((), baseline):  # toggled, and back: the second look at the same engines
+        assert verify(cli, workspace, "run", *options).code in (0, 1, 3)
+        attempts.append(json.loads((workspace / "run/verdict.json").read_text())["provenance"]["attempt"])
+    assert attempts == [1, 2]
