@@ -155,10 +155,11 @@ def _latency(context: Context, engine: EngineConfig, against: Side | None, judge
 
 
 def _provenance(context: Context, attacked: int) -> dict[str, Any]:
-    """What the verdict speaks of: the first `attacked` of the gate's images, this threat, this machine."""
+    """What the verdict speaks of: this whole recipe, the first `attacked` of the gate's images, this machine."""
     gate, suite = context.splits.gate, suite_of(context.recipe.verify.attack)
     with_twins = all(source.twin for source in context.sources.values())
     return {
+        "recipe": context.recipe.model_dump(mode="json"),
         "seed": context.recipe.seed,
         "threat": context.recipe.threat.model_dump(mode="json"),
         "attack": {

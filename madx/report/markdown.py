@@ -293,7 +293,7 @@ def _provenance(content: ReportContent) -> Iterator[str]:
     }
     yield from ("<details><summary>Provenance</summary>", "")
     yield from _table(("fact", "value"), ((_text(name), _text(str(value))) for name, value in (facts | hashes).items()))
-    yield from ("", "</details>", "", "<details><summary>Recipe</summary>", "")
+    yield from ("", "</details>", "", f"<details><summary>{views.recipe_heading(content)}</summary>", "")
     yield from _fenced(yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True))
     yield from ("", "</details>", "")
 

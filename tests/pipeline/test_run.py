@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from madx.artifacts import sha256_file
 from madx.cli import main
+from madx.recipe import load_recipe
 from madx.rundir import RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
@@ -120,7 +121,7 @@ def test_a_second_run_does_nothing_and_says_so(workspace: Path, cli: Cli) -> Non
         ("prune.sparsity=0.4", ["prune", "report"]),
         ("verify.gates=[{metric: clean_drop, at_most: 0.5}]", ["verify", "report"]),
         ("verify.images=60", ["verify", "report"]),
-        ("name=renamed", ["report"]),
+        ("name=renamed", []),  # the verdict was reached under the name that it has
     ],
 )
 def test_only_what_a_change_touches_is_done_again(workspace: Path, cli: Cli, override: str, redone: list[str]) -> None:
@@ -176,9 +177,40 @@ def test_reports_are_rendered_again_without_measuring(workspace: Path, cli: Cli)
     assert done_stages(workspace, before) == ["report"]
 
 
+def test_a_report_shows_the_recipe_that_was_judged(workspace: Path, cli: Cli) -> None:
+    """Whatever the command line of `madx report` says, and with the engines that were measured."""
+    recipe = json.loads((workspace / "run/verdict.json").read_text())["provenance"]["recipe"]
+    assert recipe == load_recipe(workspace / "tiny.yaml").model_dump(mode="json")
+    assert recipe["verify"]["gates"], "defaults belong to it"
+    pages = [(workspace / "run" / name).read_text() for name in ("report.html", "report.md", "junit.xml")]
+    other = ("--set", "verify.images=7", "--set", "export.engines=[{kind: openvino-cpu}]", "--set", "name=other")
+    assert run(cli, workspace, "report", *other).code == 0
+    assert [(workspace / "run" / name).read_text() for name in ("report.html", "report.md", "junit.xml")] == pages
+    assert "Recipe of this verdict, defaults included" in pages[0]
+    assert "ort-cpu-fp32" in pages[1]
+
+
+def test_a_verdict_of_an_older_madx_shows_the_recipe_at_hand_and_says_so(workspace: Path, cli: Cli) -> None:
+    verdict, manifest = workspace / "run/verdict.json", workspace / "run/manifest.json"
+    content, before = json.loads(verdict.read_text()), sha256_file(verdict)
+    del content["provenance"]["recipe"]
+    verdict.write_text(json.dumps(content | {"schema": 1}))
+    manifest.write_text(manifest.read_text().replace(before, sha256_file(verdict)))
+    assert run(cli, workspace, "report", "--set", "verify.images=77").code == 0
+    text = (workspace / "run/report.md").read_text()
+    assert "the verdict does not record its own" in text
+    assert "images: 77" in text
+    content["provenance"]["recipe"] = {"export": {"engines": [{"kind": "of tomorrow"}]}}
+    before = sha256_file(verdict)
+    verdict.write_text(json.dumps(content))
+    manifest.write_text(manifest.read_text().replace(before, sha256_file(verdict)))
+    answer = run(cli, workspace, "report")
+    assert (answer.code, "cannot be read by this madx" in answer.err) == (2, True)
+
+
 def test_json_answers_are_json(workspace: Path, cli: Cli) -> None:
     verdict = json.loads(run(cli, workspace, "run", "--json").out)
-    assert verdict["schema"] == 1
+    assert verdict["schema"] == 2
     assert verdict["outcome"] in ("PASS", "FAIL", "INCONCLUSIVE")
     assert json.loads(cli("inspect", workspace / "run", "--json").out)["stages"].keys() == set(STAGES)
     assert json.loads(run(cli, workspace, "prune", "--json").out)["stages"] == [
@@ -263,7 +295,7 @@ def test_the_users_own_code_is_followed_and_kept_off_stdout(
     (tmp_path / "tiny.yaml").write_text(text)
     answer = run(cli, tmp_path, "run", "--json")
     assert answer.code in (0, 1, 3), answer.err
-    assert json.loads(answer.out)["schema"] == 1
+    assert json.loads(answer.out)["schema"] == 2
     assert "reading the user's data" in answer.err
     before = finish_times(tmp_path)
     assert "nothing to do" in run(cli, tmp_path).out

@@ -142,7 +142,7 @@ def test_shards_and_their_merge_are_what_one_process_measures(
     options = ("--merge", folder / "first", "--merge", folder / "third")
     answer = verify(cli, folder, "run", *options, settings=settings)
     assert answer.code == alone.code, answer.err
-    assert "no shard has the chunks 1, 4; they are measured here" in answer.err
+    assert "no shard has the 2 chunks 1, 4; they are measured here" in answer.err
     assert images(folder / "run") == images(folder / "one")
     assert gates(folder / "run") == gates(folder / "one")
     attacked = json.loads((folder / "run/verdict.json").read_text())["provenance"]["gate_images"]["images"]
@@ -175,7 +175,7 @@ def test_damaged_chunks_are_said_and_measured_again(workspace: Path, cli: Cli) -
     assert answer.code == undisturbed.code, answer.err
     for path in (cut, other):
         assert f"{path} are damaged and measured again" in answer.err.replace("\n", "")
-    assert "no shard has the chunks 0, 1; they are measured here" in answer.err
+    assert "no shard has the 2 chunks 0, 1; they are measured here" in answer.err
     assert images(workspace / "run") == images(workspace / "beside/run")
 
 
