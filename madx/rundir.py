@@ -1,8 +1,9 @@
 """The run directory: its files, the manifest that vouches for them, and the lock that keeps a second process out.
 
 A run directory is self-describing: `manifest.json` lists for every stage its key, what the key was made from, the
-SHA-256 of what it read and of every file it wrote, tool versions, machine and time. What is nobody's business but
-madx's, the lock and the checkpoints of unfinished work, lies in `.madx/`.
+SHA-256 of what it read and of every file it wrote, tool versions, machine and time; and how often what was tried, which
+outlives the stages. What is nobody's business but madx's, the lock and the checkpoints of unfinished work, lies in
+`.madx/`.
 """
 
 from __future__ import annotations
@@ -110,6 +111,17 @@ class RunDirectory:
             self.path(output).unlink(missing_ok=True)
         write_json(self.path("manifest.json"), manifest)
 
+    def count_attempt(self, subject: str) -> int:
+        """Count one more attempt at `subject` (a SHA-256); returns how many there are now.
+
+        No stage that is done again or forgotten takes a count back: rolling the dice must stay visible.
+        """
+        manifest = self.manifest()
+        attempts: dict[str, int] = manifest.setdefault("attempts", {})
+        attempts[subject] = attempts.get(subject, 0) + 1
+        write_json(self.path("manifest.json"), manifest)
+        return attempts[subject]
+
     def read(self, name: str) -> bytes:
         """Bytes of a file that a finished stage wrote, checked against the manifest at this moment.
 
@@ -196,6 +208,9 @@ def _is_manifest(content: Any) -> bool:
         return True  # of a newer shape; refused with a better message
     stages = content.get("stages")
     if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
+        return False
+    attempts = content.get("attempts", {})
+    if not isinstance(attempts, dict) or not all(type(count) is int for count in attempts.values()):
         return False
     outputs = [record.get("outputs") for record in stages.values()]
     return all(isinstance(files, dict) and all(map(_is_file_entry, files.values())) for files in outputs)

@@ -92,6 +92,20 @@ def folder(trained: Path, tmp_path: Path, cli: Cli) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "copy"))
 
 
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny recipe and a run that has engines and no verdict; tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("released")
+    (folder / "tiny.yaml").write_text(TINY)
+    for command in ("train", "prune", "export"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["madx", command, str(folder / "tiny.yaml"), "--run-dir", str(folder / "run")])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert ended.value.code == 0
+    return folder
+
+
 @pytest.fixture
 def from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data sets are looked for from there; `make data` puts them there."""

@@ -132,7 +132,7 @@ def lone(measured):
         reference=None,
         candidate=Subject("engine", "ab" * 32),
         ladder=None,
-        curve=None,
+        curve=replace(measured.curve, reference=None),
     )
 
 

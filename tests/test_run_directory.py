@@ -234,6 +234,15 @@ def test_a_stage_is_recorded_with_the_hashes_and_sizes_of_its_files(run: RunDire
     assert run.changed_outputs("train") == []
 
 
+def test_attempts_are_counted_for_each_subject_and_outlive_the_stages(run: RunDirectory) -> None:
+    run.record_stage("verify", {"key": "k"}, ["dense/log.json"])
+    assert [run.count_attempt(subject) for subject in ("a", "b", "a")] == [1, 1, 2]
+    run.forget_stage("verify")
+    run.record_stage("verify", {"key": "other"}, [])
+    assert RunDirectory(run.root).count_attempt("a") == 3
+    assert run.stage("verify") is not None
+
+
 def test_stages_are_added_replaced_and_asked_for(run: RunDirectory) -> None:
     run.record_stage("prune", {"key": "p"}, [])
     run.record_stage("train", {"key": "other"}, ["dense/log.json"])
@@ -284,6 +293,8 @@ FOREIGN: list[Any] = [
     {"schema": 1, "stages": {"train": {"outputs": []}}},
     {"schema": 1, "stages": {"train": {"outputs": {"a": "b"}}}},
     {"schema": 1, "stages": {"train": {"outputs": {"a": {"sha256": 7}}}}},
+    {"schema": 1, "stages": {}, "attempts": []},
+    {"schema": 1, "stages": {}, "attempts": {"a": "7"}},
     {"name": "vite", "icons": []},
 ]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -15,12 +14,14 @@ from rich.markup import escape
 
 import madx
 from madx.cli import github, show
-from madx.cli.options import Baseline, Outside, grouped
-from madx.distributed import announce, join, leave, leave_note, lost_contact
+from madx.cli.options import Baseline, Outside, Pieces, grouped
+from madx.cli.work import at_work, end
+from madx.distributed import announce, join, leave, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
 
 if TYPE_CHECKING:
     from madx.pipeline import Context, Given, StageReport
+    from madx.pipeline.shards import Shard
 
 app = typer.Typer(
     name="madx",
@@ -53,12 +54,8 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
 
 
-_INTERRUPTED = 130
-"""Ctrl-C, as shells report it."""
 _CRASHED = 70
 """A bug in madx (EX_SOFTWARE of sysexits.h): Python's own 1 would read as "a gate failed"."""
-_HOW_TO_ASK = "`madx report RECIPE --exit-code` ends with the verdict's own"
-_LAUNCHERS_CODE = f"exit code {{:d}}; torchrun itself ends with 1 for every code but 0. {_HOW_TO_ASK}"
 _BUG = "this is a bug in madx, not a verdict; please report it with the lines above"
 
 
@@ -162,14 +159,18 @@ def export(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = No
 def verify(
     recipe: RecipeFile,
     outside: Outside,
+    pieces: Pieces,
     run_dir: OutDir = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     again: Annotated[bool, typer.Option("--again", help="Measure again; the verdict says how often it was.")] = False,
 ) -> None:
-    """Measure the engines, judge the gates, write the reports; the exit code is the verdict."""
+    """Measure the engines, judge the gates, write the reports; the exit code is the verdict's (3 with --shard)."""
+    shard = pieces.chosen()
     context = _context(recipe, run_dir, overrides, as_json, given=outside.given())
-    _run_to_verdict(["verify", "report"], context, as_json, again=again)
+    if shard is not None:
+        _run_shard(context, shard, as_json, again=again)
+    _run_to_verdict(["verify", "report"], context, as_json, again=again, merged=pieces.merge or ())
 
 
 @app.command()
@@ -201,11 +202,11 @@ def report(
     from madx.pipeline.reporting import read_verdict
 
     context = _context(recipe, run_dir, overrides, as_json=False)
-    with _at_work(context):
+    with at_work(context):
         # An exit code is believed: it must be that of this recipe, on this machine, and not of an earlier run.
         run_stages(context, [stage_named("report")], again=["report"], current=exit_code)
         code = read_verdict(context)[0].exit_code if exit_code else ExitCode.PASSED
-    _end(context, code, lambda: _print_files(context, "report"))
+    end(context, code, lambda: _print_files(context, "report"))
 
 
 @app.command()
@@ -237,12 +238,27 @@ def inspect(
         raise ArtifactError(f"{run_dir}: files are no longer what their stages wrote; {again}")
 
 
-def _run_to_verdict(names: list[str], context: Context, as_json: bool, *, again: bool = False) -> None:
-    """Stages up to the verdict, which decides the exit code."""
+def _run_shard(context: Context, shard: Shard, as_json: bool, *, again: bool) -> NoReturn:
+    """A part of the images; nothing is judged, so the exit code is not that of a verdict that passed."""
+    from madx.pipeline.shards import measure_shard
+
+    with at_work(context):
+        report = measure_shard(context, shard, again=again)
+    end(context, ExitCode.INCONCLUSIVE, lambda: show.shard(report, context.run.root, as_json=as_json))
+
+
+def _run_to_verdict(
+    names: list[str], context: Context, as_json: bool, *, again: bool = False, merged: Sequence[Path] = ()
+) -> None:
+    """Stages up to the verdict, which decides the exit code; `merged` are run directories of shards."""
     from madx.pipeline import files, run_stages, stage_named
     from madx.pipeline.reporting import read_verdict
 
-    with _at_work(context):
+    with at_work(context):
+        if merged:
+            from madx.pipeline.merging import merge
+
+            merge(context, merged)
         stages = [stage_named(name) for name in names]
         reports = run_stages(context, stages, again=["verify"] if again else [])
         verdict, provenance = read_verdict(context)
@@ -254,22 +270,7 @@ def _run_to_verdict(names: list[str], context: Context, as_json: bool, *, again:
             show.verdict(verdict, context.run.root, new=any(report.done for report in reports))
         github.publish(verdict, lambda: context.run.read(files.MARKDOWN).decode(), as_json=as_json)
 
-    _end(context, verdict.exit_code, tell)
-
-
-def _end(context: Context, code: ExitCode, tell: Callable[[], None]) -> NoReturn:
-    """Give the answer, and end with its exit code."""
-    several = context.world.size > 1
-
-    def told() -> None:
-        tell()
-        if several and code:
-            print(f"madx: {_LAUNCHERS_CODE.format(code)}", file=sys.stderr)
-            leave_note(f"exit code {code:d} ({code.name.lower()}); nothing crashed. {_HOW_TO_ASK}")
-        sys.stdout.flush()  # the launcher ends what is left as soon as one process has ended
-
-    context.world.share(told)
-    raise typer.Exit(int(code))
+    end(context, verdict.exit_code, tell)
 
 
 def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> None:
@@ -277,7 +278,7 @@ def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[st
     from madx.pipeline import run_stages, stage_named
 
     context = _context(recipe, run_dir, overrides, as_json)
-    with _at_work(context):
+    with at_work(context):
         reports = run_stages(context, [stage_named(name)])
         missing = _missing_engines(context) if name == "export" else {}
     context.world.share(lambda: _show_reports(context, reports, as_json))
@@ -295,20 +296,6 @@ def _missing_engines(context: Context) -> dict[str, str]:
 def _print_files(context: Context, stage: str) -> None:
     for name in context.run.hashes(stage):
         print(context.run.path(name))
-
-
-@contextlib.contextmanager
-def _at_work(context: Context) -> Iterator[None]:
-    """Hold the run directory; what the user's own code prints meanwhile goes to stderr, stdout is for the answer."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        context.world.share(lambda: stack.enter_context(context.run.locked()))
-        try:
-            yield
-        except KeyboardInterrupt:
-            if context.world.first:
-                print("madx: stopped; run the same command again to continue where it stopped")
-            raise typer.Exit(_INTERRUPTED) from None
 
 
 def _context(

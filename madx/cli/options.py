@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from madx.errors import RecipeError
+
 if TYPE_CHECKING:
     from madx.pipeline import Given
+    from madx.pipeline.shards import Shard
 
 _FROM_OUTSIDE = "An engine from outside"
+_IN_PIECES = "In pieces"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,44 @@ class Baseline:
         from madx.pipeline import Given
 
         return Given(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A verification whose images are attacked by processes that know nothing of each other."""
+
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Only attack the Ith of N parts of the images, in a copy of the run; no verdict, exit code 3.",
+            rich_help_panel=_IN_PIECES,
+        ),
+    ] = None
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--merge",
+            metavar="DIR",
+            help="Take over what shards measured in this run directory (once for each), then verify.",
+            rich_help_panel=_IN_PIECES,
+        ),
+    ] = None
+
+    def chosen(self) -> Shard | None:
+        """The shard that is asked for, if any.
+
+        Raises:
+            RecipeError: it is not of the form I/N, or there is also something to merge.
+        """
+        if self.shard is None:
+            return None
+        if self.merge:
+            raise RecipeError("--shard measures a part and --merge judges the whole; give one of them")
+        from madx.pipeline.shards import Shard
+
+        return Shard.parse(self.shard)
 
 
 @dataclass(frozen=True)
@@ -92,7 +134,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     plain, groups = [], {}
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         kind = hints[parameter.name]
-        if isinstance(kind, type) and issubclass(kind, Baseline):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             groups[parameter.name] = kind
         else:
             plain.append(parameter)
@@ -110,6 +152,6 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def _option(kind: type[Baseline], field: dataclasses.Field[Any]) -> inspect.Parameter:
+def _option(kind: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
     annotation = get_type_hints(kind, include_extras=True)[field.name]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
+    from madx.pipeline.shards import ShardReport
     from madx.verify import Verdict
 
 T = TypeVar("T")
@@ -101,6 +102,23 @@ def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:
         console.print(f"[yellow]warning:[/yellow] {escape(words.clean(warning))}")
     console.print(f"verdict: [bold]{_coloured(found.outcome.value)}[/bold]")
     console.print(f"report:  {escape(str(run_dir / 'report.html'))}")
+
+
+def shard(found: ShardReport, run_dir: Path, *, as_json: bool) -> None:
+    """Print what a shard came to, and that it is no verdict."""
+    if as_json:
+        shown = {"number": found.shard.number, "of": found.shard.of, "chunks": found.chunks, "in_all": found.in_all}
+        facts = {"images": found.images, "engines": found.engines, "missing": found.missing, "run_dir": str(run_dir)}
+        print_json({"outcome": None, "shard": shown | facts})
+        return
+    for engine in found.engines:
+        print(f"{engine}: {len(found.chunks)} of {found.in_all} chunks ({found.images} images) are in {run_dir}")
+    for engine, reason in found.missing.items():
+        print(f"{engine}: missing: {reason}")
+    print(f"no verdict: this is shard {found.shard}, and nothing was judged")
+    print(
+        f"when the other shards are done, in a copy of the same run: madx verify RECIPE --merge {run_dir} --merge ..."
+    )
 
 
 def _coloured(outcome: str) -> str:

@@ -6,8 +6,6 @@ also the transfer attack on the pruned one.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,14 +14,12 @@ from torch import Tensor, nn
 
 from madx.attacks import Attack, Suite, Victim, run_suite, suite_of
 from madx.deploy.engine import Engine
-from madx.errors import ArtifactError
 from madx.models.folding import folded
+from madx.pipeline.chunks import begin_record, chunk, chunks_in_all, gate_images, store_chunk, stored_chunks
 from madx.pipeline.context import Context
-from madx.pipeline.reporting import read_arrays
 from madx.recipe import EngineConfig
-from madx.rundir import CHECKPOINTS
 from madx.seeds import torch_generator
-from madx.verify import Accuracy, Adversary, Chunk, Examples, Kind, decided, measure_chunk
+from madx.verify import Accuracy, Adversary, Examples, Kind, decided, measure_chunk
 from madx.verify.contract import logits_of
 
 _FOLDING_EXAMPLES = 64
@@ -53,37 +49,56 @@ def fast_twin(context: Context, network: nn.Module) -> nn.Module:
 
 
 def measure_accuracy(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Accuracy:
-    """The suite on both engines, chunk after chunk; those that a killed run finished are read, not made again."""
-    recipe = context.recipe
-    suite = suite_of(recipe.verify.attack)
-    sides = (candidate,) if reference is None else (reference, candidate)
-    attackers = adversaries(context, suite, sides)
-    total = -(-gate_images(context) // recipe.verify.chunk)
-    parts = context.world.share(lambda: dict(_stored_chunks(context, config, total)))
+    """The suite on both engines, chunk after chunk; those that are stored are read, not made again."""
+    total = chunks_in_all(context)
+    parts = context.world.share(lambda: stored_chunks(context, config))
     left = [number for number in range(total) if number not in parts]
+    values = _measured(context, config, (reference, candidate), left, done=len(parts))
+    for number in range(total):
+        if number not in parts:
+            parts[number] = next(values)
+        if context.recipe.verify.sequential and _enough(context, _joined(parts, number + 1)):
+            break
+    return _joined(parts, number + 1)
+
+
+def measure_chunks(
+    context: Context, config: EngineConfig, reference: Side | None, candidate: Side, *, numbers: Sequence[int]
+) -> None:
+    """Store these chunks, and only these; those that are stored already are not made again."""
+    parts = context.world.share(lambda: stored_chunks(context, config))
+    left = [number for number in numbers if number not in parts]
+    for _ in _measured(context, config, (reference, candidate), left, done=len(numbers) - len(left)):
+        pass
+
+
+def _measured(
+    context: Context, config: EngineConfig, sides: tuple[Side | None, Side], left: Sequence[int], *, done: int
+) -> Iterator[Accuracy]:
+    """These chunks, one after the other; each is stored before it is handed out."""
+    reference, candidate = sides
+    recipe, suite = context.recipe, suite_of(context.recipe.verify.attack)
+    attackers = adversaries(context, suite, (candidate,) if reference is None else (reference, candidate))
 
     def measured(number: int) -> Accuracy:
         return measure_chunk(
             reference.engine if reference else None,
             candidate.engine,
-            chunk=_chunk(context, number),
+            chunk=chunk(context, number),
             adversaries=attackers,
             threat=recipe.threat,
             eight_bit=recipe.verify.eight_bit,
         )
 
+    begin_record(context)
     for line in budget(suite, with_twins=candidate.twin is not None):
         context.progress.say(f"{suite.name}: {line}")
     values = context.world.map(measured, left)
     what = "attacking both engines" if reference else "attacking the engine"
-    values = iter(context.progress.track(values, what, total=total, done=len(parts)))
-    for number in range(total):
-        if number not in parts:
-            parts[number] = next(values)
-            _store_chunk(context, config, number, parts[number])
-        if recipe.verify.sequential and _enough(context, _joined(parts, number + 1)):
-            break
-    return _joined(parts, number + 1)
+    tracked = context.progress.track(values, what, total=done + len(left), done=done)
+    for number, value in zip(left, tracked, strict=True):
+        store_chunk(context, config, number, value)
+        yield value
 
 
 def _enough(context: Context, so_far: Accuracy) -> bool:
@@ -104,12 +119,6 @@ def _joined(parts: dict[int, Accuracy], chunks: int) -> Accuracy:
 def budget(suite: Suite, *, with_twins: bool) -> tuple[str, ...]:
     """One line for each attack that is made: without torch twins only queries can be."""
     return (suite if with_twins else replace(suite, twin=(), in_the_loop=())).budget()
-
-
-def gate_images(context: Context) -> int:
-    """How many images the gates are measured on, at most."""
-    wanted = context.recipe.verify.images or len(context.splits.gate)
-    return min(wanted, len(context.splits.gate))
 
 
 def adversaries(context: Context, suite: Suite, sides: Sequence[Side]) -> list[Adversary]:
@@ -155,31 +164,3 @@ def _examples(
         return Examples(torch.cat(found), forward, gradient)
 
     return examples
-
-
-def _chunk(context: Context, number: int) -> Chunk:
-    """Some of the gate's images, in their committed order."""
-    split, size = context.splits.gate, context.recipe.verify.chunk
-    start, stop = number * size, min((number + 1) * size, gate_images(context))
-    images, labels = split.tensors(start, stop)
-    return Chunk(number, split.index[start:stop], images.numpy(), labels.numpy())
-
-
-def _chunk_file(context: Context, config: EngineConfig, number: int) -> str:
-    return f"{CHECKPOINTS}/{context.key[:16]}/{config.name}-{number:05d}.npz"
-
-
-def _store_chunk(context: Context, config: EngineConfig, number: int, value: Accuracy) -> None:
-    context.write_arrays(_chunk_file(context, config, number), value.to_arrays())
-
-
-def _stored_chunks(context: Context, config: EngineConfig, total: int) -> Iterator[tuple[int, Accuracy]]:
-    """Chunks of a killed run; one that cannot be read is measured again."""
-    for number in range(total):
-        path = context.run.path(_chunk_file(context, config, number))
-        if not path.is_file():
-            continue
-        try:
-            yield number, Accuracy.from_arrays(read_arrays(path.read_bytes()))
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, ArtifactError):
-            context.progress.say(f"{config.name}: the stored images {path.name} are damaged and measured again")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ _NOTHING_TAKEN: dict[str, Any] = {"depends": {"given": {}}}
 
 @dataclass
 class Context:
-    """One run. `key` is the key of the stage that is running; its checkpoints are bound to it."""
+    """One run. `key` is the key of the stage that is running, and its checkpoints are bound to it."""
 
     recipe: Recipe
     run: RunDirectory
@@ -47,6 +47,8 @@ class Context:
     world: World = SINGLE
     given: Given = NOTHING
     key: str = ""
+    made_of: Mapping[str, Any] = field(default_factory=dict)
+    """What `key` is the hash of."""
 
     @cached_property
     def sources(self) -> dict[str, Source]:

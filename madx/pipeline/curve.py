@@ -1,7 +1,8 @@
 """The security curve of a verification: the survivors of one radius meet the next larger one, on each engine.
 
 What an attack makes on an engine's twin is projected and scored on the engine, as everywhere. An image is attacked
-until it falls, so the curve falls too, and its cost is bounded by what stands.
+until it falls, so the curve falls too, and its cost is bounded by what stands. Random streams are named by engine and
+radius, so a curve that is taken up after a kill is the same.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.attacks import Apgd, Victim, run_suite
-from madx.pipeline.attacking import Side, gate_images
+from madx.pipeline.attacking import Side
+from madx.pipeline.chunks import gate_images
 from madx.pipeline.context import Context
-from madx.recipe import ThreatConfig
+from madx.recipe import EngineConfig, ThreatConfig
 from madx.seeds import torch_generator
 from madx.verify.arrays import Bools, known
 from madx.verify.contract import logits_of
@@ -50,6 +53,13 @@ class Climb:
         most = 1.0 if self.threat.norm == "linf" else math.sqrt(self.images[0].numel())
         return list(dict.fromkeys(min(factor * self.threat.eps, most) for factor in _FACTORS))
 
+    def standing(self, side: Side, before: Sequence[Bools], eps: float) -> Bools:
+        """Which images the engine gets right at this radius; `before` are those at the radii below. All [M]."""
+        if not before:
+            clean: Bools = logits_of(side.engine, self.images.cpu().numpy()).argmax(axis=1) == self.labels.cpu().numpy()
+            return clean
+        return self.survivors(side, known(side.twin, "torch twin"), before[-1], eps)
+
     def survivors(self, side: Side, twin: nn.Module, standing: Bools, eps: float) -> Bools:
         """Which of the standing images the engine still gets right at this radius; all [M]."""
         left = standing.copy()
@@ -65,26 +75,40 @@ class Climb:
         return left
 
 
-def measure_curve(context: Context, reference: Side | None, candidate: Side) -> Curve | None:
-    """The curve of the first gate images, for both engines; None unless there are two, each with its twin."""
-    if reference is None or reference.twin is None or candidate.twin is None:
+def measure_curve(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Curve | None:
+    """The curve of the first gate images; None unless every engine there is has its twin.
+
+    What a killed run measured of it is taken up.
+    """
+    sides = (candidate,) if reference is None else (reference, candidate)
+    if any(side.twin is None for side in sides):
         return None
     count = min(_IMAGES, gate_images(context))
     images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, count))
     context.progress.say(f"security curve on {count} images")
-    return climb_radii(Climb(context.recipe.threat, context.recipe.seed, images, labels), (reference, candidate))
+    climb = Climb(context.recipe.threat, context.recipe.seed, images, labels)
+    return climb_radii(climb, sides, checkpoint=context.checkpoint(f"curve-{config.name}"))
 
 
-def climb_radii(climb: Climb, sides: Sequence[Side]) -> Curve:
-    """Radius after radius, until hardly anything stands; `sides` are the reference's and the candidate's."""
-    radii, truth = climb.radii(), climb.labels.cpu().numpy()
-    rows: list[list[Bools]] = [
-        [logits_of(side.engine, climb.images.cpu().numpy()).argmax(axis=1) == truth] for side in sides
-    ]
-    for eps in radii[1:]:
-        if eps > _ALWAYS * climb.threat.eps and all(row[-1].mean() <= _FEW for row in rows):
+def climb_radii(climb: Climb, sides: Sequence[Side], *, checkpoint: Checkpoint | None = None) -> Curve:
+    """Radius after radius, until hardly anything stands.
+
+    Args:
+        climb: images, threat and seed.
+        sides: the reference and the candidate, or the candidate alone; each with its twin.
+        checkpoint: keeps what stood at every radius so far.
+    """
+    checkpoint = checkpoint or NoCheckpoint()
+    kept = checkpoint.load() or {}
+    rows: list[list[Bools]] = [list(kept[str(place)].numpy()) if kept else [] for place in range(len(sides))]
+    radii = climb.radii()
+    for step, eps in enumerate(radii):
+        if eps > _ALWAYS * climb.threat.eps and all(row[step - 1].mean() <= _FEW for row in rows):
+            radii = radii[:step]
             break
-        for side, row in zip(sides, rows, strict=True):
-            row.append(climb.survivors(side, known(side.twin, "torch twin"), row[-1], eps))
-    reference, candidate = (np.stack(row) for row in rows)
-    return Curve(_ATTACK.name, np.array(radii[: len(reference)]), reference, candidate)
+        if any(len(row) <= step for row in rows):
+            for side, row in zip(sides, rows, strict=True):
+                row.append(climb.standing(side, row, eps))
+            checkpoint.save({str(place): torch.from_numpy(np.stack(row)) for place, row in enumerate(rows)})
+    *reference, candidate = (np.stack(row) for row in rows)
+    return Curve(_ATTACK.name, np.array(radii), reference[0] if reference else None, candidate)

@@ -87,9 +87,9 @@ def verify(context: Context) -> dict[str, Any]:
     }
 
 
-def report(context: Context) -> dict[str, Any]:
-    """How reports look belongs to madx's version, what they show to the files they are made from."""
-    return {"madx": madx.__version__, "recipe": context.recipe.model_dump(mode="json", exclude={"data", "model"})}
+def report(_: Context) -> dict[str, Any]:
+    """How reports look belongs to madx's version, what they show (the recipe too) to the files they are made from."""
+    return {"madx": madx.__version__}
 
 
 def across_processes(depends: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +98,17 @@ def across_processes(depends: dict[str, Any]) -> dict[str, Any]:
     Copies of a folder have modification times of their own; the splits' fingerprints are compared instead.
     """
     return depends | {"data": {name: value for name, value in depends["data"].items() if name != "files"}}
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Dotted names of what is not the same in two pieces of JSON, such as what two keys were made of."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key in sorted(before.keys() | now.keys())
+            for difference in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if before == now else [name.removeprefix("depends.").removeprefix("inputs.")]
 
 
 def _common(context: Context, *, gate: bool = True) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from madx.artifacts import write_atomically
+from madx.errors import ArtifactError
 from madx.pipeline import files
 from madx.pipeline.contenders import build_record
 from madx.pipeline.context import Context
+from madx.recipe import EngineConfig
 from madx.report import ReportContent, render_html, render_junit, render_markdown
 from madx.verify import Measurements, Verdict
 
@@ -43,10 +46,11 @@ def read_content(context: Context) -> ReportContent:
     """
     verdict, provenance = read_verdict(context)
     measured = context.run.hashes("verify")
-    engines = context.recipe.export.engines
+    recipe = _judged_by(context, provenance)
+    engines = _engines(recipe)
     names = [files.measurements(engine) for engine in engines if files.measurements(engine) in measured]
     return ReportContent(
-        recipe=context.recipe.model_dump(mode="json"),
+        recipe=recipe,
         verdict=verdict,
         provenance=provenance,
         measurements=tuple(Measurements.from_arrays(read_arrays(context.run.read(name))) for name in names),
@@ -56,6 +60,24 @@ def read_content(context: Context) -> ReportContent:
         saliency=_of_pruning(context, files.SALIENCY_SUMMARY),
         stages={name: record for name, record in context.run.manifest()["stages"].items() if name != "report"},
     )
+
+
+def _judged_by(context: Context, provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe of the verdict, whatever the command line says now; of schema 1, which has none, the one given now."""
+    recipe: Mapping[str, Any] | None = provenance.get("recipe")
+    return context.recipe.model_dump(mode="json") if recipe is None else recipe
+
+
+def _engines(recipe: Mapping[str, Any]) -> list[EngineConfig]:
+    """Those that the verdict's recipe promised.
+
+    Raises:
+        ArtifactError: this madx knows other engines than the one that wrote the verdict.
+    """
+    try:
+        return [EngineConfig.model_validate(engine) for engine in recipe["export"]["engines"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"the verdict's recipe cannot be read by this madx ({error}); verify again") from None
 
 
 def read_arrays(payload: bytes) -> dict[str, NDArray[Any]]:

@@ -120,12 +120,39 @@ def run_stages(
         DistributedError: the processes do not have the same recipe, data, code or tools.
         RecipeError: the processes cannot share a training batch evenly.
     """
-    _check_alike(context, wanted)
+    own = _prepared(context, wanted, current=current, asked="")
+    return [_bring_up_to_date(context, stage, again=stage.name in again) for stage in own]
+
+
+def begin(context: Context, wanted: Stage, *, asked: str) -> str:
+    """Check what comes before a stage and bind the context to its key, so that parts of its work can be done and read.
+
+    Args:
+        context: the run; every process of a job calls this with the same one.
+        wanted: the stage; nothing is entered in the manifest for it.
+        asked: what is to be done with it, in words that are the same in every process of a job.
+
+    Returns:
+        Why the stage has to be done; nothing if it is up to date.
+
+    Raises:
+        ArtifactError: as `run_stages`.
+        DistributedError: as `run_stages`.
+    """
+    [stage] = _prepared(context, [wanted], current=False, asked=asked)
+    state = context.world.share(lambda: _state(context, stage))
+    context.key, context.made_of = state.key, state.content
+    return state.reason
+
+
+def _prepared(context: Context, wanted: Sequence[Stage], *, current: bool, asked: str) -> list[Stage]:
+    """The wanted stages as they are in this run, when nothing stands in their way."""
+    _check_alike(context, wanted, asked)
     context.world.share(lambda: _settle_origin(context, wanted))
     names = [stage.name for stage in wanted]
     own = [stage for stage in walk(context) if stage.name in names]  # they know what comes before them in this run
     context.world.share(lambda: _check_earlier(context, own, current=current))
-    return [_bring_up_to_date(context, stage, again=stage.name in again) for stage in own]
+    return own
 
 
 def _settle_origin(context: Context, wanted: Sequence[Stage]) -> None:
@@ -148,11 +175,12 @@ def _settle_origin(context: Context, wanted: Sequence[Stage]) -> None:
     context.run.forget_stage(_TAKE.name)
 
 
-def _check_alike(context: Context, wanted: Sequence[Stage]) -> None:
+def _check_alike(context: Context, wanted: Sequence[Stage], asked: str) -> None:
     """Processes that work on different things would end in nonsense, or wait for each other for ever."""
     if context.world.size == 1:
         return
     facts: dict[str, Any] = {"stages": [stage.name for stage in wanted], "tools": tool_versions()}
+    facts["--shard or --merge"] = asked
     together = [stage for stage in wanted if stage.together]
     facts |= {stage.name: keys.across_processes(stage.depends(context)) for stage in together}
     if together:
@@ -160,7 +188,7 @@ def _check_alike(context: Context, wanted: Sequence[Stage]) -> None:
         facts["images"] = {split.name: split.fingerprint for split in (splits.train, splits.selection, splits.gate)}
     first, *others = context.world.gather(facts)
     for rank, other in enumerate(others, start=1):
-        if changes := _differences(first, other):
+        if changes := keys.differences(first, other):
             raise DistributedError(
                 f"processes 0 and {rank} do not agree on {', '.join(changes[:5])}; every machine of a job needs the "
                 "same recipe, data, code, tools and hardware"
@@ -179,7 +207,7 @@ def _state(context: Context, stage: Stage) -> _State:
     if record.get("key") == _State(content, "").key:
         return _State(content, "")
     before = {"stage": stage.name, "depends": record.get("depends"), "inputs": record.get("inputs")}
-    changes = _differences(before, content) or ["its key"]
+    changes = keys.differences(before, content) or ["its key"]
     return _State(content, "changed: " + ", ".join(changes[:3]) + (", ..." if len(changes) > 3 else ""))
 
 
@@ -189,17 +217,6 @@ def _not_whole(context: Context, stage: Stage) -> str:
         return "not done yet"
     changed = context.run.changed_outputs(stage.name)
     return f"{', '.join(changed)} changed since the stage wrote it" if changed else ""
-
-
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Dotted names of what is not the same in two pieces of JSON."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            difference
-            for key in sorted(before.keys() | now.keys())
-            for difference in _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-        ]
-    return [] if before == now else [name.removeprefix("depends.").removeprefix("inputs.")]
 
 
 def _check_earlier(context: Context, wanted: Sequence[Stage], *, current: bool) -> None:
@@ -226,7 +243,7 @@ def _check_earlier(context: Context, wanted: Sequence[Stage], *, current: bool) 
 def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) -> StageReport:
     state = context.world.share(lambda: _state(context, stage))
     reason = state.reason or ("asked for again" if again else "")
-    context.key = state.key
+    context.key, context.made_of = state.key, state.content
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
         context.world.share(lambda: _remove_checkpoints(context))  # a kill right after the record leaves them

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -11,19 +10,19 @@ from typing import Any
 from madx.artifacts import sha256_bytes
 from madx.attacks import suite_of
 from madx.deploy.engine import backend
-from madx.errors import ArtifactError, EngineError
+from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
-from madx.pipeline.attacking import Side, budget, fast_twin, gate_images, measure_accuracy
+from madx.pipeline.attacking import Side, budget, fast_twin, measure_accuracy
 from madx.pipeline.checking import measure_soundness
+from madx.pipeline.chunks import gate_images, merged
 from madx.pipeline.contenders import Contender, build_record, contenders
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.ladders import ladder
-from madx.pipeline.reporting import read_verdict
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
-from madx.recipe import AttackConfig, EngineConfig
+from madx.recipe import AttackConfig, EngineConfig, canonical_json
 from madx.sensors import Watch
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
@@ -38,11 +37,10 @@ _REPEATED = "these engines were measured {} times for these gates, and this is t
 def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
     world = context.world
-    earlier = world.share(lambda: _earlier_provenance(context))
     measured, missing, outputs = [], {}, []
     hashes: dict[str, dict[str, str]] = {}
     for config in context.recipe.export.engines:
-        if reason := world.share(partial(_why_missing, context, config)):
+        if reason := world.share(partial(why_missing, context, config)):
             context.progress.say(f"{config.name}: missing: {reason}")
             missing[config.name] = reason
             continue
@@ -53,16 +51,17 @@ def verify(context: Context) -> list[str]:
     settings = context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     subject = {"engines": hashes, "gates": [gate.model_dump(mode="json") for gate in settings.gates]}
-    attempt = _attempts(earlier, subject) + 1
+    # Counted before anybody can read the verdict: no verdict that was seen goes uncounted.
+    attempt = world.share(lambda: context.run.count_attempt(sha256_bytes(canonical_json(subject).encode())))
     if attempt > 1:
         verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))
     attacked = max((values.accuracy.images for values in measured), default=0)
-    provenance = _provenance(context, attacked) | subject | {"attempt": attempt}
+    provenance = _provenance(context, attacked) | subject | {"attempt": attempt, "merged": merged(context)}
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*outputs, files.VERDICT]
 
 
-def _why_missing(context: Context, config: EngineConfig) -> str:
+def why_missing(context: Context, config: EngineConfig) -> str:
     """Every engine of the recipe is promised: why this one cannot be had here, or nothing."""
     record = build_record(context, config)
     if not record["built"]:
@@ -84,8 +83,8 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if against else ''}")
     suite = suite_of(context.recipe.verify.attack)
     with ExitStack() as loaded:
-        reference = _loaded(loaded, context, config, against) if against else None
-        candidate = _loaded(loaded, context, config, judged)
+        reference = loaded_side(loaded, context, config, against) if against else None
+        candidate = loaded_side(loaded, context, config, judged)
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: _latency(context, config, reference, candidate))
         measurements = Measurements(
@@ -94,7 +93,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             parity=context.world.share(lambda: _parity(context, config, reference, candidate)),
             soundness=context.world.share(lambda: measure_soundness(context, suite, reference, candidate)),
             accuracy=measure_accuracy(context, config, reference, candidate),
-            curve=context.world.share(lambda: measure_curve(context, reference, candidate)),
+            curve=context.world.share(lambda: measure_curve(context, config, reference, candidate)),
             sizes=Sizes(reference=len(against.payload) if against else None, candidate=len(judged.payload)),
             reference=against.subject if against else None,
             candidate=judged.subject,
@@ -103,7 +102,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     return measurements, hashes
 
 
-def _loaded(stack: ExitStack, context: Context, config: EngineConfig, one: Contender) -> Side:
+def loaded_side(stack: ExitStack, context: Context, config: EngineConfig, one: Contender) -> Side:
     """The engine, until the stack closes it, and its twin as attacks want it."""
     engine = stack.enter_context(closing(backend(config.kind).load(one.payload, config)))
     return Side(one.role, engine, fast_twin(context, one.twin) if one.twin else None)
@@ -157,27 +156,12 @@ def _latency(context: Context, engine: EngineConfig, against: Side | None, judge
     return replace(measured, facts={**measured.facts, **facts})
 
 
-def _earlier_provenance(context: Context) -> dict[str, Any]:
-    """Of the verdict that this one replaces; nothing if there is none or it is damaged."""
-    if files.VERDICT not in context.run.hashes("verify"):
-        return {}
-    try:
-        return read_verdict(context)[1]
-    except ArtifactError:
-        return {}
-
-
-def _attempts(earlier: Mapping[str, Any], subject: Mapping[str, Any]) -> int:
-    """How often these very engines were measured for these very gates before: rolling the dice must be visible."""
-    same = all(earlier.get(name) == value for name, value in subject.items())
-    return int(earlier.get("attempt", 0)) if same else 0
-
-
 def _provenance(context: Context, attacked: int) -> dict[str, Any]:
-    """What the verdict speaks of: the first `attacked` of the gate's images, this threat, this machine."""
+    """What the verdict speaks of: this whole recipe, the first `attacked` of the gate's images, this machine."""
     gate, suite = context.splits.gate, suite_of(context.recipe.verify.attack)
     with_twins = all(source.twin for source in context.sources.values())
     return {
+        "recipe": context.recipe.model_dump(mode="json"),
         "seed": context.recipe.seed,
         "threat": context.recipe.threat.model_dump(mode="json"),
         "attack": {

@@ -14,10 +14,10 @@ class ReportContent:
     """One run. Mappings are JSON as the run directory holds it."""
 
     recipe: Mapping[str, Any]
-    """The whole recipe, defaults included."""
+    """The whole recipe that the verdict was reached by, defaults included."""
     verdict: Verdict
     provenance: Mapping[str, Any]
-    """Of verdict.json: threat, attack, gate images and their hash, engine hashes, machine, tool versions."""
+    """Of verdict.json: recipe, threat, attack, gate images and hash, engine hashes, machine, tool versions."""
     measurements: tuple[Measurements, ...]
     """One for each engine that was measured."""
     coverage: Mapping[str, Any]

@@ -19,26 +19,32 @@ _STEPS = 255
 """Radii are drawn in steps of 8-bit images where the largest one is less than all of them."""
 
 
-def security_curve(rows: Sequence[CurveRow], suite: tuple[Standing, Standing], name: str, *, norm: str) -> Markup:
-    """Share of images standing over eps, with a band of pointwise limits for each engine.
+def security_curve(
+    rows: Sequence[CurveRow], suite: tuple[Standing | None, Standing], name: str, *, norm: str
+) -> Markup:
+    """Share of images standing over eps, with a band of pointwise limits for each engine that was measured.
 
     Args:
         rows: of the curve.
-        suite: robust images of the reference and of the candidate under the whole suite, drawn at the threat's radius.
+        suite: robust images of the reference, if there is one, and of the candidate under the whole suite, drawn at the
+            threat's radius.
         name: unique on the page.
         norm: linf or l2, of the threat.
     """
     unit = _STEPS if norm == "linf" else 1
     radii = unit * np.array([row.eps for row in rows])
     threat = [row.eps * unit for row in rows if row.is_threat]
-    sides = (([row.reference for row in rows], svg.DENSE), ([row.candidate for row in rows], svg.PRUNED))
+    references = [row.reference for row in rows if row.reference is not None]
+    sides = ((references, svg.DENSE), ([row.candidate for row in rows], svg.PRUNED))
     with svg.drawing(_WIDTH, 2.4) as (figure, axes):
         for standing, colour in sides:
-            _band(axes, radii, standing, colour)
+            if standing:
+                _band(axes, radii, standing, colour)
         if threat:
             axes.axvline(threat[0], color=svg.INK, linewidth=1.2, linestyle=(0, (4, 3)))
             for side, (result, (_, colour)) in enumerate(zip(suite, sides, strict=True)):
-                _result(axes, threat[0] + (2 * side - 1) * _ASIDE * radii[-1], result, colour)
+                if result is not None:
+                    _result(axes, threat[0] + (2 * side - 1) * _ASIDE * radii[-1], result, colour)
         label = "L∞ radius, in steps of 1/255" if norm == "linf" else "L2 radius"
         axes.set(
             xlim=(-0.015 * radii[-1], 1.015 * radii[-1]), ylim=(0, 100), xlabel=label, ylabel="% of images standing"

@@ -45,7 +45,8 @@ class CurveRow:
 
     eps: float
     radius: str
-    reference: Standing
+    reference: Standing | None
+    """None without a reference."""
     candidate: Standing
     is_threat: bool
 
@@ -53,15 +54,16 @@ class CurveRow:
 def curve_rows(curve: Curve, threat: Mapping[str, Any]) -> tuple[CurveRow, ...]:
     """In the order of the radii; `threat` is the one of the gates, as the verdict records it."""
     asked = threat.get("eps")
+    references = [None] * len(curve.eps) if curve.reference is None else [standing(row) for row in curve.reference]
     return tuple(
         CurveRow(
             eps=float(eps),
             radius="0 (clean)" if eps == 0 else words.radius(float(eps)),
-            reference=standing(reference),
+            reference=reference,
             candidate=standing(candidate),
             is_threat=asked is not None and abs(eps - asked) < 1e-9,
         )
-        for eps, reference, candidate in zip(curve.eps, curve.reference, curve.candidate, strict=True)
+        for eps, reference, candidate in zip(curve.eps, references, curve.candidate, strict=True)
     )
 
 
@@ -73,10 +75,13 @@ def standing(rows: Bools) -> Standing:
 def curve_sentence(curve: Curve, rows: tuple[CurveRow, ...], roles: tuple[str, str] = ("dense", "pruned")) -> str:
     """What the curve was made with, and how far down it goes; `roles` are the two engines' names."""
     last = rows[-1]
-    end = (
-        f"At radius {last.radius}, {words.percent(last.reference.share)} of the images stand on the {roles[0]} engine "
-        f"and {words.percent(last.candidate.share)} on the {roles[1]} one."
-    )
+    share = words.percent(last.candidate.share)
+    end = f"At radius {last.radius}, {share} of the images stand on the {roles[1]} engine."
+    if last.reference is not None:
+        end = (
+            f"At radius {last.radius}, {words.percent(last.reference.share)} of the images stand on the {roles[0]} "
+            f"engine and {share} on the {roles[1]} one."
+        )
     return (
         f"The first {curve.images} gate images under growing perturbations: {curve.attack} at each radius, on each "
         f"engine's own twin, of what stood at the radius before. {end}"

@@ -48,6 +48,7 @@ def render_html(content: ReportContent) -> str:
         steps=views.steps(content.finetuning),
         steps_plot=figures.accuracies(views.steps(content.finetuning), "steps"),
         saliency=_saliency(content.saliency) if content.saliency else None,
+        recipe_heading=views.recipe_heading(content),
         recipe=yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True),
         unknown=views.UNKNOWN,
         most=Gallery.LIMIT,
@@ -113,10 +114,12 @@ def _curve(measured: Measurements, threat: Mapping[str, Any], number: int) -> di
         return None
     rows = curve_views.curve_rows(measured.curve, threat)
     accuracy = measured.accuracy
-    suite = (curve_views.standing(accuracy.robust_reference), curve_views.standing(accuracy.robust_candidate))
+    reference = None if measured.reference is None else curve_views.standing(accuracy.robust_reference)
+    suite = (reference, curve_views.standing(accuracy.robust_candidate))
     return {
         "sentence": curve_views.curve_sentence(measured.curve, rows, views.roles(measured)),
         "rows": rows,
+        "compared": measured.reference is not None,
         "plot": curve_figure.security_curve(rows, suite, f"e{number}curve", norm=threat.get("norm", "")),
     }
 

@@ -175,11 +175,17 @@ def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[s
             f"{_text(sentence)} In brackets: {_POINTWISE}.",
             "",
         )
-        cells = (
-            (f"{row.radius}{', the threat' if row.is_threat else ''}", row.reference.text, row.candidate.text)
-            for row in rows
+        compared = view.measured.reference is not None
+        yield from _table(
+            ("radius", *_columns(view.measured)[0 if compared else 1 :]),
+            (
+                (
+                    f"{row.radius}{', the threat' if row.is_threat else ''}",
+                    *(side.text for side in (row.reference, row.candidate) if side is not None),
+                )
+                for row in rows
+            ),
         )
-        yield from _table(("radius", *_columns(view.measured)), cells)
         yield from ("", "</details>", "")
 
 
@@ -292,7 +298,7 @@ def _provenance(content: ReportContent) -> Iterator[str]:
     }
     yield from ("<details><summary>Provenance</summary>", "")
     yield from _table(("fact", "value"), ((_text(name), _text(str(value))) for name, value in (facts | hashes).items()))
-    yield from ("", "</details>", "", "<details><summary>Recipe</summary>", "")
+    yield from ("", "</details>", "", f"<details><summary>{views.recipe_heading(content)}</summary>", "")
     yield from _fenced(yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True))
     yield from ("", "</details>", "")
 

@@ -19,39 +19,46 @@ from madx.verify.arrays import Arrays, Bools, check_shapes, read_array
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Of both engines, each attacked through its own torch twin."""
+    """Of both engines, each attacked through its own torch twin; or of the candidate alone."""
 
     attack: str
     """What was tried at every radius, by name."""
     eps: NDArray[np.float64]
     """[E] radii, rising from 0 (the clean images), in the norm of the threat."""
-    reference: Bools
-    """[E, M] the reference is right at this radius and at every smaller one."""
+    reference: Bools | None
+    """[E, M] the reference is right at this radius and at every smaller one; None without a reference."""
     candidate: Bools
     """[E, M] the candidate is."""
 
     def __post_init__(self) -> None:
-        shape = (len(self.eps), self.reference.shape[-1])
-        check_shapes("curve", [(self.eps, shape[:1]), (self.reference, shape), (self.candidate, shape)])
+        sides = [self.candidate] if self.reference is None else [self.reference, self.candidate]
+        shape = (len(self.eps), sides[0].shape[-1])
+        check_shapes("curve", [(self.eps, shape[:1]), *((side, shape) for side in sides)])
         if len(self.eps) == 0 or self.eps[0] != 0 or not (np.diff(self.eps) > 0).all():
             raise ArtifactError(f"the curve's radii should rise from 0; they are {self.eps.tolist()}")
-        if any((side[1:] & ~side[:-1]).any() for side in (self.reference, self.candidate)):
+        if any((side[1:] & ~side[:-1]).any() for side in sides):
             raise ArtifactError("in the curve an image stands again at a larger radius than the one it fell at")
 
     @property
     def images(self) -> int:
         """M."""
-        return int(self.reference.shape[1])
+        return int(self.candidate.shape[1])
 
     def to_arrays(self) -> Arrays:
-        """Every field under its name."""
-        return {"attack": np.array(self.attack), **{name: getattr(self, name) for name in _CURVE_FIELDS}}
+        """Every field that was measured under its name."""
+        arrays = {"attack": np.array(self.attack), "eps": self.eps, "candidate": self.candidate}
+        return arrays if self.reference is None else arrays | {"reference": self.reference}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
-        fields: dict[str, Any] = {name: read_array(arrays, name) for name in _CURVE_FIELDS}
-        return cls(attack=str(read_array(arrays, "attack")), **fields)
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], *, compared: bool) -> Self:
+        """The inverse of `to_arrays`; `compared` says whether there was a reference.
 
-
-_CURVE_FIELDS = ("eps", "reference", "candidate")
+        Raises:
+            ArtifactError: if an array is missing or has the wrong shape.
+        """
+        return cls(
+            attack=str(read_array(arrays, "attack")),
+            eps=read_array(arrays, "eps"),
+            reference=read_array(arrays, "reference") if compared else None,
+            candidate=read_array(arrays, "candidate"),
+        )

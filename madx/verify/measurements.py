@@ -25,7 +25,7 @@ from madx.verify.parity import Parity
 from madx.verify.soundness import Soundness
 from madx.verify.timings import Latency
 
-FORMAT = 4
+FORMAT = 5
 """Of the files that measurements are kept in; a run whose files have another one is measured again."""
 Kind = Literal["white-box", "engine in the loop", "query", "8-bit"]
 """What an attack knew: gradients of the twin; these and the engine's logits; the engine's logits alone; or nothing,
@@ -194,7 +194,7 @@ class Measurements:
     ladder: Ladder | None = None
     """Which step bought the speed-up, where the run has engines in between."""
     curve: Curve | None = None
-    """None where it was not measured."""
+    """None where it was not measured: an engine has no twin."""
 
     def __post_init__(self) -> None:
         parts = {
@@ -202,7 +202,7 @@ class Measurements:
             "latency": self.latency,
             "parity": self.parity.reference,
             "sizes": self.sizes.reference,
-        }
+        } | ({"curve": self.curve.reference} if self.curve else {})
         if odd := [name for name, part in parts.items() if (part is None) != (self.reference is None)]:
             raise ArtifactError(
                 f"the measurements name {'a' if self.reference else 'no'} reference engine, and their "
@@ -246,7 +246,7 @@ class Measurements:
             reference=Subject(**rest["reference"]) if rest["reference"] else None,
             candidate=Subject(**rest["candidate"]),
             ladder=Ladder.from_arrays(ladder) if ladder else None,
-            curve=Curve.from_arrays(curve) if curve else None,
+            curve=Curve.from_arrays(curve, compared=rest["reference"] is not None) if curve else None,
         )
 
 

@@ -13,7 +13,9 @@ from typing import Any, Literal, Self
 
 from madx.errors import ArtifactError, ExitCode
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of verdict.json. 2: the provenance holds the recipe that was judged by. Files of schema 1 are still read."""
+_READABLE = (1, SCHEMA)
 
 
 class Outcome(StrEnum):
@@ -98,8 +100,9 @@ class Verdict:
         Raises:
             ArtifactError: if the schema is another, a field is missing, or the outcome does not follow from the gates.
         """
-        if content.get("schema") != SCHEMA:
-            raise ArtifactError(f"the verdict has schema {content.get('schema')!r}; this madx reads schema {SCHEMA}")
+        if content.get("schema") not in _READABLE:
+            readable = " and ".join(str(schema) for schema in _READABLE)
+            raise ArtifactError(f"the verdict has schema {content.get('schema')!r}; this madx reads schema {readable}")
         try:
             gates = tuple(GateResult.from_json(gate) for gate in content["gates"])
             verdict = cls(gates=gates, warnings=tuple(content["warnings"]))

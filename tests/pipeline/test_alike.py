@@ -14,6 +14,7 @@ from conftest import TINY
 from madx.distributed import World
 from madx.errors import DistributedError, RecipeError
 from madx.pipeline import Context, keys, run_stages, stage_named
+from madx.pipeline.stages import begin
 from madx.progress import Silent
 from madx.recipe import Recipe
 from madx.rundir import RunDirectory
@@ -63,6 +64,12 @@ def context(tmp_path: Path, world: World, **changes: Any) -> Context:
 def test_what_differs_is_named(tmp_path: Path, change: Callable[[Facts], None], named: str) -> None:
     with pytest.raises(DistributedError, match=rf"processes 0 and 1 do not agree on {named};"):
         run_stages(context(tmp_path, Beside(change)), [stage_named("train")])
+
+
+def test_processes_work_on_the_same_shard(tmp_path: Path) -> None:
+    other = Beside(lambda facts: facts.update({"--shard or --merge": "--shard 2 of 2"}))
+    with pytest.raises(DistributedError, match="do not agree on --shard or --merge;"):
+        begin(context(tmp_path, other), stage_named("train"), asked="--shard 1 of 2")
 
 
 def test_copies_of_a_folder_have_times_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

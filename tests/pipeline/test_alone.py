@@ -2,16 +2,14 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import onnx
 import pytest
-from conftest import TINY, Cli
+from conftest import Cli
 from safetensors.torch import load_file, save_file
 
 from madx.artifacts import sha256_file
-from madx.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 
@@ -19,20 +17,6 @@ ENGINE = "run/engines/ort-cpu-fp32/pruned.onnx"
 DENSE = "run/engines/ort-cpu-fp32/dense.onnx"
 TWIN, DENSE_TWIN = "run/pruned/model.safetensors", "run/dense/model.safetensors"
 QUICK = ("--set", "verify.attack=quick", "--set", "verify.images=40")
-
-
-@pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny recipe and a run that has engines and no verdict."""
-    folder = tmp_path_factory.mktemp("released")
-    (folder / "tiny.yaml").write_text(TINY)
-    for command in ("train", "prune", "export"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["madx", command, str(folder / "tiny.yaml"), "--run-dir", str(folder / "run")])
-            with pytest.raises(SystemExit) as ended:
-                main()
-        assert ended.value.code == 0
-    return folder
 
 
 @pytest.fixture

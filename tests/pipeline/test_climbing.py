@@ -102,6 +102,47 @@ def test_radii_end_where_every_image_is_allowed():
     assert wide.radii()[-1] == 4.0  # the diagonal of a cube with 16 edges
 
 
+def test_one_engine_alone_has_the_curve_that_it_has_beside_another():
+    both = found(ThreatConfig(eps=0.02))
+    alone = found(ThreatConfig(eps=0.02), SIDES[1:])
+    assert alone.reference is None
+    rows = min(len(both.eps), len(alone.eps))
+    np.testing.assert_array_equal(alone.candidate[:rows], both.candidate[:rows])
+
+
+class Dying:
+    """A checkpoint whose process is killed after so many states; what it keeps, it keeps as a file would."""
+
+    def __init__(self, states):
+        self.left, self.state = states, None
+
+    def load(self):
+        return self.state
+
+    def save(self, state):
+        self.state = {name: value.clone() for name, value in state.items()}
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_curve_that_is_killed_continues_and_ends_the_same(monkeypatch):
+    threat = ThreatConfig(eps=0.02)
+    whole, checkpoint, climbed = found(threat), Dying(4), []
+    with pytest.raises(KeyboardInterrupt):
+        climb_radii(Climb(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
+    survivors = Climb.survivors
+    monkeypatch.setattr(Climb, "survivors", lambda *given: climbed.append(given[-1]) or survivors(*given))
+    continued = climb_radii(Climb(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
+    for name, array in whole.to_arrays().items():
+        np.testing.assert_array_equal(continued.to_arrays()[name], array, err_msg=name)
+    assert sorted(set(climbed)) == whole.eps[4:].tolist(), "what was kept is climbed again, or the kill came too late"
+    assert len(whole.eps) > 4
+    climbed.clear()
+    climb_radii(Climb(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
+    assert climbed == []
+
+
 def test_the_same_every_time():
     first, second = (found(ThreatConfig(eps=0.02)) for _ in range(2))
     np.testing.assert_array_equal(first.candidate, second.candidate)

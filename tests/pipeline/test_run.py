@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from madx.artifacts import sha256_file
 from madx.cli import main
+from madx.recipe import load_recipe
 from madx.rundir import RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
@@ -120,7 +121,7 @@ def test_a_second_run_does_nothing_and_says_so(workspace: Path, cli: Cli) -> Non
         ("prune.sparsity=0.4", ["prune", "report"]),
         ("verify.gates=[{metric: clean_drop, at_most: 0.5}]", ["verify", "report"]),
         ("verify.images=60", ["verify", "report"]),
-        ("name=renamed", ["report"]),
+        ("name=renamed", []),  # the verdict was reached under the name that it has
     ],
 )
 def test_only_what_a_change_touches_is_done_again(workspace: Path, cli: Cli, override: str, redone: list[str]) -> None:
@@ -176,9 +177,40 @@ def test_reports_are_rendered_again_without_measuring(workspace: Path, cli: Cli)
     assert done_stages(workspace, before) == ["report"]
 
 
+def test_a_report_shows_the_recipe_that_was_judged(workspace: Path, cli: Cli) -> None:
+    """Whatever the command line of `madx report` says, and with the engines that were measured."""
+    recipe = json.loads((workspace / "run/verdict.json").read_text())["provenance"]["recipe"]
+    assert recipe == load_recipe(workspace / "tiny.yaml").model_dump(mode="json")
+    assert recipe["verify"]["gates"], "defaults belong to it"
+    pages = [(workspace / "run" / name).read_text() for name in ("report.html", "report.md", "junit.xml")]
+    other = ("--set", "verify.images=7", "--set", "export.engines=[{kind: openvino-cpu}]", "--set", "name=other")
+    assert run(cli, workspace, "report", *other).code == 0
+    assert [(workspace / "run" / name).read_text() for name in ("report.html", "report.md", "junit.xml")] == pages
+    assert "Recipe of this verdict, defaults included" in pages[0]
+    assert "ort-cpu-fp32" in pages[1]
+
+
+def test_a_verdict_of_an_older_madx_shows_the_recipe_at_hand_and_says_so(workspace: Path, cli: Cli) -> None:
+    verdict, manifest = workspace / "run/verdict.json", workspace / "run/manifest.json"
+    content, before = json.loads(verdict.read_text()), sha256_file(verdict)
+    del content["provenance"]["recipe"]
+    verdict.write_text(json.dumps(content | {"schema": 1}))
+    manifest.write_text(manifest.read_text().replace(before, sha256_file(verdict)))
+    assert run(cli, workspace, "report", "--set", "verify.images=77").code == 0
+    text = (workspace / "run/report.md").read_text()
+    assert "the verdict does not record its own" in text
+    assert "images: 77" in text
+    content["provenance"]["recipe"] = {"export": {"engines": [{"kind": "of tomorrow"}]}}
+    before = sha256_file(verdict)
+    verdict.write_text(json.dumps(content))
+    manifest.write_text(manifest.read_text().replace(before, sha256_file(verdict)))
+    answer = run(cli, workspace, "report")
+    assert (answer.code, "cannot be read by this madx" in answer.err) == (2, True)
+
+
 def test_json_answers_are_json(workspace: Path, cli: Cli) -> None:
     verdict = json.loads(run(cli, workspace, "run", "--json").out)
-    assert verdict["schema"] == 1
+    assert verdict["schema"] == 2
     assert verdict["outcome"] in ("PASS", "FAIL", "INCONCLUSIVE")
     assert json.loads(cli("inspect", workspace / "run", "--json").out)["stages"].keys() == set(STAGES)
     assert json.loads(run(cli, workspace, "prune", "--json").out)["stages"] == [
@@ -206,6 +238,11 @@ def test_measuring_again_is_possible_and_visible(workspace: Path, cli: Cli) -> N
     assert run(cli, workspace, "verify", "--again").code in (0, 1, 3)
     after = json.loads((workspace / "run/verdict.json").read_text())
     assert (before["provenance"]["attempt"], after["provenance"]["attempt"]) == (1, 2)
+    (workspace / "run/verdict.json").unlink()
+    assert run(cli, workspace, "verify").code in (0, 1, 3)
+    lost = json.loads((workspace / "run/verdict.json").read_text())
+    assert lost["provenance"]["attempt"] == 3
+    assert any("were measured 3 times for these gates" in warning for warning in lost["warnings"])
 
 
 @pytest.mark.parametrize("measured", ["true", "false"])
@@ -258,7 +295,7 @@ def test_the_users_own_code_is_followed_and_kept_off_stdout(
     (tmp_path / "tiny.yaml").write_text(text)
     answer = run(cli, tmp_path, "run", "--json")
     assert answer.code in (0, 1, 3), answer.err
-    assert json.loads(answer.out)["schema"] == 1
+    assert json.loads(answer.out)["schema"] == 2
     assert "reading the user's data" in answer.err
     before = finish_times(tmp_path)
     assert "nothing to do" in run(cli, tmp_path).out
@@ -272,7 +309,7 @@ def test_a_damaged_chunk_of_a_killed_verification_is_measured_again(
 ) -> None:
     from madx.pipeline import attacking
 
-    keep = attacking._store_chunk
+    keep = attacking.store_chunk
 
     def dies(context, config, number, value):
         keep(context, config, number, value)
@@ -280,7 +317,7 @@ def test_a_damaged_chunk_of_a_killed_verification_is_measured_again(
             raise KeyboardInterrupt
 
     expected = np.load(workspace / "run/measurements/ort-cpu-fp32.npz")["accuracy.standing_candidate"]
-    monkeypatch.setattr(attacking, "_store_chunk", dies)
+    monkeypatch.setattr(attacking, "store_chunk", dies)
     stopped = run(cli, workspace, "verify", "--again")
     assert (stopped.code, "run the same command again to continue" in stopped.err) == (130, True)
     monkeypatch.undo()
@@ -330,9 +367,9 @@ def test_a_kill_between_new_files_and_tidying_leaves_no_old_verdict_for_good(
     ],
 )
 def test_what_changed_is_named(before: dict[str, object], now: dict[str, object], names: list[str]) -> None:
-    from madx.pipeline.stages import _differences
+    from madx.pipeline.keys import differences
 
-    assert _differences(before, now) == names
+    assert differences(before, now) == names
 
 
 def test_an_engine_that_could_be_built_and_was_not_is_tried_again(

@@ -170,3 +170,18 @@ def test_one_process_finishes_what_two_were_killed_at(folder: Path, tmp_path: Pa
     assert list(runs["killed"].rglob("*-000*.npz")), (tmp_path / "log").read_text()
     assert alone("run", recipe, "--run-dir", runs["killed"], *SETTINGS, *small) == 3
     assert accuracies(runs["killed"]) == accuracies(runs["whole"])
+
+
+@pytest.mark.slow
+def test_a_job_may_measure_a_shard(folder: Path, tmp_path: Path) -> None:
+    small = ("--set", "verify.chunk=10")
+    runs = {name: shutil.copytree(folder / "one", tmp_path / name) for name in ("whole", "shard", "merged")}
+    recipe = folder / "tiny.yaml"
+    told = torchrun("verify", recipe, "--run-dir", runs["shard"], *SETTINGS, *small, "--shard", "1/2")
+    assert "no verdict: this is shard 1 of 2" in told.stdout, told.stderr
+    assert "exit code 3" in told.stderr
+    assert len(list(runs["shard"].rglob("*-000*.npz"))) >= 2
+    assert alone("verify", recipe, "--run-dir", runs["whole"], *SETTINGS, *small) == 3
+    merge = ("--merge", runs["shard"])
+    assert alone("verify", recipe, "--run-dir", runs["merged"], *SETTINGS, *small, *merge) == 3
+    assert accuracies(runs["merged"]) == accuracies(runs["whole"])

@@ -58,6 +58,22 @@ def test_both_reports_show_the_curve():
         assert "pointwise 95 % limits" in text
 
 
+def test_an_engine_alone_has_its_one_curve():
+    lone = cases.lone(cases.measurements())
+    for text in (render_html(cases.content((lone,))).replace("\xa0", " "), render_markdown(cases.content((lone,)))):
+        assert "of the images stand on the engine engine." in text
+        assert "0.03137 (8/255), the" in text
+    rows = curve_rows(lone.curve, THREAT)
+    assert all(row.reference is None for row in rows)
+    both = curve_figure.security_curve(
+        curve_rows(cases.curve(), THREAT), (standing(np.ones(9)), standing(np.ones(9))), "two", norm="linf"
+    )
+    one = curve_figure.security_curve(rows, (None, standing(np.ones(9))), "one", norm="linf")
+    assert "var(--pruned)" in one
+    assert "var(--dense)" not in one
+    assert "var(--dense)" in both
+
+
 def test_an_engine_without_a_curve_says_so():
     content = cases.content((replace(cases.measurements(), curve=None),))
     assert "The curve was not measured on this engine." in render_html(content)

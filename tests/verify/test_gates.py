@@ -318,12 +318,13 @@ def a_verdict():
 def test_a_verdict_survives_json():
     verdict = a_verdict()
     text = json.dumps(verdict.to_json(), allow_nan=False)
-    assert json.loads(text)["schema"] == 1
+    assert json.loads(text)["schema"] == 2
     assert Verdict.from_json(json.loads(text)) == verdict
 
 
 def test_a_verdict_of_before_methods_were_named_is_still_read():
     content = a_verdict().to_json()
+    content["schema"] = 1
     for judged in content["gates"]:
         del judged["method"], judged["more_images"]
     assert Verdict.from_json(content).outcome is a_verdict().outcome
@@ -362,7 +363,8 @@ def test_what_nobody_looks_at_early_is_judged_as_ever(metric):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda content: content.update(schema=2), "schema 2"),
+        (lambda content: content.update(schema=3), "schema 3; this madx reads schema 1 and 2"),
+        (lambda content: content.pop("schema"), "schema None"),
         (lambda content: content.pop("gates"), "gates"),
         (lambda content: content["gates"][0].pop("bound"), "bound"),
         (lambda content: content["gates"][0].update(outcome="MAYBE"), "MAYBE"),

@@ -80,6 +80,15 @@ def test_measurements_without_a_curve_come_back_without_one():
     assert Measurements.from_arrays(given.to_arrays()).curve is None
 
 
+def test_a_curve_of_the_candidate_alone_comes_back():
+    alone = curve(reference=None)
+    back = Curve.from_arrays(alone.to_arrays(), compared=False)
+    assert back.reference is None
+    np.testing.assert_array_equal(back.candidate, alone.candidate)
+    with pytest.raises(ArtifactError, match="curve say otherwise"):
+        replace(measurements(), curve=alone)
+
+
 def test_a_file_gives_back_what_was_put_in():
     given, file = measurements(), io.BytesIO()
     np.savez(file, **given.to_arrays())
