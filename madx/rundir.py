@@ -79,6 +79,15 @@ class RunDirectory:
             raise ArtifactError(f"{path} was written by a newer madx (schema {content['schema']}); update madx")
         return content
 
+    @property
+    def maker(self) -> str:
+        """The command that fills this directory; `madx run` alone knows nothing of files from outside."""
+        stages = self.manifest()["stages"]
+        if "take" not in stages:
+            return "`madx run`"
+        own = "train" in stages
+        return f"`madx {'run --baseline' if own else 'verify --engine'}`, with the files that were given before"
+
     def stage(self, name: str) -> dict[str, Any] | None:
         """The manifest's record of a stage, or None if it was never finished."""
         record: dict[str, Any] | None = self.manifest()["stages"].get(name)
@@ -124,7 +133,8 @@ class RunDirectory:
             raise ArtifactError(f"{self.path(name)} cannot be read: {error.strerror}") from None
         if vouched.get(name) != sha256_bytes(payload):
             raise ArtifactError(
-                f"{self.path(name)} is not what the stage that made it wrote; run `madx run` to make it again"
+                f"{self.path(name)} is not what the stage that made it wrote; the command that made it makes it again: "
+                f"{self.maker}"
             )
         return payload
 

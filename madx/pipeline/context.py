@@ -47,6 +47,8 @@ class Context:
     world: World = SINGLE
     given: Given = NOTHING
     key: str = ""
+    afresh: bool = False
+    """Whether the running stage was asked for again, and must take up nothing that it made before."""
 
     @cached_property
     def sources(self) -> dict[str, Source]:

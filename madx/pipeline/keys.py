@@ -87,6 +87,15 @@ def verify(context: Context) -> dict[str, Any]:
     }
 
 
+def measuring(depends: dict[str, Any]) -> dict[str, Any]:
+    """What of `verify`'s decides the measurements: gates judge them, and say no more than when and what to measure."""
+    settings = depends["verify"]
+    if settings["sequential"]:
+        return depends  # the gates end the measuring
+    consent = any(gate.get("query_only") for gate in settings["gates"])
+    return depends | {"verify": settings | {"gates": {"query_only": consent}}}
+
+
 def report(context: Context) -> dict[str, Any]:
     """How reports look belongs to madx's version, what they show to the files they are made from."""
     return {"madx": madx.__version__, "recipe": context.recipe.model_dump(mode="json", exclude={"data", "model"})}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -11,16 +10,17 @@ from typing import Any
 from madx.artifacts import sha256_bytes
 from madx.attacks import suite_of
 from madx.deploy.engine import backend
-from madx.errors import ArtifactError, EngineError
+from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
 from madx.pipeline.attacking import Side, budget, fast_twin, gate_images, measure_accuracy
+from madx.pipeline.attempts import attempts, earlier_provenance, kept_measurements
 from madx.pipeline.checking import measure_soundness
 from madx.pipeline.contenders import Contender, build_record, contenders
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
+from madx.pipeline.doubling import with_doubled
 from madx.pipeline.ladders import ladder
-from madx.pipeline.reporting import read_verdict
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig
@@ -32,19 +32,26 @@ from madx.verify.timings import Latency
 
 _PARITY_IMAGES = 256
 _PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
-_REPEATED = "these engines were measured {} times for these gates, and this is the last: read the earlier verdicts too"
 
 
 def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
     world = context.world
-    earlier = world.share(lambda: _earlier_provenance(context))
+    earlier = world.share(lambda: earlier_provenance(context))
+    kept = world.share(lambda: kept_measurements(context, earlier))
+    if kept:
+        context.progress.say("only gates changed: what was measured is judged again, and nothing is measured")
     measured, missing, outputs = [], {}, []
     hashes: dict[str, dict[str, str]] = {}
     for config in context.recipe.export.engines:
         if reason := world.share(partial(_why_missing, context, config)):
             context.progress.say(f"{config.name}: missing: {reason}")
             missing[config.name] = reason
+            continue
+        if config.name in kept:
+            measured.append(kept[config.name])
+            outputs.append(files.measurements(config))
+            hashes[config.name] = earlier["engines"][config.name]
             continue
         values, hashes[config.name] = _measured(context, config)
         if values is not None:
@@ -53,11 +60,10 @@ def verify(context: Context) -> list[str]:
     settings = context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     subject = {"engines": hashes, "gates": [gate.model_dump(mode="json") for gate in settings.gates]}
-    attempt = _attempts(earlier, subject) + 1
-    if attempt > 1:
-        verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))
+    counted = attempts(earlier, subject, kept=bool(kept))
+    verdict = replace(verdict, warnings=(*verdict.warnings, *counted.warnings()))
     attacked = max((values.accuracy.images for values in measured), default=0)
-    provenance = _provenance(context, attacked) | subject | {"attempt": attempt}
+    provenance = _provenance(context, attacked) | subject | counted.to_json()
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*outputs, files.VERDICT]
 
@@ -88,12 +94,17 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
         candidate = _loaded(loaded, context, config, judged)
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: _latency(context, config, reference, candidate))
+        parity = context.world.share(lambda: _parity(context, config, reference, candidate))
+        sound = context.world.share(lambda: measure_soundness(context, suite, reference, candidate))
+        accuracy = measure_accuracy(context, config, reference, candidate)
         measurements = Measurements(
             engine=config.name,
             latency=latency,
-            parity=context.world.share(lambda: _parity(context, config, reference, candidate)),
-            soundness=context.world.share(lambda: measure_soundness(context, suite, reference, candidate)),
-            accuracy=measure_accuracy(context, config, reference, candidate),
+            parity=parity,
+            soundness=context.world.share(
+                lambda: with_doubled(context, sound, accuracy, reference=reference, candidate=candidate)
+            ),
+            accuracy=accuracy,
             curve=context.world.share(lambda: measure_curve(context, reference, candidate)),
             sizes=Sizes(reference=len(against.payload) if against else None, candidate=len(judged.payload)),
             reference=against.subject if against else None,
@@ -153,22 +164,6 @@ def _latency(context: Context, engine: EngineConfig, against: Side | None, judge
         facts={"reference": reference.facts, "candidate": candidate.facts},
         watch=Watch.over_this_machine(gpu=engine.on_gpu),
     )
-
-
-def _earlier_provenance(context: Context) -> dict[str, Any]:
-    """Of the verdict that this one replaces; nothing if there is none or it is damaged."""
-    if files.VERDICT not in context.run.hashes("verify"):
-        return {}
-    try:
-        return read_verdict(context)[1]
-    except ArtifactError:
-        return {}
-
-
-def _attempts(earlier: Mapping[str, Any], subject: Mapping[str, Any]) -> int:
-    """How often these very engines were measured for these very gates before: rolling the dice must be visible."""
-    same = all(earlier.get(name) == value for name, value in subject.items())
-    return int(earlier.get("attempt", 0)) if same else 0
 
 
 def _provenance(context: Context, attacked: int) -> dict[str, Any]:

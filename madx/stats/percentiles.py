@@ -61,11 +61,6 @@ class Percentile:
     needed: int
     """How many would carry it."""
 
-    @property
-    def carried(self) -> bool:
-        """Whether it may be printed at all."""
-        return self.worth >= self.needed
-
 
 def percentile(seconds: ArrayLike, level: float, *, confidence: float) -> Percentile:
     """The smallest call at or above the level, with limits one-sided at `confidence`, if the sample carries it.
