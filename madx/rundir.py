@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,6 +80,15 @@ class RunDirectory:
             raise ArtifactError(f"{path} was written by a newer madx (schema {content['schema']}); update madx")
         return content
 
+    @property
+    def maker(self) -> str:
+        """The command that fills this directory; `madx run` alone knows nothing of files from outside."""
+        stages = self.manifest()["stages"]
+        if "take" not in stages:
+            return "`madx run`"
+        own = "train" in stages
+        return f"`madx {'run --baseline' if own else 'verify --engine'}`, with the files that were given before"
+
     def stage(self, name: str) -> dict[str, Any] | None:
         """The manifest's record of a stage, or None if it was never finished."""
         record: dict[str, Any] | None = self.manifest()["stages"].get(name)
@@ -111,16 +120,16 @@ class RunDirectory:
             self.path(output).unlink(missing_ok=True)
         write_json(self.path("manifest.json"), manifest)
 
-    def count_attempt(self, subject: str) -> int:
-        """Count one more attempt at `subject` (a SHA-256); returns how many there are now.
+    def attempts(self, subject: str) -> dict[str, Any]:
+        """What `keep_attempts` kept of `subject`; nothing the first time."""
+        kept: dict[str, Any] = self.manifest().get("attempts", {}).get(subject, {})
+        return kept
 
-        No stage that is done again or forgotten takes a count back: rolling the dice must stay visible.
-        """
+    def keep_attempts(self, subject: str, record: Mapping[str, Any]) -> None:
+        """Keep how often something was tried; no stage that is done again or forgotten takes it back."""
         manifest = self.manifest()
-        attempts: dict[str, int] = manifest.setdefault("attempts", {})
-        attempts[subject] = attempts.get(subject, 0) + 1
+        manifest.setdefault("attempts", {})[subject] = dict(record)
         write_json(self.path("manifest.json"), manifest)
-        return attempts[subject]
 
     def read(self, name: str) -> bytes:
         """Bytes of a file that a finished stage wrote, checked against the manifest at this moment.
@@ -136,7 +145,8 @@ class RunDirectory:
             raise ArtifactError(f"{self.path(name)} cannot be read: {error.strerror}") from None
         if vouched.get(name) != sha256_bytes(payload):
             raise ArtifactError(
-                f"{self.path(name)} is not what the stage that made it wrote; run `madx run` to make it again"
+                f"{self.path(name)} is not what the stage that made it wrote; the command that made it makes it again: "
+                f"{self.maker}"
             )
         return payload
 
@@ -210,7 +220,7 @@ def _is_manifest(content: Any) -> bool:
     if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
         return False
     attempts = content.get("attempts", {})
-    if not isinstance(attempts, dict) or not all(type(count) is int for count in attempts.values()):
+    if not isinstance(attempts, dict) or not all(isinstance(record, dict) for record in attempts.values()):
         return False
     outputs = [record.get("outputs") for record in stages.values()]
     return all(isinstance(files, dict) and all(map(_is_file_entry, files.values())) for files in outputs)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from madx.verify import Gallery, SideSoundness, Soundness
+from madx.verify import Accuracy, Gallery, SideSoundness, Soundness
 
 
 def unseen(attacks):
@@ -12,6 +12,23 @@ def unseen(attacks):
         "passes": np.zeros((attacks, 2), dtype=np.int64),
         "gallery": gallery(0, 0),
     }
+
+
+def compared(reference, candidate, *, labels=None, kinds=("white-box",), overrun=0.0):
+    """Images that are right on each engine, clean and under every attack alike; ten classes in turn."""
+    n, attacks = len(reference), len(kinds)
+    return Accuracy(
+        index=np.arange(n),
+        labels=np.arange(n) % 10 if labels is None else labels,
+        clean_reference=reference,
+        clean_candidate=candidate,
+        attacks=tuple(f"attack {number}" for number in range(attacks)),
+        attacked=np.stack([reference | candidate] * attacks),
+        standing_reference=np.stack([reference] * attacks),
+        standing_candidate=np.stack([candidate] * attacks),
+        overrun=np.full(attacks, overrun),
+        **unseen(attacks) | {"kinds": kinds},
+    )
 
 
 def gallery(lost, won, side=4, start=0, channels=1):
@@ -28,15 +45,17 @@ def gallery(lost, won, side=4, start=0, channels=1):
     )
 
 
-def sound(images=200, **side):
-    """Attacks that did what they must; `side` replaces fields of the candidate's."""
+def sound(images=200, *, doubled=0, of=300, **side):
+    """Attacks that did what they must; `side` replaces fields of the candidate's.
+
+    Twice as long, they turn `doubled` of the first `of` images of the candidate, and none of the reference's.
+    """
     none, most = np.zeros(images, dtype=bool), np.arange(images) < 0.7 * images
     whole = {
         "blind": none,
         "misled": none,
         "twin_right": most,
         "engine_right": most,
-        "fell_when_doubled": none,
         "unbounded": none,
     }
     return Soundness(
@@ -44,4 +63,6 @@ def sound(images=200, **side):
         candidate=SideSoundness(**whole | side),
         undefended_clean=most,
         undefended=none,
+        doubled_reference=np.zeros(of, dtype=bool),
+        doubled_candidate=np.arange(of) < doubled,
     )

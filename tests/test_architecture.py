@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import pkgutil
+import re
 import resource
 import statistics
 import subprocess
@@ -277,3 +278,14 @@ for name in {[name for name in modules() if name != "madx.__main__"]!r}:
     child = in_a_child(code)
     assert child.returncode == 0, child.stderr
     assert child.stdout == ""
+
+
+@pytest.mark.parametrize("room", ["pipeline", "verify"])
+def test_a_reader_finds_every_file_of_the_largest_rooms(room: str) -> None:
+    """docs/architecture.md says what each of them does, and names none that is gone."""
+    text = (PACKAGE.parent / "docs/architecture.md").read_text().partition("### Which file")[2].partition("Rules of")[0]
+    tables = re.split(r"^\| `(\w+)/`.*\n", text, flags=re.MULTILINE)[1:]
+    rows = "".join(table for name, table in zip(tables[::2], tables[1::2], strict=True) if name == room)
+    named = re.findall(r"`(\w+)`", rows)
+    there = [path.stem for path in (PACKAGE / room).glob("*.py") if path.stem not in ENTRY]
+    assert sorted(named) == sorted(there)

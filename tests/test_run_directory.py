@@ -234,12 +234,15 @@ def test_a_stage_is_recorded_with_the_hashes_and_sizes_of_its_files(run: RunDire
     assert run.changed_outputs("train") == []
 
 
-def test_attempts_are_counted_for_each_subject_and_outlive_the_stages(run: RunDirectory) -> None:
+def test_attempts_are_kept_for_each_subject_and_outlive_the_stages(run: RunDirectory) -> None:
     run.record_stage("verify", {"key": "k"}, ["dense/log.json"])
-    assert [run.count_attempt(subject) for subject in ("a", "b", "a")] == [1, 1, 2]
+    assert run.attempts("a") == {}
+    run.keep_attempts("a", {"attempt": 1})
+    run.keep_attempts("b", {"attempt": 5})
     run.forget_stage("verify")
     run.record_stage("verify", {"key": "other"}, [])
-    assert RunDirectory(run.root).count_attempt("a") == 3
+    assert RunDirectory(run.root).attempts("a") == {"attempt": 1}
+    assert RunDirectory(run.root).attempts("b") == {"attempt": 5}
     assert run.stage("verify") is not None
 
 

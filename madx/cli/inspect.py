@@ -74,8 +74,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ArtifactError(
-            f"{path} does not hold what madx writes there ({type(error).__name__}: {error}); delete it, and the next "
-            "`madx run` makes it again"
+            f"{path} does not hold what madx writes there ({type(error).__name__}: {error}); delete it, and the "
+            f"command that made it makes it again: {RunDirectory(path.parent).maker}"
         ) from error
 
 

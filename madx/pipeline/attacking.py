@@ -17,6 +17,7 @@ from madx.deploy.engine import Engine
 from madx.models.folding import folded
 from madx.pipeline.chunks import begin_record, chunk, chunks_in_all, gate_images, store_chunk, stored_chunks
 from madx.pipeline.context import Context
+from madx.pipeline.given import CANDIDATE
 from madx.recipe import EngineConfig
 from madx.seeds import torch_generator
 from madx.verify import Accuracy, Adversary, Examples, Kind, decided, measure_chunk
@@ -36,6 +37,11 @@ class Side:
     engine: Engine
     twin: nn.Module | None
     """In eval mode, on the device that attacks are made on."""
+
+    @property
+    def label(self) -> str:
+        """The role as it stands before "engine" or "twin"."""
+        return "given" if self.role == CANDIDATE else self.role
 
     def logits(self, images: Tensor) -> Tensor:
         """The engine's logits, as a torch network would return them."""
@@ -133,12 +139,12 @@ def adversaries(context: Context, suite: Suite, sides: Sequence[Side]) -> list[A
 def _aims(suite: Suite, sides: Sequence[Side]) -> Iterator[tuple[str, Kind, tuple[Attack, ...], Victim]]:
     twins = [(side, side.twin) for side in sides if side.twin is not None]
     for side, twin in twins:
-        yield f"{suite.name} on the {side.role} twin", "white-box", suite.twin, Victim.of(twin)
+        yield f"{suite.name} on the {side.label} twin", "white-box", suite.twin, Victim.of(twin)
     for side, twin in twins:
         victim = Victim.in_the_loop(side.logits, twin)
-        yield f"{suite.name}, {side.role} engine in the loop", "engine in the loop", suite.in_the_loop, victim
+        yield f"{suite.name}, {side.label} engine in the loop", "engine in the loop", suite.in_the_loop, victim
     for side in sides:
-        yield f"{suite.name}, queries of the {side.role} engine", "query", suite.query, Victim.query_only(side.logits)
+        yield f"{suite.name}, queries of the {side.label} engine", "query", suite.query, Victim.query_only(side.logits)
 
 
 def _examples(

@@ -1,4 +1,7 @@
-"""Whether the attacks of a verification could have found what there is: they are tried where the answer is known."""
+"""Whether the attacks of a verification could have found what there is: they are tried where the answer is known.
+
+Whether they had finished is asked in `madx.pipeline.doubling`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from madx.attacks import (
@@ -54,7 +56,6 @@ class Trial:
         network: Victim,
         attacks: Sequence[Attack],
         *,
-        rows: Tensor | None = None,
         threat: ThreatConfig | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The worst examples, and where the network still stands on them when they are scored again.
@@ -62,20 +63,15 @@ class Trial:
         Args:
             network: its torch module in eval mode, or what answers queries.
             attacks: one after the other.
-            rows: which of the images; all without it.
             threat: the trial's own without it.
         """
-        rows = torch.ones_like(self.labels, dtype=torch.bool) if rows is None else rows
-        x, y = self.images[rows], self.labels[rows]
-        if len(x) == 0:
-            return x, rows[rows]
-        generator = torch_generator(self.seed, "soundness")
+        x, y, generator = self.images, self.labels, torch_generator(self.seed, "soundness")
         outcome = run_suite(network, x, y, attacks=tuple(attacks), threat=threat or self.threat, generator=generator)
         return outcome.points, network.forward(outcome.points).argmax(1) == y
 
 
 def measure_soundness(context: Context, suite: Suite, reference: Side | None, candidate: Side) -> Soundness:
-    """Try the suite on the first gate images: longer, without a bound, and on a network without a defence."""
+    """Try the suite on the first gate images: as it is, without a bound, and on a network without a defence."""
     images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, _IMAGES))
     context.progress.say(f"checking the attacks on {len(images)} images")
     trial = Trial(suite, context.recipe.threat, context.recipe.seed, images, labels)
@@ -103,15 +99,12 @@ def _side(trial: Trial, side: Side) -> SideSoundness | None:
         return None
     network = Victim.of(side.twin)
     points, standing = trial.attacked(network, trial.suite.twin)
-    fell = standing.clone()
-    fell[standing] = ~trial.attacked(network, [attack.longer() for attack in trial.suite.twin], rows=standing)[1]
     _, unbounded = trial.attacked(network, _UNBOUNDED, threat=_anything(trial))
     return SideSoundness(
         blind=_bools(_blind(side.twin, trial.images, trial.labels)),
         misled=_bools(_misled(trial, network)),
         twin_right=_bools(standing),
         engine_right=_bools(side.logits(points).argmax(1) == trial.labels),
-        fell_when_doubled=_bools(fell),
         unbounded=_bools(unbounded),
     )
 

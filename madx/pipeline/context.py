@@ -49,6 +49,8 @@ class Context:
     key: str = ""
     made_of: Mapping[str, Any] = field(default_factory=dict)
     """What `key` is the hash of."""
+    afresh: bool = False
+    """Whether the running stage was asked for again, and must take up nothing that it made before."""
 
     @cached_property
     def sources(self) -> dict[str, Source]:

@@ -87,6 +87,19 @@ def verify(context: Context) -> dict[str, Any]:
     }
 
 
+def measuring(depends: dict[str, Any]) -> dict[str, Any]:
+    """What of `verify`'s decides the measurements: gates judge them, and say no more than when and what to measure."""
+    settings = depends["verify"]
+    if settings["sequential"]:
+        return depends  # the gates end the measuring
+    gates = settings["gates"]
+    asked = {
+        "query_only": any(gate.get("query_only") for gate in gates),
+        "tails": any(gate["metric"] == "p99_ratio" for gate in gates),
+    }
+    return depends | {"verify": settings | {"gates": asked}}
+
+
 def report(_: Context) -> dict[str, Any]:
     """How reports look belongs to madx's version, what they show (the recipe too) to the files they are made from."""
     return {"madx": madx.__version__}

@@ -231,19 +231,33 @@ def _check_earlier(context: Context, wanted: Sequence[Stage], *, current: bool) 
         reason = _not_whole(context, stage) if as_it_is else _state(context, stage).reason
         if not reason:
             continue
-        if stage.name == _TAKE.name or (stage.name == "train" and context.recipe.train is None):
-            _bring_up_to_date(context, stage)  # taking over what was given is no work
+        if _only_copies(context, stage):
+            _bring_up_to_date(context, stage)
             continue
         raise ArtifactError(
             f"{context.run.root}: the stage {stage.name} comes first and is not up to date ({reason}); "
-            f"run `madx {stage.name}` with this recipe, or `madx run`, which does what is missing"
+            f"{_remedy(context, stage)}"
         )
+
+
+def _only_copies(context: Context, stage: Stage) -> bool:
+    """Taking over what was given is no work."""
+    if stage.name == _TAKE.name:
+        return context.given.any
+    return stage.name == "train" and context.recipe.train is None
+
+
+def _remedy(context: Context, stage: Stage) -> str:
+    """The command that brings a stage up to date."""
+    if context.alone or stage.name == _TAKE.name:
+        return f"run {context.run.maker}"
+    return f"run `madx {stage.name}` with this recipe, or `madx run`, which does what is missing"
 
 
 def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) -> StageReport:
     state = context.world.share(lambda: _state(context, stage))
     reason = state.reason or ("asked for again" if again else "")
-    context.key, context.made_of = state.key, state.content
+    context.afresh, context.key, context.made_of = again, state.key, state.content
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
         context.world.share(lambda: _remove_checkpoints(context))  # a kill right after the record leaves them

@@ -14,15 +14,17 @@ from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
 from madx.pipeline.attacking import Side, budget, fast_twin, measure_accuracy
+from madx.pipeline.attempts import counted, kept_measurements
 from madx.pipeline.checking import measure_soundness
 from madx.pipeline.chunks import gate_images, merged
 from madx.pipeline.contenders import Contender, build_record, contenders
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
+from madx.pipeline.doubling import with_doubled
 from madx.pipeline.ladders import ladder
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
-from madx.recipe import AttackConfig, EngineConfig, canonical_json
+from madx.recipe import AttackConfig, EngineConfig
 from madx.sensors import Watch
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
@@ -31,12 +33,14 @@ from madx.verify.timings import Latency
 
 _PARITY_IMAGES = 256
 _PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
-_REPEATED = "these engines were measured {} times for these gates, and this is the last: read the earlier verdicts too"
 
 
 def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
     world = context.world
+    kept = world.share(lambda: kept_measurements(context))
+    if kept:
+        context.progress.say("only gates changed: what was measured is judged again, and nothing is measured")
     measured, missing, outputs = [], {}, []
     hashes: dict[str, dict[str, str]] = {}
     for config in context.recipe.export.engines:
@@ -44,21 +48,31 @@ def verify(context: Context) -> list[str]:
             context.progress.say(f"{config.name}: missing: {reason}")
             missing[config.name] = reason
             continue
+        if config.name in kept:
+            measured.append(kept[config.name])
+            outputs.append(files.measurements(config))
+            hashes[config.name] = _hashes_of(kept[config.name])
+            continue
         values, hashes[config.name] = _measured(context, config)
         if values is not None:
             measured.append(values)
             outputs.append(context.write_arrays(files.measurements(config), values.to_arrays()))
     settings = context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
-    subject = {"engines": hashes, "gates": [gate.model_dump(mode="json") for gate in settings.gates]}
-    # Counted before anybody can read the verdict: no verdict that was seen goes uncounted.
-    attempt = world.share(lambda: context.run.count_attempt(sha256_bytes(canonical_json(subject).encode())))
-    if attempt > 1:
-        verdict = replace(verdict, warnings=(*verdict.warnings, _REPEATED.format(attempt)))
+    gates = [gate.model_dump(mode="json") for gate in settings.gates]
+    attempts = world.share(lambda: counted(context, hashes, gates, kept=kept))
+    verdict = replace(verdict, warnings=(*verdict.warnings, *attempts.warnings()))
     attacked = max((values.accuracy.images for values in measured), default=0)
-    provenance = _provenance(context, attacked) | subject | {"attempt": attempt, "merged": merged(context)}
+    provenance = _provenance(context, attacked) | attempts.to_json()
+    provenance |= {"engines": hashes, "gates": gates, "merged": merged(context)}
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*outputs, files.VERDICT]
+
+
+def _hashes_of(measured: Measurements) -> dict[str, str]:
+    """SHA-256 of the engines that were measured, by role."""
+    subjects = (measured.reference, measured.candidate)
+    return {one.role: one.sha256 for one in subjects if one is not None and one.sha256 is not None}
 
 
 def why_missing(context: Context, config: EngineConfig) -> str:
@@ -87,12 +101,17 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
         candidate = loaded_side(loaded, context, config, judged)
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: _latency(context, config, reference, candidate))
+        parity = context.world.share(lambda: _parity(context, config, reference, candidate))
+        sound = context.world.share(lambda: measure_soundness(context, suite, reference, candidate))
+        accuracy = measure_accuracy(context, config, reference, candidate)
         measurements = Measurements(
             engine=config.name,
             latency=latency,
-            parity=context.world.share(lambda: _parity(context, config, reference, candidate)),
-            soundness=context.world.share(lambda: measure_soundness(context, suite, reference, candidate)),
-            accuracy=measure_accuracy(context, config, reference, candidate),
+            parity=parity,
+            soundness=context.world.share(
+                lambda: with_doubled(context, sound, accuracy, reference=reference, candidate=candidate)
+            ),
+            accuracy=accuracy,
             curve=context.world.share(lambda: measure_curve(context, config, reference, candidate)),
             sizes=Sizes(reference=len(against.payload) if against else None, candidate=len(judged.payload)),
             reference=against.subject if against else None,

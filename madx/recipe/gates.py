@@ -15,6 +15,8 @@ _ON_ROBUSTNESS = ("robust_drop", "robust_accuracy", "retention", "worst_class_dr
 """Metrics that are no better than the attacks."""
 _RATIOS = ("speedup", "p99_ratio", "size_ratio")
 """Metrics that may be required to be 1 or more."""
+_DROPS = ("robust_drop", "clean_drop", "worst_class_drop")
+"""Metrics that a gain can bring to 0 or below; any other is above 0 whatever is measured."""
 
 
 class LatencyConfig(Section):
@@ -74,11 +76,24 @@ class GateConfig(Section):
         if given is None or other is not None:
             word = "at_least" if lower else "at_most"
             raise ValueError(f"a gate on {self.metric} takes {word}, and only that")
-        if (self.bound <= 0 and lower) or self.bound < 0:
-            raise ValueError(f"a gate on {self.metric} with the bound {self.bound:g} could not fail")
+        return self
+
+    @model_validator(mode="after")
+    def _decides(self) -> Self:
+        """A gate that no measurement could fail, or none could pass, asks nothing."""
+        given = f"a gate on {self.metric} with {self.direction}: {self.bound:g}"
+        if self.direction == "at_least" and self.bound <= 0:
+            raise ValueError(f"{given} could not fail; give a bound above 0")
+        if self.direction == "at_most" and self.bound <= 0 and self.metric not in _DROPS:
+            raise ValueError(f"{given} could not pass, as its limits are above 0; give a bound above 0")
+        if self.bound < 0:
+            raise ValueError(f"{given} would ask for a gain; the strictest bound of a drop is 0")
         if self.bound >= 1 and self.metric not in _RATIOS:
+            never = "pass" if self.direction == "at_least" else "fail"
             whole = "reference's robust accuracy" if self.metric == "retention" else "images"
-            raise ValueError(f"{self.metric} is a share of the {whole}: {self.bound:g} is not below 1; 0.03 is 3 %")
+            raise ValueError(
+                f"{given} could not {never}: it is a share of the {whole}: {self.bound:g} is not below 1; 0.03 is 3 %"
+            )
         return self
 
     @model_validator(mode="after")

@@ -85,9 +85,10 @@ def check_rows(sound: Soundness) -> tuple[CheckRow, ...]:
 def trial_sentence(sound: Soundness) -> str:
     """What it means that the checks raised no sign; gradients can be checked only where there is a twin."""
     if sound.candidate is None:
+        longer = " and on this engine with twice as many" if sound.doubled else ""
         return (
-            "Without a torch twin one check was possible: the queries were tried on an undefended classifier, on "
-            f"{sound.images} gate images. What gradients would find on this engine is not known."
+            "Without a torch twin little could be checked: the queries were tried on an undefended classifier, on "
+            f"{sound.images} gate images{longer}. What gradients would find on this engine is not known."
         )
     return (
         f"Tried on {sound.images} gate images where it is known what an attack must do, on every engine that has a "
@@ -113,7 +114,12 @@ def _checks(sound: Soundness) -> Iterator[CheckRow]:
         return CheckRow(label, wanted, *(words.ABSENT if side is None else _count(getattr(side, of)) for side in sides))
 
     yield both("input gradient exactly zero", "none", "blind")
-    yield both("turned only by twice the steps", _at_most(UNFINISHED), "fell_when_doubled")
+    doubled = (sound.doubled_reference, sound.doubled_candidate)
+    yield CheckRow(
+        f"withstood everything and are turned by twice the {'steps' if sound.sides else 'queries'}",
+        _at_most(UNFINISHED),
+        *(words.ABSENT if rows is None else _count(rows) for rows in doubled),
+    )
     yield both("standing although any change is allowed", _at_most(UNBOUNDED), "unbounded")
     yield CheckRow(
         "engine right where its twin was turned, less the other way round",

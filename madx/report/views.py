@@ -16,7 +16,7 @@ from madx.data.classes import CLASS_NAMES
 from madx.report import words
 from madx.report.content import ReportContent
 from madx.verify import Accuracy, GateResult, Measurements
-from madx.verify.findings import discordant
+from madx.verify.limits import discordant
 
 UNKNOWN = "not recorded"
 _ROLES = ("dense", "baseline", "reference", "pruned", "engine")

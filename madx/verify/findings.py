@@ -15,13 +15,10 @@ from madx.verify.arrays import known
 from madx.verify.evidence import Finding
 from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_finding
 from madx.verify.lacking import ABSOLUTE
-from madx.verify.limits import discordant
 from madx.verify.measurements import Measurements
 from madx.verify.parity import EngineParity
-from madx.verify.signs import signs
-from madx.verify.speed import claimed_gain, p99_ratio, speedup
-
-__all__ = ["TWIN_FLIPS", "Finding", "claimed_gain", "discordant", "finding"]
+from madx.verify.signs import left_over, signs
+from madx.verify.speed import p99_ratio, speedup
 
 TWIN_FLIPS = 0.01
 """Share of images on which an engine may disagree with its twin before examples made on the twin say too little."""
@@ -41,8 +38,11 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
         found = _METRICS[gate.metric](measured, gate)
         return found if gate.metric == "size_ratio" else replace(found, doubts=(*_broken(sides), *found.doubts))
     found = over_images(measured.accuracy, gate, sequential=sequential)
-    distrust = signs(measured, alone=alone) if gate.on_robustness else ()
-    return replace(found, doubts=(*_contract_doubts(sides), *distrust, *found.doubts))
+    if not gate.on_robustness:
+        return replace(found, doubts=(*_contract_doubts(sides), *found.doubts))
+    distrust = signs(measured, alone=alone)
+    evidence = (*found.evidence, *left_over(measured.soundness, alone=alone))
+    return replace(found, evidence=evidence, doubts=(*_contract_doubts(sides), *distrust, *found.doubts))
 
 
 def _parity_flips(measured: Measurements, gate: GateConfig) -> Finding:

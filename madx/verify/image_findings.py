@@ -19,6 +19,7 @@ from madx.verify.class_findings import worst_class_drop
 from madx.verify.evidence import Finding, points
 from madx.verify.limits import (
     PLANNED_POWER,
+    Limits,
     discordant,
     drop_limits,
     images_advice,
@@ -29,7 +30,9 @@ from madx.verify.limits import (
 from madx.verify.measurements import Accuracy
 
 CHANCE_CONFIDENCE = 0.95
-"""One-sided, that the reference knows more than the most frequent class."""
+"""One-sided, that the reference knows more than the most frequent class, and has some robustness to keep."""
+NO_ROBUSTNESS = 0.05
+"""A reference whose robust accuracy is not clearly above this has nothing to keep, however many classes there are."""
 
 
 def over_images(accuracy: Accuracy, gate: GateConfig, *, sequential: bool) -> Finding:
@@ -43,28 +46,18 @@ def share_finding(hits: Bools, gate: GateConfig, *, word: str, sequential: bool)
     limits = share_limits(hits, gate, sequential=sequential)
     share = (count + 0.5) / (n + 1)  # no hit at all does not mean no variance
     if sequential or not 0 < gate.bound < 1 or share == gate.bound:
-        distance = gate.bound - count / n
-        variance = share * (1 - share)
-        more = more_images(n, variance=variance, distance=distance, sequential=sequential, alpha=1 - gate.confidence)
+        more = _more(n, gate, variance=share * (1 - share), distance=gate.bound - count / n, sequential=sequential)
     else:
         more = max(planned_shares(share, gate.bound, alpha=1 - gate.confidence, power=PLANNED_POWER) - n, 1)
-    return Finding(
-        estimate=count / n,
-        lower=limits.lower,
-        upper=limits.upper,
-        evidence=(
-            f"{count} of {n} images ({count / n:.2%}) {word}; one-sided {gate.confidence:.3g} limits "
-            f"{limits.lower:.2%} and {limits.upper:.2%} ({limits.method}).",
-        ),
-        method=limits.method,
-        advice=(images_advice(n, more, sequential=sequential),),
-        more_images=more,
-        void=limits.contradiction,
+    evidence = (
+        f"{count} of {n} images ({count / n:.2%}) {word}; one-sided {gate.confidence:.3g} limits "
+        f"{limits.lower:.2%} and {limits.upper:.2%} ({limits.method})."
     )
+    return _limited(count / n, limits, evidence=evidence, images=n, more=more, sequential=sequential)
 
 
 def _robust_drop(accuracy: Accuracy, gate: GateConfig, sequential: bool) -> Finding:
-    doubts = _chance_doubts(accuracy.robust_reference, accuracy, "robust")
+    doubts = _robust_doubts(accuracy)
     found = _drop(accuracy.robust_reference, accuracy.robust_candidate, gate, word="robust", sequential=sequential)
     return replace(found, doubts=(*doubts, *found.doubts))
 
@@ -80,28 +73,14 @@ def _drop(reference: Bools, candidate: Bools, gate: GateConfig, *, word: str, se
     n, (lost, gained) = len(reference), discordant(reference, candidate)
     limits = drop_limits(reference, candidate, gate, sequential=sequential)
     estimate = (lost - gained) / n
-    more = more_images(
-        n,
-        variance=(lost + gained) / n,
-        distance=gate.bound - estimate,
-        sequential=sequential,
-        alpha=1 - gate.confidence,
+    more = _more(n, gate, variance=(lost + gained) / n, distance=gate.bound - estimate, sequential=sequential)
+    evidence = (
+        f"Of {n} images the reference engine has {int(reference.sum())} {word} and this one "
+        f"{int(candidate.sum())}: {lost} lost, {gained} gained, a drop of {points(estimate)}; one-sided "
+        f"{gate.confidence:.3g} limits {points(limits.lower)} and {points(limits.upper)} ({limits.method})."
     )
-    return Finding(
-        estimate=estimate,
-        lower=limits.lower,
-        upper=limits.upper,
-        evidence=(
-            f"Of {n} images the reference engine has {int(reference.sum())} {word} and this one "
-            f"{int(candidate.sum())}: {lost} lost, {gained} gained, a drop of {points(estimate)}; one-sided "
-            f"{gate.confidence:.3g} limits {points(limits.lower)} and {points(limits.upper)} ({limits.method}).",
-        ),
-        method=limits.method,
-        advice=(images_advice(n, more, sequential=sequential),),
-        more_images=more,
-        doubts=_nothing_to_lose(reference, gate.bound, word),
-        void=limits.contradiction,
-    )
+    doubts = _nothing_to_lose(reference, gate.bound, word)
+    return _limited(estimate, limits, evidence=evidence, images=n, more=more, sequential=sequential, doubts=doubts)
 
 
 def _robust_accuracy(accuracy: Accuracy, gate: GateConfig, sequential: bool) -> Finding:
@@ -121,34 +100,50 @@ def _retention(accuracy: Accuracy, gate: GateConfig, sequential: bool) -> Findin
     limits = retention_limits(reference, candidate, gate, sequential=sequential)
     # The ratio is at its bound where this contrast of an image has the mean 0.
     contrast = candidate.astype(np.float64) - gate.bound * reference
-    more = more_images(
-        n,
-        variance=float(contrast.var()),
-        distance=float(contrast.mean()),
-        sequential=sequential,
-        alpha=1 - gate.confidence,
-    )
+    more = _more(n, gate, variance=float(contrast.var()), distance=float(contrast.mean()), sequential=sequential)
     lost, gained = discordant(reference, candidate)
-    return Finding(
-        estimate=after / before,
-        lower=limits.lower,
-        upper=limits.upper,
-        evidence=(
-            f"Of {n} images the reference engine has {before} robust and this one {after}: {lost} lost, {gained} "
-            f"gained, {after / before:.2%} of the robustness kept; one-sided {gate.confidence:.3g} limits "
-            f"{limits.lower:.2%} and {limits.upper:.2%} ({limits.method}).",
-        ),
-        method=limits.method,
-        advice=(images_advice(n, more, sequential=sequential),),
-        more_images=more,
-        doubts=_chance_doubts(reference, accuracy, "robust"),
-        void=limits.contradiction,
+    evidence = (
+        f"Of {n} images the reference engine has {before} robust and this one {after}: {lost} lost, {gained} "
+        f"gained, {after / before:.2%} of the robustness kept; one-sided {gate.confidence:.3g} limits "
+        f"{limits.lower:.2%} and {limits.upper:.2%} ({limits.method})."
+    )
+    doubts = _robust_doubts(accuracy)
+    return _limited(
+        after / before, limits, evidence=evidence, images=n, more=more, sequential=sequential, doubts=doubts
     )
 
 
 def _worst_class_drop(accuracy: Accuracy, gate: GateConfig, sequential: bool) -> Finding:
-    doubts = _chance_doubts(accuracy.robust_reference, accuracy, "robust")
-    return worst_class_drop(accuracy, gate, sequential=sequential, doubts=doubts)
+    return worst_class_drop(accuracy, gate, sequential=sequential, doubts=_robust_doubts(accuracy))
+
+
+def _more(n: int, gate: GateConfig, *, variance: float, distance: float, sequential: bool) -> int | None:
+    """`more_images` at the gate's own error rate."""
+    return more_images(n, variance=variance, distance=distance, sequential=sequential, alpha=1 - gate.confidence)
+
+
+def _limited(
+    estimate: float,
+    limits: Limits,
+    *,
+    evidence: str,
+    images: int,
+    more: int | None,
+    sequential: bool,
+    doubts: tuple[str, ...] = (),
+) -> Finding:
+    """The finding on an estimate over `images` images with these limits; `more` would decide it."""
+    return Finding(
+        estimate=estimate,
+        lower=limits.lower,
+        upper=limits.upper,
+        evidence=(evidence,),
+        method=limits.method,
+        advice=(images_advice(images, more, sequential=sequential),),
+        more_images=more,
+        doubts=doubts,
+        void=limits.contradiction,
+    )
 
 
 def _nothing_to_lose(reference: Bools, bound: float, word: str) -> tuple[str, ...]:
@@ -159,6 +154,20 @@ def _nothing_to_lose(reference: Bools, bound: float, word: str) -> tuple[str, ..
     return (
         f"The reference has only {points(share)} {word}, no more than the drop allowed: the gate could not fail, so "
         "it shows nothing.",
+    )
+
+
+def _robust_doubts(accuracy: Accuracy) -> tuple[str, ...]:
+    """Where there are many classes, a reference may know more than chance and still have hardly any robustness."""
+    robust = accuracy.robust_reference
+    if doubts := _chance_doubts(robust, accuracy, "robust"):
+        return doubts
+    lower, _ = clopper_pearson(int(robust.sum()), accuracy.images, confidence=CHANCE_CONFIDENCE)
+    if lower > NO_ROBUSTNESS:
+        return ()
+    return (
+        f"The reference is robust on {int(robust.sum())} of {accuracy.images} images only: there is hardly any "
+        "robustness to keep. Was it trained adversarially, at this eps?",
     )
 
 

@@ -21,7 +21,7 @@ MASKING_GAIN = 0.002
 MASKING_IMAGES = 3
 """... and fewer images than these say nothing, whatever their share."""
 UNFINISHED = 0.01
-"""Share that twice the steps may turn."""
+"""Share of the images that attacks twice as long may turn beyond those that the suite turned."""
 MISLED = 0.05
 """Share on which a short step along the gradient may lead no higher than one against it."""
 UNBOUNDED = 0.02
@@ -62,7 +62,38 @@ def signs_of_attacks(sound: Soundness, *, alone: bool = False) -> tuple[str, ...
             if not (alone and name == "reference")
             for sentence in _of_side(name, side)
         ),
+        *(
+            f"{_doubled(name, sound)}: the attacks had not finished. Take a stronger verify.attack."
+            for name in unfinished(sound)
+            if not (alone and name == "reference")
+        ),
         *_no_sensitivity(sound),
+    )
+
+
+def unfinished(sound: Soundness) -> tuple[str, ...]:
+    """The engines of which attacks twice as long turn clearly more than UNFINISHED."""
+    return tuple(name for name, rows in sound.doubled.items() if _clearly_more(rows, UNFINISHED))
+
+
+def left_over(sound: Soundness, *, alone: bool = False) -> tuple[str, ...]:
+    """What is no sign and still to be told of: that attacks twice as long turn a few more images."""
+    return tuple(
+        f"{_doubled(name, sound)}."
+        for name, rows in sound.doubled.items()
+        if rows.any() and name not in unfinished(sound) and not (alone and name == "reference")
+    )
+
+
+def _doubled(side: str, sound: Soundness) -> str:
+    """What attacks twice as long would take from the robust accuracy, with its upper limit."""
+    rows = sound.doubled[side]
+    fell, n = int(rows.sum()), len(rows)
+    _, upper = clopper_pearson(fell, n, confidence=CONFIDENCE)
+    word = "steps" if side in sound.sides else "queries"
+    return (
+        f"Twice the {word} turn {fell} more of {n} images of the {side} engine, {fell / n:.1%} and at most {upper:.1%} "
+        f"(one-sided {CONFIDENCE:g})"
     )
 
 
@@ -93,11 +124,6 @@ def _of_side(side: str, sound: SideSoundness) -> Iterator[str]:
         yield (
             f"On {int(sound.misled.sum())} of {n} images a short step along the {side}'s input gradient raises the "
             "loss no more than one against it: its gradients are masked and lead no attack."
-        )
-    if _clearly_more(sound.fell_when_doubled, UNFINISHED):
-        yield (
-            f"Twice the steps turn {int(sound.fell_when_doubled.sum())} of {n} more images of the {side}'s twin: the "
-            "attacks had not finished. Take a stronger verify.attack."
         )
     if _clearly_more(sound.unbounded, UNBOUNDED):
         yield (

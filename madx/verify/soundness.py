@@ -1,4 +1,4 @@
-"""Checks of the attacks themselves, on the first M of the gate's images: could they have found what there is?
+"""Checks of the attacks themselves, on the first of the gate's images: could they have found what there is?
 
 An attack that fails where it must succeed makes every network look robust. What these checks mean for a verdict is
 said in `madx.verify.signs`.
@@ -27,8 +27,6 @@ class SideSoundness:
     """The twin is right on the worst example that the suite's part on the twin made."""
     engine_right: Bools
     """The engine is, on the same example."""
-    fell_when_doubled: Bools
-    """The twin stands against the suite's part on it, and falls when every attack takes twice the steps."""
     unbounded: Bools
     """The twin stands although the attack may change the image into any other."""
 
@@ -46,7 +44,7 @@ class SideSoundness:
         return cls(**{name: read_array(arrays, name) for name in _SIDE_FIELDS})
 
 
-_SIDE_FIELDS = ("blind", "misled", "twin_right", "engine_right", "fell_when_doubled", "unbounded")
+_SIDE_FIELDS = ("blind", "misled", "twin_right", "engine_right", "unbounded")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +59,11 @@ class Soundness:
     """[M] a linear classifier, fitted without any defence, is right on the clean image; for the record only."""
     undefended: Bools
     """[M] its own answer to the clean image outlives the same attacks; however little it knows, every image counts."""
+    doubled_reference: Bools | None = None
+    """[L] of the first L images: the reference withstood the whole suite, and not its attacks on the twin (without one:
+    its queries) when they take twice as long; None if that was not tried."""
+    doubled_candidate: Bools | None = None
+    """[L'] the same of the candidate."""
 
     def __post_init__(self) -> None:
         rows = [self.undefended_clean, *(side.blind for side in self.sides.values())]
@@ -77,9 +80,16 @@ class Soundness:
         sides = {"reference": self.reference, "candidate": self.candidate}
         return {name: side for name, side in sides.items() if side is not None}
 
+    @property
+    def doubled(self) -> dict[str, Bools]:
+        """Those of the engines on which it was tried, as "reference" and "candidate"."""
+        tried = {"reference": self.doubled_reference, "candidate": self.doubled_candidate}
+        return {name: rows for name, rows in tried.items() if rows is not None}
+
     def to_arrays(self) -> Arrays:
-        """The sides' arrays, named reference.* and candidate.*, and the undefended network's."""
+        """The sides' arrays, named reference.* and candidate.*, the undefended network's, and what was doubled."""
         own = {"undefended_clean": self.undefended_clean, "undefended": self.undefended}
+        own |= with_prefix("doubled", self.doubled)
         for name, side in self.sides.items():
             own |= with_prefix(name, side.to_arrays())
         return own
@@ -89,8 +99,10 @@ class Soundness:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
         sides = {name: without_prefix(arrays, name) for name in ("reference", "candidate")}
         found: dict[str, Any] = {name: SideSoundness.from_arrays(own) if own else None for name, own in sides.items()}
+        doubled: dict[str, Any] = without_prefix(arrays, "doubled")
         return cls(
             **found,
+            **{f"doubled_{name}": rows for name, rows in doubled.items()},
             undefended_clean=read_array(arrays, "undefended_clean"),
             undefended=read_array(arrays, "undefended"),
         )

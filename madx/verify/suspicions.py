@@ -7,21 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from madx.stats import clopper_pearson, tango_interval
-from madx.verify.findings import discordant
+from madx.stats import tango_interval
+from madx.verify.limits import discordant
 from madx.verify.measurements import Accuracy, Measurements
 from madx.verify.parity import Parity
 
 RISE_CONFIDENCE = 0.95
-NO_ROBUSTNESS = 0.05
-"""A reference whose robust accuracy is not clearly above this has nothing to keep."""
 
 
 def suspicions(measured: Measurements) -> tuple[str, ...]:
     """What a reader must know before believing the gates of this engine."""
-    compared = () if measured.reference is None else (*_rise(measured.accuracy), *_no_robustness(measured.accuracy))
     return (
-        *compared,
+        *(() if measured.reference is None else _rise(measured.accuracy)),
         *_no_queries(measured.accuracy),
         *_overruns(measured.accuracy),
         *_violations(measured.parity),
@@ -37,16 +34,6 @@ def _rise(accuracy: Accuracy) -> Iterator[str]:
             f"robust accuracy ROSE by {100 * (gained - lost) / accuracy.images:.2f} points ({gained} images gained, "
             f"{lost} lost), more than chance explains. Suspect the attack before you believe it: take a stronger "
             "verify.attack."
-        )
-
-
-def _no_robustness(accuracy: Accuracy) -> Iterator[str]:
-    robust = int(accuracy.robust_reference.sum())
-    lower, _ = clopper_pearson(robust, accuracy.images, confidence=RISE_CONFIDENCE)
-    if lower <= NO_ROBUSTNESS:
-        yield (
-            f"the reference engine is robust on {robust} of {accuracy.images} images only: there is hardly any "
-            "robustness to keep. Was it trained adversarially, at this eps?"
         )
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from conftest import Cli
@@ -95,6 +96,8 @@ def test_queries_alone_pass_only_by_consent(workspace: Path, cli: Cli, gate: str
     answer = verify(cli, workspace, "--engine", workspace / ENGINE, *enough, gates=gate)
     assert outcomes(workspace) == {"robust_accuracy": outcome}, evidence(workspace, "robust_accuracy")
     assert answer.code == {"PASS": 0, "INCONCLUSIVE": 3, "FAIL": 1}[outcome]
+    with np.load(workspace / "out/measurements/ort-cpu-fp32.npz") as kept:
+        assert ("soundness.doubled.candidate" in kept.files) is ("query_only" in gate)  # what it costs is not for free
     if outcome == "PASS":
         assert "The recipe accepts for this gate that it is query-only" in evidence(workspace, "robust_accuracy")
 
@@ -210,6 +213,20 @@ def test_reports_of_a_lone_engine_are_rendered_again(workspace: Path, cli: Cli) 
     assert cli("report", workspace / "tiny.yaml", "--run-dir", workspace / "out", *QUICK, *override).code == 0
     assert (workspace / "out/report.md").read_text() == page
     assert cli("inspect", workspace / "out").code == 0
+
+
+@pytest.mark.parametrize("damaged", ["verdict.json", "taken/ort-cpu-fp32/engine.onnx"])
+def test_messages_name_the_command_that_filled_the_folder(workspace: Path, cli: Cli, damaged: str) -> None:
+    """Nothing here was made by `madx run`, and no command does without what was given."""
+    assert verify(cli, workspace, "--engine", workspace / ENGINE, *QUICK, gates=ALL).code == 3
+    assert "queries of the given engine" in (workspace / "out/report.md").read_text()
+    (workspace / "out" / damaged).write_bytes(b"{}")
+    override = ("--set", f"verify.gates=[{ALL}]")
+    answer = cli("report", workspace / "tiny.yaml", "--run-dir", workspace / "out", *QUICK, *override)
+    message = " ".join(answer.err.split())
+    assert (answer.code, "madx verify --engine" in message, "madx run" in message) == (2, True, False), message
+    assert (workspace / "out" / damaged).exists()
+    assert verify(cli, workspace, "--engine", workspace / ENGINE, *QUICK, gates=ALL).code == 3
 
 
 DROP = "{metric: clean_drop, at_most: 0.1}"

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,6 +244,50 @@ def test_measuring_again_is_possible_and_visible(workspace: Path, cli: Cli) -> N
     lost = json.loads((workspace / "run/verdict.json").read_text())
     assert lost["provenance"]["attempt"] == 3
     assert any("were measured 3 times for these gates" in warning for warning in lost["warnings"])
+
+
+def gates_of(metric: str, bound: str) -> tuple[str, str]:
+    return "--set", f"verify.gates=[{{metric: {metric}, {bound}}}]"
+
+
+def judged(workspace: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((workspace / "run/verdict.json").read_text())
+    return content
+
+
+def counts(workspace: Path) -> tuple[int, int]:
+    provenance = judged(workspace)["provenance"]
+    return provenance["attempt"], provenance["gates_changed"]
+
+
+def test_other_gates_are_judged_on_the_same_measurements_and_that_is_said(workspace: Path, cli: Cli) -> None:
+    path = workspace / "run/measurements/ort-cpu-fp32.npz"
+    before, finished = path.stat(), finish_times(workspace)
+    for bound, code, changed in (("at_most: 0.9", 0, 1), ("at_most: 0.0001", 1, 2)):
+        answer = run(cli, workspace, "verify", *gates_of("size_ratio", bound))
+        assert (answer.code, counts(workspace)) == (code, (1, changed)), answer.err
+        assert "only gates changed" in answer.err
+        assert "attacking" not in answer.err
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert {"verify", "report"} == set(done_stages(workspace, finished))
+    assert any("the gates were changed 2 times" in warning for warning in judged(workspace)["warnings"])
+    assert judged(workspace)["gates"][0]["bound"] == 0.0001
+    assert cli("inspect", workspace / "run").code == 0
+
+
+@pytest.mark.parametrize("why", ["asked for again", "sequential", "damaged"])
+def test_measurements_that_do_not_suffice_are_made_again(workspace: Path, cli: Cli, why: str) -> None:
+    options: tuple[str, ...] = ()
+    if why == "asked for again":
+        options = ("--again",)
+    elif why == "sequential":
+        options = ("--set", "verify.sequential=true")
+    else:
+        (workspace / "run/measurements/ort-cpu-fp32.npz").write_bytes(b"other")
+    answer = run(cli, workspace, "verify", *gates_of("clean_drop", "at_most: 0.9"), *options)
+    assert answer.code in (0, 3), answer.err
+    assert "only gates changed" not in answer.err
+    assert counts(workspace) == (2, 1)
 
 
 @pytest.mark.parametrize("measured", ["true", "false"])

@@ -77,6 +77,14 @@ VALUES: dict[str, list[str]] = {
     "verify: {gates: [{metric: retention, at_least: 1}]}": ["share of the reference's robust accuracy: 1 is not below"],
     "verify: {gates: [{metric: worst_class_drop, at_least: 0.1}]}": ["takes at_most, and only that"],
     "verify: {gates: [{metric: worst_class_drop, at_most: 5}]}": ["share of the images: 5 is not below 1"],
+    "verify: {gates: [{metric: robust_drop, at_most: 1}]}": ["could not fail", "1 is not below 1", "0.03 is 3 %"],
+    "verify: {gates: [{metric: robust_accuracy, at_least: 1}]}": ["could not pass", "1 is not below 1"],
+    "verify: {gates: [{metric: robust_accuracy, at_least: 0}]}": ["at_least: 0 could not fail", "above 0"],
+    "verify: {gates: [{metric: speedup, at_least: 0}]}": ["speedup with at_least: 0 could not fail"],
+    "verify: {gates: [{metric: p99_ratio, at_most: 0}]}": ["p99_ratio with at_most: 0 could not pass"],
+    "verify: {gates: [{metric: size_ratio, at_most: -1}]}": ["size_ratio with at_most: -1 could not pass"],
+    "verify: {gates: [{metric: parity_flips, at_most: 0}]}": ["could not pass, as its limits are above 0"],
+    "verify: {gates: [{metric: clean_drop, at_most: -0.1}]}": ["would ask for a gain", "is 0"],
     "verify: {sequential: maybe}": ["verify.sequential", "given: 'maybe'"],
     "verify: {gates: [{metric: size_ratio, at_most: 1}, {metric: size_ratio, at_most: 2}]}": [
         "two gates on size_ratio"

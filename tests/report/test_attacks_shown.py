@@ -7,7 +7,7 @@ import report_cases as cases
 from accuracy_cases import gallery, sound
 
 from madx.report import render_html, render_markdown
-from madx.report.attack_views import KNEW, attack_rows, check_rows, total_cost
+from madx.report.attack_views import KNEW, attack_rows, check_rows, total_cost, trial_sentence
 from madx.report.views import count_rows
 from madx.verify import Accuracy
 
@@ -63,10 +63,11 @@ def test_the_cost_is_the_sum():
 
 def test_a_check_has_its_counts_and_what_is_wanted():
     most = np.arange(200) < 140
-    rows = check_rows(sound(blind=np.arange(200) < 3, engine_right=np.arange(200) < 150, twin_right=most))
+    rows = check_rows(sound(doubled=2, blind=np.arange(200) < 3, engine_right=np.arange(200) < 150, twin_right=most))
     cells = {row.label: (row.wanted, row.reference, row.candidate) for row in rows}
     assert cells["input gradient exactly zero"] == ("none", "0 of 200", "3 of 200")
-    assert cells["turned only by twice the steps"] == ("at most 1 %", "0 of 200", "0 of 200")
+    doubled = cells["withstood everything and are turned by twice the steps"]
+    assert doubled == ("at most 1 %", "0 of 300", "2 of 300")
     assert cells["standing although any change is allowed"][0] == "at most 2 %"
     assert cells["engine right where its twin was turned, less the other way round"] == (
         "at most 0.5 %",
@@ -113,9 +114,20 @@ def test_a_sound_attack_is_said_to_be_sound():
     assert "cannot be trusted" not in text
 
 
+UNTRIED = replace(sound(), reference=None, candidate=None, doubled_reference=None, doubled_candidate=None)
+
+
+@pytest.mark.parametrize("doubled", [None, np.zeros(300, dtype=bool)])
+def test_queries_that_were_doubled_are_shown_and_others_are_not_claimed(doubled):
+    queried = replace(UNTRIED, doubled_candidate=doubled)
+    (row,) = (row for row in check_rows(queried) if row.label.endswith("turned by twice the queries"))
+    assert (row.reference, row.candidate) == ("not measured", "not measured" if doubled is None else "0 of 300")
+    assert ("with twice as many" in trial_sentence(queried)) is (doubled is not None)
+
+
 def test_without_a_twin_nobody_claims_that_gradients_were_checked():
     """Nothing was tried on the engine, so finding no sign means nothing."""
-    queried = replace(cases.measurements(), soundness=replace(sound(), reference=None, candidate=None))
+    queried = replace(cases.measurements(), soundness=UNTRIED)
     page, text = render_html(cases.content((queried,))), render_markdown(cases.content((queried,)))
     for report in (page, text):
         assert "no sign of masked" not in " ".join(report.split())

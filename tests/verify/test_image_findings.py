@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from accuracy_cases import unseen
+from accuracy_cases import compared
 
 from madx.recipe import GateConfig
 from madx.stats import betting_drop, drop_interval, retention_interval
@@ -18,29 +18,12 @@ CLASSES = GateConfig(metric="worst_class_drop", at_most=0.10)
 KEPT = GateConfig(metric="retention", at_least=0.9)
 
 
-def accuracy(reference, candidate, labels=None):
-    """Robust and clean are the same here."""
-    n = len(reference)
-    return Accuracy(
-        index=np.arange(n),
-        labels=np.arange(n) % 10 if labels is None else labels,
-        clean_reference=reference,
-        clean_candidate=candidate,
-        attacks=("pgd",),
-        attacked=(reference | candidate)[None],
-        standing_reference=reference[None],
-        standing_candidate=candidate[None],
-        overrun=np.zeros(1),
-        **unseen(1),
-    )
-
-
 def drawn(rng, n, *, lost, gained, both=0.5, classes=10):
     """Images at random; lost and gained are shares, one or one per class."""
     labels, u = rng.integers(0, classes, n), rng.random(n)
     b, c = np.broadcast_to(lost, classes)[labels], np.broadcast_to(gained, classes)[labels]
     stands = (u >= b + c) & (u < b + c + both)
-    return accuracy((u < b) | stands, ((u >= b) & (u < b + c)) | stands, labels)
+    return compared((u < b) | stands, ((u >= b) & (u < b + c)) | stands, labels=labels)
 
 
 def cut(value, n):
@@ -124,7 +107,7 @@ def test_a_small_class_keeps_the_gate_undecided_and_says_how_many_images_it_need
     rng = np.random.default_rng(4)
     large = drawn(rng, 5000, lost=0.01, gained=0.01, both=0.8, classes=4)
     labels = np.where(np.arange(5000) < 20, 9, large.labels)
-    value = accuracy(large.robust_reference, large.robust_candidate, labels)
+    value = compared(large.robust_reference, large.robust_candidate, labels=labels)
     found = over_images(value, CLASSES, sequential=False)
     assert outcome(value, CLASSES) is Outcome.INCONCLUSIVE
     assert "Class 9 is the least certain: 20 images" in found.advice[1]
@@ -133,11 +116,21 @@ def test_a_small_class_keeps_the_gate_undecided_and_says_how_many_images_it_need
 
 def test_a_class_without_robustness_is_named_and_all_of_them_are_a_doubt():
     robust = np.arange(4000) % 10 > 0
-    found = over_images(accuracy(robust, robust), CLASSES, sequential=False)
+    found = over_images(compared(robust, robust), CLASSES, sequential=False)
     assert "could not fail: 0." in found.evidence[1]
     assert found.doubts == ()
-    found = over_images(accuracy(~robust & False, ~robust & False), CLASSES, sequential=False)
+    found = over_images(compared(~robust & False, ~robust & False), CLASSES, sequential=False)
     assert any("every single class" in doubt for doubt in found.doubts)
+
+
+@pytest.mark.parametrize("gate", [DROP, CLASSES, KEPT, GateConfig(metric="clean_drop", at_most=0.03)])
+@pytest.mark.parametrize(("robust", "enough"), [(80, False), (110, False), (140, True)])
+def test_a_reference_of_many_classes_needs_some_robustness_to_keep(gate, robust, enough):
+    """4 % is far more than chance with a hundred classes, and hardly anything; for clean images chance is the floor."""
+    right, labels = np.arange(2000) < robust, np.random.default_rng(0).permutation(2000) % 100
+    doubts = over_images(compared(right, right, labels=labels), gate, sequential=False).doubts
+    doubted = any("hardly any robustness to keep" in doubt for doubt in doubts)
+    assert doubted is (gate.metric != "clean_drop" and not enough)
 
 
 ADVISED = [
@@ -158,7 +151,7 @@ def test_the_advice_on_images_is_honest(gate, lost, gained, both, sequential):
         b, c, a = (round(50 * share) for share in (lost, gained, both))
         reference[rows[: a + b]] = True
         candidate[rows[:a]] = candidate[rows[a + b : a + b + c]] = True
-    small = accuracy(reference, candidate, labels)
+    small = compared(reference, candidate, labels=labels)
     found = over_images(small, gate, sequential=sequential)
     rates = {"lost": round(50 * lost) / 50, "gained": round(50 * gained) / 50, "both": round(50 * both) / 50}
     rng, n = np.random.default_rng(5), 100 + found.more_images
@@ -207,7 +200,7 @@ def test_no_stop(gates, value):
 
 def test_limits_that_contradict_each_other_decide_nothing():
     reference, candidate = np.ones(4000, dtype=bool), np.arange(4000) < 2000
-    value = accuracy(reference, candidate)
+    value = compared(reference, candidate)
     found = over_images(value, DROP, sequential=True)
     assert "contradict" in found.void[0]
     assert not decided(value, [DROP])

@@ -60,6 +60,14 @@ def test_queries_pass_a_gate_on_robustness_only_by_its_own_consent(metric):
     assert all("upper bound that white-box attacks would lower" in gate.evidence[-1] for gate in (refused, accepted))
 
 
+def test_a_consent_that_was_not_needed_is_told():
+    whole = measurements(lost=0)
+    with_twins, without = (result(one, "robust_accuracy", query_only=True) for one in (whole, blind(whole)))
+    assert with_twins.outcome is Outcome.PASS
+    assert "query_only: true was not needed here" in with_twins.evidence[-1]
+    assert not any("not needed" in sentence for sentence in without.evidence)
+
+
 def test_queries_may_fail_a_gate():
     """Robust accuracy is at most what queries leave: below the floor, gradients would only be worse."""
     assert result(blind(measurements()), "robust_accuracy", at_least=0.99).outcome is Outcome.FAIL

@@ -1,0 +1,102 @@
+"""How often engines were judged in one run directory, and what of the last time may be judged again.
+
+Gates judge measurements and make none: where only gates changed, the same measurements are held against the new ones.
+Nothing is free, though. A bound that was chosen after the numbers were seen, and a measurement that was repeated until
+it pleased, keep no error rate; so both are counted, and the verdict says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from madx.artifacts import sha256_bytes
+from madx.errors import ArtifactError
+from madx.pipeline import files, keys
+from madx.pipeline.context import Context
+from madx.pipeline.reporting import read_arrays
+from madx.recipe import canonical_json
+from madx.verify import Measurements
+
+
+def kept_measurements(context: Context) -> dict[str, Measurements]:
+    """What the last verification measured, by engine, if nothing but gates that measure nothing changed since."""
+    record = context.run.stage("verify")
+    if record is None or context.afresh or record["key"] == context.key:
+        return {}
+    if keys.measuring(record["depends"]) != keys.measuring(keys.verify(context)):
+        return {}
+    names = {config.name: files.measurements(config) for config in context.recipe.export.engines}
+    try:
+        return {
+            engine: Measurements.from_arrays(read_arrays(context.run.read(name)))
+            for engine, name in names.items()
+            if name in record["outputs"]
+        }
+    except ArtifactError:
+        return {}
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Of the very engines, by their bytes, that the verdict speaks of."""
+
+    measured: int
+    """How often they were measured."""
+    gates_changed: int
+    """How often they were held against other gates than the time before."""
+
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know; nothing the first time."""
+        again = (
+            f"these engines were measured {self.measured} times, and this is the last: read the earlier verdicts too"
+        )
+        changed = (
+            f"the gates were changed {_times(self.gates_changed)} after these engines had been measured: a bound "
+            "chosen with the numbers in sight keeps no error rate; confirm it on images that were not measured yet"
+        )
+        return (*([again] if self.measured > 1 else ()), *([changed] if self.gates_changed else ()))
+
+    def to_json(self) -> dict[str, int]:
+        """As the provenance keeps it."""
+        return {"attempt": self.measured, "gates_changed": self.gates_changed}
+
+
+def counted(
+    context: Context, engines: Mapping[str, Mapping[str, str]], gates: Sequence[Any], *, kept: Container[str]
+) -> Attempts:
+    """Count one more attempt at each engine, in the manifest, before anybody can read the verdict.
+
+    Args:
+        context: the running verify stage.
+        engines: by name, the SHA-256 of the engines that were compared, by role.
+        gates: of the recipe, as JSON.
+        kept: names of the engines that were not measured this time.
+
+    Returns:
+        Those of the engine that was tried most often.
+    """
+    judged_by, found = _digest(gates), [Attempts(1, 0)]
+    for name, hashes in engines.items():
+        subject = _digest({"engine": name, "hashes": dict(hashes)})
+        found.append(one_more(context.run.attempts(subject), judged_by, kept=name in kept))
+        context.run.keep_attempts(subject, found[-1].to_json() | {"gates": judged_by})
+    return Attempts(max(one.measured for one in found), max(one.gates_changed for one in found))
+
+
+def one_more(before: Mapping[str, Any], gates: str, *, kept: bool) -> Attempts:
+    """After an attempt at these gates (a SHA-256); `before` is what the manifest kept of the last one."""
+    changed = bool(before) and before["gates"] != gates
+    return Attempts(
+        measured=int(before.get("attempt", 0)) + (not kept),
+        gates_changed=int(before.get("gates_changed", 0)) + changed,
+    )
+
+
+def _digest(content: Any) -> str:
+    return sha256_bytes(canonical_json(content).encode())
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -1,0 +1,93 @@
+"""Had the attacks of a verification finished? What withstood all of them meets them once more, each twice as long.
+
+The images are the first of the gate's that an engine withstood, in their committed order, so that nothing is chosen by
+how it went. What falls now was counted as robust for want of steps, or of one more random start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from madx.attacks import Attack, Victim, run_suite, suite_of
+from madx.pipeline.attacking import Side
+from madx.pipeline.context import Context
+from madx.recipe import GateConfig, ThreatConfig
+from madx.seeds import torch_generator
+from madx.verify import Accuracy, Soundness
+from madx.verify.arrays import Bools
+from madx.verify.contract import logits_of
+from madx.verify.projection import project
+
+_LEAST, _MOST = 200, 500
+"""Survivors that are attacked again, if there are as many ..."""
+_SHARE = 8
+"""... between these bounds, one for so many images: longer verifications can tell smaller shares."""
+_BATCH = 250
+
+
+def with_doubled(
+    context: Context, sound: Soundness, accuracy: Accuracy, *, reference: Side | None, candidate: Side
+) -> Soundness:
+    """The checks of the attacks, and beside them what the same attacks turn when they take twice as long."""
+    return replace(
+        sound,
+        doubled_reference=_doubled(context, reference, accuracy.robust_reference) if reference else None,
+        doubled_candidate=_doubled(context, candidate, accuracy.robust_candidate),
+    )
+
+
+def _doubled(context: Context, side: Side, robust: Bools) -> Bools | None:
+    """[L] as in `Soundness`; None where only queries could be made and no gate would rest on them."""
+    recipe = context.recipe
+    if side.twin is None and not asks_queries_alone(recipe.verify.gates):
+        return None
+    rows = survivors(robust)
+    looked_at = int(rows[-1]) + 1 if len(rows) < robust.sum() else len(robust)
+    context.progress.say(f"attacking {len(rows)} images that the {side.label} engine withstood, twice as long")
+    suite = suite_of(recipe.verify.attack)
+    images, labels = (part[torch.from_numpy(rows)] for part in context.splits.gate.tensors(0, looked_at))
+    again = Again(recipe.threat, recipe.seed, images.to(context.device), labels.to(context.device))
+    fell = np.zeros(looked_at, dtype=bool)
+    fell[rows] = again.turned(side, suite.query if side.twin is None else suite.twin)
+    return fell
+
+
+def asks_queries_alone(gates: Sequence[GateConfig]) -> bool:
+    """Whether some gate may pass on queries alone, so that their search must have finished."""
+    return any(gate.query_only for gate in gates)
+
+
+def survivors(robust: Bools) -> NDArray[np.intp]:
+    """Positions of the first of the images that stand: as many as a verification of this size can afford."""
+    wanted = min(max(len(robust) // _SHARE, _LEAST), _MOST)
+    return np.flatnonzero(robust)[:wanted]
+
+
+@dataclass(frozen=True)
+class Again:
+    """Images that an engine withstood, and what it withstood."""
+
+    threat: ThreatConfig
+    seed: int
+    images: Tensor
+    """[B, C, H, W], on the device of the twins."""
+    labels: Tensor
+    """[B]"""
+
+    def turned(self, side: Side, attacks: Sequence[Attack]) -> Bools:
+        """Which of them the engine takes for something else when each of these attacks takes twice as long, [B]."""
+        victim = Victim.query_only(side.logits) if side.twin is None else Victim.of(side.twin)
+        longer, generator = tuple(attack.longer() for attack in attacks), torch_generator(self.seed, "doubled")
+        wrong = np.zeros(len(self.labels), dtype=bool)
+        for rows in torch.split(torch.arange(len(self.labels)), _BATCH):
+            x, y = self.images[rows], self.labels[rows]
+            found = run_suite(victim, x, y, attacks=longer, threat=self.threat, generator=generator)
+            examples = project(found.points.float().cpu().numpy(), x.cpu().numpy(), self.threat).images
+            wrong[rows.numpy()] = logits_of(side.engine, examples).argmax(axis=1) != y.cpu().numpy()
+        return wrong

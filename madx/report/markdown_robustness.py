@@ -1,0 +1,138 @@
+"""The part of the Markdown report on robustness: accuracy, attacks, security curve, images that were lost and won."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from madx.report import attack_views, curve_views, pictures, views, words
+from madx.report.content import ReportContent
+from madx.report.markup import code, columns, table, text
+from madx.report.views import EngineView
+from madx.verify import Measurements
+from madx.verify.signs import signs
+
+_POINTWISE = f"pointwise {words.level(curve_views.LEVEL)} limits (Clopper and Pearson)"
+
+
+def robustness(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
+    """What stands under attack; details are folded."""
+    yield from _accuracy(content, engines)
+    yield from _attacks(engines)
+    yield from _curves(content, engines)
+    yield from _gallery(content, engines)
+
+
+def _accuracy(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
+    yield "### Accuracy"
+    yield ""
+    yield f"{text(views.attack_sentence(content))} **Stronger attacks may find more**, so robust"
+    yield "accuracy is an upper bound."
+    yield ""
+    measured = [view for view in engines if view.measured]
+    for view in measured:
+        if view.measured:
+            yield code(view.name)
+            yield ""
+            yield from _count_table(view.measured)
+            yield ""
+    if not measured:
+        yield "Accuracy was not measured on any engine."
+        yield ""
+
+
+def _count_table(measured: Measurements) -> Iterator[str]:
+    rows = views.count_rows(measured.accuracy)
+    cells = (
+        (
+            text(row.label),
+            row.before if row.reference is None else f"{row.before} ({row.reference} of {row.total})",
+            f"{words.percent(row.candidate / row.total)} ({row.candidate} of {row.total})",
+            row.change,
+            words.count(row.lost),
+            words.count(row.gained),
+        )
+        for row in rows
+    )
+    return table(("images still right", *columns(measured), "change:", "lost:", "gained:"), cells)
+
+
+def _attacks(engines: Sequence[EngineView]) -> Iterator[str]:
+    """What the attacks did on each engine, folded; signs against them stand open."""
+    for view in engines:
+        if view.measured is None:
+            continue
+        found = signs(view.measured)
+        if found:
+            yield from (f"**The attacks on** {code(view.name)} **cannot be trusted:**", "")
+            yield from (f"- {text(sign)}" for sign in found)
+            yield ""
+        yield from (f"<details><summary>Attacks on {code(view.name)}</summary>", "")
+        yield from _attack_tables(view.measured)
+        yield from ("", "</details>", "")
+
+
+def _attack_tables(measured: Measurements) -> Iterator[str]:
+    rows = attack_views.attack_rows(measured.accuracy)
+    turned = columns(measured, "turned on ")
+    headings = ("attack", "kind", "images:", *turned, "gradients:", "forward passes:")
+    counts = ("attacked", "turned_reference", "turned_candidate", "gradient", "forward")
+    yield from table(
+        headings, ((text(row.name), row.kind, *(words.count(getattr(row, name)) for name in counts)) for row in rows)
+    )
+    yield from ("", f"Cost: {attack_views.total_cost(rows, measured.accuracy.images)}.", "")
+    doubtful = bool(signs(measured))
+    yield from ("What they must do:" if doubtful else attack_views.trial_sentence(measured.soundness), "")
+    checks = attack_views.check_rows(measured.soundness)
+    yield from table(
+        ("images that …", "wanted:", *columns(measured)),
+        ((row.label, row.wanted, row.reference, row.candidate) for row in checks),
+    )
+
+
+def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
+    """The security curve of each engine, folded."""
+    for view in engines:
+        if view.measured is None or view.measured.curve is None:
+            continue
+        rows = curve_views.curve_rows(view.measured.curve, content.provenance.get("threat") or {})
+        sentence = curve_views.curve_sentence(view.measured.curve, rows, views.roles(view.measured))
+        yield from (f"<details><summary>Security curve of {code(view.name)}</summary>", "")
+        yield from (
+            f"{text(sentence)} In brackets: {_POINTWISE}.",
+            "",
+        )
+        compared = view.measured.reference is not None
+        yield from table(
+            ("radius", *columns(view.measured)[0 if compared else 1 :]),
+            (
+                (
+                    f"{row.radius}{', the threat' if row.is_threat else ''}",
+                    *(side.text for side in (row.reference, row.candidate) if side is not None),
+                )
+                for row in rows
+            ),
+        )
+        yield from ("", "</details>", "")
+
+
+def _gallery(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
+    """In words what the HTML report shows in pictures, which GitHub would drop."""
+    names = views.class_names(content)
+    for view in engines:
+        if view.measured is None or not len(view.measured.accuracy.gallery.index):
+            continue
+        gallery = view.measured.accuracy.gallery
+        yield from (f"<details><summary>Images on which the engines differ, {code(view.name)}</summary>", "")
+        cells = (
+            ("lost" if lost else "won", str(index), *(text(pictures.class_name(number, names)) for number in classes))
+            for lost, index, *classes in zip(
+                gallery.lost, gallery.index, gallery.labels.tolist(), gallery.taken_for.tolist(), strict=True
+            )
+        )
+        yield from table(("lost or won", "image:", "class", "taken for"), cells)
+        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. Lost: only the {_of(view)} kept it.")
+        yield from ("", "</details>", "")
+
+
+def _of(view: EngineView) -> str:
+    return views.roles(view.measured)[0] if view.measured else "reference"
