@@ -142,14 +142,9 @@ def _tell(context: Context, found: Mapping[str, _Found], taken: Mapping[str, Pat
     for config in context.recipe.export.engines:
         left = [number for number in range(chunks_in_all(context)) if file_name(config, number) not in found]
         if left and config.verify and not why_missing(context, config):
-            context.progress.say(
-                f"{config.name}: no shard has the {len(left)} chunks {_numbers(left)}; they are measured here"
-            )
+            which = f"{len(left)} chunks {_listed([str(number) for number in left])}"
+            context.progress.say(f"{config.name}: no shard has the {which}; they are measured here")
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-
-
-def _numbers(numbers: Sequence[int]) -> str:
-    return _listed([str(number) for number in numbers])
