@@ -6,8 +6,9 @@ Whether they had finished is asked in `madx.pipeline.doubling`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -26,9 +27,9 @@ from madx.attacks.norms import inside
 from madx.pipeline.attacking import Side
 from madx.pipeline.context import Context
 from madx.pipeline.twins import LARGEST_GAP
-from madx.recipe import ThreatConfig
+from madx.recipe import EngineConfig, ThreatConfig
 from madx.seeds import torch_generator
-from madx.verify.arrays import Bools
+from madx.verify.arrays import Arrays, Bools, with_prefix
 from madx.verify.soundness import SideSoundness, Soundness
 
 _IMAGES = 200
@@ -70,43 +71,53 @@ class Trial:
         return outcome.points, network.forward(outcome.points).argmax(1) == y
 
 
-def measure_soundness(context: Context, suite: Suite, reference: Side | None, candidate: Side) -> Soundness:
+def measure_soundness(
+    context: Context, config: EngineConfig, suite: Suite, reference: Side | None, candidate: Side
+) -> Soundness:
     """Try the suite on the first gate images: as it is, without a bound, and on a network without a defence."""
     images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, _IMAGES))
-    context.progress.say(f"checking the attacks on {len(images)} images")
     trial = Trial(suite, context.recipe.threat, context.recipe.seed, images, labels)
     fitted = context.splits.selection.tensors(0, _FITTED)
     undefended = linear_classifier(*fitted, classes=context.splits.train.classes).to(context.device)
-    return judge_attacks(trial, reference, candidate, undefended)
+    parts = trials(trial, reference, candidate, undefended)
+    what = f"checking the attacks on {len(images)} images"
+    return Soundness.from_arrays(context.in_parts(f"checks-{config.name}", what, parts))
 
 
-def judge_attacks(trial: Trial, reference: Side | None, candidate: Side, undefended: nn.Module) -> Soundness:
-    """What the attacks of a trial achieve where it is known what they must; queries alone where there is no twin."""
+def trials(
+    trial: Trial, reference: Side | None, candidate: Side, undefended: nn.Module
+) -> dict[str, Callable[[], Arrays]]:
+    """What the attacks achieve where it is known what they must, part by part: together the arrays of a `Soundness`.
+
+    Without a twin queries alone are tried, and nothing can be said of gradients.
+    """
+    attacks = trial.suite.query if candidate.twin is None else trial.suite.twin
+    parts: dict[str, Callable[[], Arrays]] = {"undefended": partial(_undefended, trial, undefended, attacks)}
+    for name, side in (("reference", reference), ("candidate", candidate)):
+        if side is not None and side.twin is not None:
+            parts[name] = partial(_side, trial, name, side, side.twin)
+    return parts
+
+
+def _undefended(trial: Trial, undefended: nn.Module, attacks: Sequence[Attack]) -> Arrays:
     network = Victim.of(undefended)
-    own = replace(trial, labels=network.forward(trial.images).argmax(1))
-    _, standing = own.attacked(network, trial.suite.query if candidate.twin is None else trial.suite.twin)
-    return Soundness(
-        reference=_side(trial, reference) if reference else None,
-        candidate=_side(trial, candidate),
-        undefended_clean=_bools(network.forward(trial.images).argmax(1) == trial.labels),
-        undefended=_bools(standing),
-    )
+    answers = network.forward(trial.images).argmax(1)
+    _, standing = replace(trial, labels=answers).attacked(network, attacks)
+    return {"undefended_clean": _bools(answers == trial.labels), "undefended": _bools(standing)}
 
 
-def _side(trial: Trial, side: Side) -> SideSoundness | None:
-    """Nothing can be said of the gradients of an engine without a twin."""
-    if side.twin is None:
-        return None
-    network = Victim.of(side.twin)
+def _side(trial: Trial, name: str, side: Side, twin: nn.Module) -> Arrays:
+    network = Victim.of(twin)
     points, standing = trial.attacked(network, trial.suite.twin)
     _, unbounded = trial.attacked(network, _UNBOUNDED, threat=_anything(trial))
-    return SideSoundness(
-        blind=_bools(_blind(side.twin, trial.images, trial.labels)),
+    found = SideSoundness(
+        blind=_bools(_blind(twin, trial.images, trial.labels)),
         misled=_bools(_misled(trial, network)),
         twin_right=_bools(standing),
         engine_right=_bools(side.logits(points).argmax(1) == trial.labels),
         unbounded=_bools(unbounded),
     )
+    return with_prefix(name, found.to_arrays())
 
 
 def _anything(trial: Trial) -> ThreatConfig:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from madx.progress import Progress
 from madx.prune import resize_to_
 from madx.recipe import Recipe
 from madx.rundir import CHECKPOINTS, RunDirectory
+from madx.verify.arrays import Arrays
 
 _NOTHING_TAKEN: dict[str, Any] = {"depends": {"given": {}}}
 
@@ -126,6 +127,22 @@ class Context:
         """Where the running stage keeps the state of its work `name`; another madx does not take it up."""
         file = FileCheckpoint(self.checkpoint_folder / f"{name}.pt", f"{madx.__version__} {self.key}")
         return _SharedCheckpoint(file, self.world)
+
+    def in_parts(self, name: str, description: str, parts: Mapping[str, Callable[[], Arrays]]) -> Arrays:
+        """The arrays of all parts together; each is shown, and kept as soon as it is done, so that a kill costs one.
+
+        Args:
+            name: of the checkpoint.
+            description: of the work, for the progress.
+            parts: by name, what measures arrays of numbers or bools; no two give an array of the same name.
+        """
+        checkpoint = self.checkpoint(name)
+        kept = checkpoint.load() or {}
+        for part, work in self.progress.track(parts.items(), description, total=len(parts)):
+            if part not in kept:
+                kept[part] = {key: torch.from_numpy(value) for key, value in work().items()}
+                checkpoint.save(kept)
+        return {key: value.numpy() for part in parts for key, value in kept[part].items()}
 
     @property
     def checkpoint_folder(self) -> Path:

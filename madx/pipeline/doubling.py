@@ -6,8 +6,9 @@ how it went. What falls now was counted as robust for want of steps, or of one m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from torch import Tensor
 from madx.attacks import Attack, Victim, run_suite, suite_of
 from madx.pipeline.attacking import Side
 from madx.pipeline.context import Context
-from madx.recipe import GateConfig, ThreatConfig
+from madx.recipe import EngineConfig, GateConfig, ThreatConfig
 from madx.seeds import torch_generator
 from madx.verify import Accuracy, Soundness
-from madx.verify.arrays import Bools
+from madx.verify.arrays import Arrays, Bools
 from madx.verify.contract import logits_of
 from madx.verify.projection import project
 
@@ -32,30 +33,40 @@ _BATCH = 250
 
 
 def with_doubled(
-    context: Context, sound: Soundness, accuracy: Accuracy, *, reference: Side | None, candidate: Side
+    context: Context, config: EngineConfig, sound: Soundness, accuracy: Accuracy, sides: tuple[Side | None, Side]
 ) -> Soundness:
-    """The checks of the attacks, and beside them what the same attacks turn when they take twice as long."""
-    return replace(
-        sound,
-        doubled_reference=_doubled(context, reference, accuracy.robust_reference) if reference else None,
-        doubled_candidate=_doubled(context, candidate, accuracy.robust_candidate),
-    )
+    """The checks of the attacks, and beside them what the same attacks turn when they take twice as long.
+
+    Args:
+        context: the running verify stage.
+        config: the engine.
+        sound: the checks so far.
+        accuracy: what the suite left standing.
+        sides: the reference, if there is one, and the candidate.
+    """
+    queries_count = asks_queries_alone(context.recipe.verify.gates)
+    parts: dict[str, Callable[[], Arrays]] = {
+        name: partial(_doubled, context, name, side, accuracy)
+        for name, side in zip(("reference", "candidate"), sides, strict=True)
+        if side is not None and (side.twin is not None or queries_count)
+    }
+    if not parts:
+        return sound
+    found = context.in_parts(f"doubled-{config.name}", "attacking what withstood, twice as long", parts)
+    return replace(sound, doubled_reference=found.get("reference"), doubled_candidate=found.get("candidate"))
 
 
-def _doubled(context: Context, side: Side, robust: Bools) -> Bools | None:
-    """[L] as in `Soundness`; None where only queries could be made and no gate would rest on them."""
-    recipe = context.recipe
-    if side.twin is None and not asks_queries_alone(recipe.verify.gates):
-        return None
+def _doubled(context: Context, name: str, side: Side, accuracy: Accuracy) -> Arrays:
+    """[L] as in `Soundness`, under the side's name."""
+    recipe, robust = context.recipe, accuracy.robust_reference if name == "reference" else accuracy.robust_candidate
     rows = survivors(robust)
     looked_at = int(rows[-1]) + 1 if len(rows) < robust.sum() else len(robust)
-    context.progress.say(f"attacking {len(rows)} images that the {side.label} engine withstood, twice as long")
     suite = suite_of(recipe.verify.attack)
     images, labels = (part[torch.from_numpy(rows)] for part in context.splits.gate.tensors(0, looked_at))
     again = Again(recipe.threat, recipe.seed, images.to(context.device), labels.to(context.device))
     fell = np.zeros(looked_at, dtype=bool)
     fell[rows] = again.turned(side, suite.query if side.twin is None else suite.twin)
-    return fell
+    return {name: fell}
 
 
 def asks_queries_alone(gates: Sequence[GateConfig]) -> bool:

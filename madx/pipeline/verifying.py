@@ -102,14 +102,14 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: _latency(context, config, reference, candidate))
         parity = context.world.share(lambda: _parity(context, config, reference, candidate))
-        sound = context.world.share(lambda: measure_soundness(context, suite, reference, candidate))
+        sound = context.world.share(lambda: measure_soundness(context, config, suite, reference, candidate))
         accuracy = measure_accuracy(context, config, reference, candidate)
         measurements = Measurements(
             engine=config.name,
             latency=latency,
             parity=parity,
             soundness=context.world.share(
-                lambda: with_doubled(context, sound, accuracy, reference=reference, candidate=candidate)
+                lambda: with_doubled(context, config, sound, accuracy, (reference, candidate))
             ),
             accuracy=accuracy,
             curve=context.world.share(lambda: measure_curve(context, config, reference, candidate)),

@@ -5,8 +5,9 @@ import torch
 from nearest_cases import CLASSES, IMAGES, LABELS, THREAT, N, Nearest, side
 
 from madx.attacks import Apgd, Suite, linear_classifier
-from madx.pipeline.checking import Trial, judge_attacks
+from madx.pipeline.checking import Trial, trials
 from madx.recipe import ThreatConfig
+from madx.verify import Soundness
 from madx.verify.signs import signs_of_attacks
 
 SUITE = Suite("test", twin=(Apgd(steps=20),), in_the_loop=(), query=())
@@ -70,7 +71,8 @@ class Maze(Nearest):
 def found(twin, *, engine=None, suite=SUITE, threat=THREAT, images=IMAGES):
     trial = Trial(suite, threat, 0, images, LABELS)
     undefended = linear_classifier(images, LABELS, CLASSES)
-    return judge_attacks(trial, side("dense", Nearest()), side("pruned", twin, engine), undefended)
+    parts = trials(trial, side("dense", Nearest()), side("pruned", twin, engine), undefended)
+    return Soundness.from_arrays({name: rows for part in parts.values() for name, rows in part().items()})
 
 
 def test_a_sound_attack_raises_no_sign():
