@@ -14,7 +14,7 @@ from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
 from madx.pipeline.attacking import Side, budget, fast_twin, measure_accuracy
-from madx.pipeline.attempts import counted, kept_measurements
+from madx.pipeline.attempts import counted, kept_chunks, kept_measurements
 from madx.pipeline.checking import measure_soundness
 from madx.pipeline.chunks import gate_images, merged
 from madx.pipeline.contenders import Contender, build_record, contenders
@@ -39,6 +39,7 @@ def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
     world = context.world
     kept = world.share(lambda: kept_measurements(context))
+    taken_over = world.share(lambda: kept_chunks(context) if kept else merged(context))
     if kept:
         context.progress.say("only gates changed: what was measured is judged again, and nothing is measured")
     measured, missing, outputs = [], {}, []
@@ -60,11 +61,12 @@ def verify(context: Context) -> list[str]:
     settings = context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     gates = [gate.model_dump(mode="json") for gate in settings.gates]
-    attempts = world.share(lambda: counted(context, hashes, gates, kept=kept))
+    judged = {values.engine: hashes[values.engine] for values in measured}
+    attempts = world.share(lambda: counted(context, judged, gates, kept=kept))
     verdict = replace(verdict, warnings=(*verdict.warnings, *attempts.warnings()))
     attacked = max((values.accuracy.images for values in measured), default=0)
     provenance = _provenance(context, attacked) | attempts.to_json()
-    provenance |= {"engines": hashes, "gates": gates, "merged": merged(context)}
+    provenance |= {"engines": hashes, "gates": gates, "merged": taken_over}
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*outputs, files.VERDICT]
 

@@ -305,6 +305,13 @@ def test_every_engine_of_the_recipe_is_promised(workspace: Path, cli: Cli, measu
     assert "INCONCLUSIVE" in judged.out
 
 
+def test_an_engine_that_is_not_measured_is_not_counted(workspace: Path, cli: Cli) -> None:
+    engines = ("--set", "export.engines=[{kind: ort-cpu}, {kind: ort-cpu, precision: fp16, verify: false}]")
+    for changed, bound in enumerate(("at_most: 0.9", "at_most: 0.8", "at_most: 0.7")):
+        assert run(cli, workspace, "run", *engines, *gates_of("size_ratio", bound)).code == 0
+        assert counts(workspace) == (2, 1 + changed), "measured once for the fixture, and once for the new engine"
+
+
 OWN = """
 import numpy as np
 from torch import nn
