@@ -76,7 +76,7 @@ class Attempts:
 def counted(
     context: Context, engines: Mapping[str, Mapping[str, str]], gates: Sequence[Any], *, kept: Container[str]
 ) -> Attempts:
-    """Count one more attempt at each engine, in the manifest, before anybody can read the verdict.
+    """Count one more attempt at each engine, in the manifest, before anybody can read what was measured.
 
     Args:
         context: the running verify stage.
