@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 from madx.errors import ArtifactError
 
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AssertionError),
     *(struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError),
 )
-"""What zipfile and torch's tensors-only reader raise on damaged, foreign or malicious files."""
+"""What zipfile, numpy and torch's tensors-only reader raise on damaged, foreign or malicious files."""
 
 
 def sha256_bytes(payload: bytes) -> str:
@@ -121,7 +121,7 @@ class FileCheckpoint:
                 if archive.testzip() is not None:  # torch itself does not look at the checksums
                     return None
             content = torch.load(self.path, weights_only=True, map_location="cpu")
-        except _UNREADABLE:
+        except UNREADABLE:
             return None  # a checkpoint only saves time: what cannot be read is made again
         if not isinstance(content, dict) or content.get("key") != self.key:
             return None

@@ -15,13 +15,16 @@ from madx.artifacts import sha256_bytes
 from madx.errors import ArtifactError
 from madx.pipeline import files, keys
 from madx.pipeline.context import Context
-from madx.pipeline.reporting import read_arrays
+from madx.pipeline.reporting import read_arrays, read_verdict
 from madx.recipe import canonical_json
 from madx.verify import Measurements
 
 
 def kept_measurements(context: Context) -> dict[str, Measurements]:
-    """What the last verification measured, by engine, if nothing but gates that measure nothing changed since."""
+    """What the last verification measured, by engine, if nothing but gates that measure nothing changed since.
+
+    Its verdict must still be there too: it says what of it other run directories measured.
+    """
     record = context.run.stage("verify")
     if record is None or context.afresh or record["key"] == context.key:
         return {}
@@ -29,6 +32,7 @@ def kept_measurements(context: Context) -> dict[str, Measurements]:
         return {}
     names = {config.name: files.measurements(config) for config in context.recipe.export.engines}
     try:
+        context.run.read(files.VERDICT)
         return {
             engine: Measurements.from_arrays(read_arrays(context.run.read(name)))
             for engine, name in names.items()
@@ -36,6 +40,12 @@ def kept_measurements(context: Context) -> dict[str, Measurements]:
         }
     except ArtifactError:
         return {}
+
+
+def kept_chunks(context: Context) -> list[str]:
+    """File names of the chunks in kept measurements that other run directories measured, as their verdict has them."""
+    names: list[str] = read_verdict(context)[1].get("merged", [])
+    return names
 
 
 @dataclass(frozen=True)
@@ -66,18 +76,18 @@ class Attempts:
 def counted(
     context: Context, engines: Mapping[str, Mapping[str, str]], gates: Sequence[Any], *, kept: Container[str]
 ) -> Attempts:
-    """Count one more attempt at each engine, in the manifest, before anybody can read the verdict.
+    """Count one more attempt at each engine, in the manifest, before anybody can read what was measured.
 
     Args:
         context: the running verify stage.
-        engines: by name, the SHA-256 of the engines that were compared, by role.
+        engines: those that were judged: by name, the SHA-256 of the engines that were compared, by role.
         gates: of the recipe, as JSON.
         kept: names of the engines that were not measured this time.
 
     Returns:
         Those of the engine that was tried most often.
     """
-    judged_by, found = _digest(gates), [Attempts(1, 0)]
+    judged_by, found = _digest(sorted(map(canonical_json, gates))), [Attempts(1, 0)]  # in whatever order
     for name, hashes in engines.items():
         subject = _digest({"engine": name, "hashes": dict(hashes)})
         found.append(one_more(context.run.attempts(subject), judged_by, kept=name in kept))

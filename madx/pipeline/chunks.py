@@ -7,14 +7,12 @@ key was made from: whoever takes chunks over can say why they do not belong to h
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from madx.artifacts import read_json
+from madx.artifacts import UNREADABLE, read_json
 from madx.errors import ArtifactError, MadxError
 from madx.pipeline.context import Context
 from madx.pipeline.reporting import read_arrays
@@ -113,7 +111,7 @@ def read_chunk(context: Context, path: Path, number: int) -> Accuracy | None:
     """A chunk from its file; None, with a word about it, if the file is damaged or of other images."""
     try:
         value = Accuracy.from_arrays(read_arrays(path.read_bytes()))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MadxError):
+    except (*UNREADABLE, MadxError):
         value = None
     if value is None or not np.array_equal(value.index, context.splits.gate.index[_rows(context, number)]):
         context.progress.say(f"the stored images {path} are damaged and measured again")

@@ -51,7 +51,7 @@ class Context:
     made_of: Mapping[str, Any] = field(default_factory=dict)
     """What `key` is the hash of."""
     afresh: bool = False
-    """Whether the running stage was asked for again, and must take up nothing that it made before."""
+    """Whether the running stage was asked for again: it takes up what a killed run left, nothing that it finished."""
 
     @cached_property
     def sources(self) -> dict[str, Source]:

@@ -96,9 +96,10 @@ class Again:
         victim = Victim.query_only(side.logits) if side.twin is None else Victim.of(side.twin)
         longer, generator = tuple(attack.longer() for attack in attacks), torch_generator(self.seed, "doubled")
         wrong = np.zeros(len(self.labels), dtype=bool)
-        for rows in torch.split(torch.arange(len(self.labels)), _BATCH):
+        for start in range(0, len(self.labels), _BATCH):  # nothing at all where nothing withstood
+            rows = slice(start, start + _BATCH)
             x, y = self.images[rows], self.labels[rows]
             found = run_suite(victim, x, y, attacks=longer, threat=self.threat, generator=generator)
             examples = project(found.points.float().cpu().numpy(), x.cpu().numpy(), self.threat).images
-            wrong[rows.numpy()] = logits_of(side.engine, examples).argmax(axis=1) != y.cpu().numpy()
+            wrong[rows] = logits_of(side.engine, examples).argmax(axis=1) != y.cpu().numpy()
         return wrong

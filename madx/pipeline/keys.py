@@ -90,8 +90,8 @@ def verify(context: Context) -> dict[str, Any]:
 def measuring(depends: dict[str, Any]) -> dict[str, Any]:
     """What of `verify`'s decides the measurements: gates judge them, and say no more than when and what to measure."""
     settings = depends["verify"]
-    if settings["sequential"]:
-        return depends  # the gates end the measuring
+    if settings.get("sequential", True):  # the gates end the measuring; a very old madx does not say
+        return depends
     gates = settings["gates"]
     asked = {
         "query_only": any(gate.get("query_only") for gate in gates),

@@ -24,6 +24,7 @@ from madx.prune import fill_zeros_, removes_channels
 from madx.recipe import EngineConfig, PruneConfig
 from madx.seeds import torch_generator
 from madx.verify import Ladder, measure_ladder
+from madx.verify.latency import Timer
 
 _REMOVED = {
     "unstructured": "single weights removed",
@@ -81,41 +82,31 @@ def ladder(context: Context, config: EngineConfig) -> Ladder | None:
     images = context.splits.gate.tensors(0, settings.batch)[0].numpy()
     with ExitStack() as stack:
         top = stack.enter_context(closing(_engine(context, config, deployed)))
-        found, missing = _below(context, config, below, stack=stack, top=top)
-        for name, reason in missing.items():
-            context.progress.say(f"{config.name}: the ladder lacks the rung {name}: {reason}")
+        found: dict[str, Timer] = {}
+        missing: dict[str, str] = {}
+        for rung in below:
+            try:
+                found[rung.name] = _timer(stack.enter_context(closing(_engine(context, config, rung))), top, images)
+            except (EngineError, ExportError) as error:
+                missing[rung.name] = str(error)
+                context.progress.say(f"{config.name}: the ladder lacks the rung {rung.name}: {error}")
         if not found:
             return None
-        return _timed(context, found | {deployed.name: top}, images, missing=missing)
+        context.progress.say(f"timing {len(found) + 1} rungs of the ladder, up to {settings.seconds:g} s")
+        timers = found | {deployed.name: top.timer(images)}
+        seed = context.recipe.seed
+        return measure_ladder(timers, config=settings, seed=seed, timing=top.timing, missing=missing)
 
 
-def _below(
-    context: Context, config: EngineConfig, planned: list[Rung], *, stack: ExitStack, top: Engine
-) -> tuple[dict[str, Engine], dict[str, str]]:
-    """Engines that lead up to `top`, open until the stack closes them; and why others are not to be had here."""
-    found: dict[str, Engine] = {}
-    missing: dict[str, str] = {}
-    for rung in planned:
-        try:
-            engine = stack.enter_context(closing(_engine(context, config, rung)))
-        except (EngineError, ExportError) as error:
-            missing[rung.name] = str(error)
-            continue
-        if engine.timing == top.timing:
-            found[rung.name] = engine
-        else:
-            missing[rung.name] = f"it is timed as {engine.timing!r}, the engine as {top.timing!r}"
-    return found, missing
+def _timer(engine: Engine, top: Engine, images: NDArray[np.float32]) -> Timer:
+    """Of a rung's engine.
 
-
-def _timed(
-    context: Context, engines: dict[str, Engine], images: NDArray[np.float32], *, missing: dict[str, str]
-) -> Ladder:
-    settings = context.recipe.verify.latency
-    context.progress.say(f"timing {len(engines)} rungs of the ladder, up to {settings.seconds:g} s")
-    timers = {name: engine.timer(images) for name, engine in engines.items()}
-    timing = next(iter(engines.values())).timing
-    return measure_ladder(timers, config=settings, seed=context.recipe.seed, timing=timing, missing=missing)
+    Raises:
+        EngineError: it is timed otherwise than `top`, or cannot be.
+    """
+    if engine.timing != top.timing:
+        raise EngineError(f"it is timed as {engine.timing!r}, the engine as {top.timing!r}")
+    return engine.timer(images)
 
 
 def _engine(context: Context, config: EngineConfig, rung: Rung) -> Engine:

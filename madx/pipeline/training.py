@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from madx.errors import ModelError
+from madx.errors import EngineError, ModelError
 from madx.models import load_weights, state_digest
 from madx.pipeline import files
 from madx.pipeline.context import Context
@@ -50,10 +50,14 @@ def _check_it_returns_logits(context: Context, module: nn.Module) -> None:
     """What export would refuse after the training is refused before it.
 
     Raises:
-        ModelError: it returns probabilities, or its logits change from call to call or with the batch.
+        ModelError: it returns probabilities or NaN, or its logits change from call to call or with the batch.
     """
     images, _ = context.splits.selection.tensors(0, _PROBES)
-    if found := check_form(twin(module, torch.device("cpu")), images.numpy()):
+    try:
+        found = check_form(twin(module, torch.device("cpu")), images.numpy())
+    except EngineError as error:  # no engine yet: it is the network whose logits cannot be read
+        found = [str(error).replace("the engine", "the network")]
+    if found:
         raise ModelError(
             f"model: {context.recipe.model.name} does not behave like a classifier in eval mode: {'; '.join(found)}; "
             "its forward must return logits [B, K], the same for an image whatever else is in the batch"

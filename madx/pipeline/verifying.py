@@ -14,7 +14,7 @@ from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
 from madx.pipeline.attacking import Side, budget, fast_twin, measure_accuracy
-from madx.pipeline.attempts import counted, kept_measurements
+from madx.pipeline.attempts import counted, kept_chunks, kept_measurements
 from madx.pipeline.checking import measure_soundness
 from madx.pipeline.chunks import gate_images, merged
 from madx.pipeline.contenders import Contender, build_record, contenders
@@ -39,9 +39,10 @@ def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
     world = context.world
     kept = world.share(lambda: kept_measurements(context))
+    taken_over = world.share(lambda: kept_chunks(context) if kept else merged(context))
     if kept:
         context.progress.say("only gates changed: what was measured is judged again, and nothing is measured")
-    measured, missing, outputs = [], {}, []
+    measured, missing = [], {}
     hashes: dict[str, dict[str, str]] = {}
     for config in context.recipe.export.engines:
         if reason := world.share(partial(why_missing, context, config)):
@@ -50,23 +51,27 @@ def verify(context: Context) -> list[str]:
             continue
         if config.name in kept:
             measured.append(kept[config.name])
-            outputs.append(files.measurements(config))
             hashes[config.name] = _hashes_of(kept[config.name])
             continue
         values, hashes[config.name] = _measured(context, config)
         if values is not None:
             measured.append(values)
-            outputs.append(context.write_arrays(files.measurements(config), values.to_arrays()))
     settings = context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     gates = [gate.model_dump(mode="json") for gate in settings.gates]
-    attempts = world.share(lambda: counted(context, hashes, gates, kept=kept))
+    judged = {values.engine: hashes[values.engine] for values in measured}
+    attempts = world.share(lambda: counted(context, judged, gates, kept=kept))
+    # Nobody can read what was measured before it is counted, and measure again what does not please.
+    names = {config.name: files.measurements(config) for config in context.recipe.export.engines}
+    for values in measured:
+        if values.engine not in kept:
+            context.write_arrays(names[values.engine], values.to_arrays())
     verdict = replace(verdict, warnings=(*verdict.warnings, *attempts.warnings()))
     attacked = max((values.accuracy.images for values in measured), default=0)
     provenance = _provenance(context, attacked) | attempts.to_json()
-    provenance |= {"engines": hashes, "gates": gates, "merged": merged(context)}
+    provenance |= {"engines": hashes, "gates": gates, "merged": taken_over}
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
-    return [*outputs, files.VERDICT]
+    return [*(names[values.engine] for values in measured), files.VERDICT]
 
 
 def _hashes_of(measured: Measurements) -> dict[str, str]:

@@ -97,8 +97,9 @@ def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool) -> G
         evidence += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
     if found.void:
         outcome, evidence, more = Outcome.INCONCLUSIVE, [*found.evidence, *found.void], None
-    elif doubts and outcome is Outcome.PASS:
-        outcome, evidence = Outcome.INCONCLUSIVE, [*evidence, *doubts]
+    elif doubts:  # said in any case: what forbids a PASS also tells a reader how far to believe a FAIL
+        outcome = Outcome.INCONCLUSIVE if outcome is Outcome.PASS else outcome
+        evidence += doubts
     result = _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(evidence))
     return replace(result, more_images=more)
 

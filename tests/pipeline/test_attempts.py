@@ -35,6 +35,12 @@ def test_each_engine_is_counted_by_its_bytes_and_the_worst_is_told(tmp_path):
     assert counted(context, {}, LOOSE, kept=()) == Attempts(1, 0)
 
 
+def test_gates_in_another_order_are_the_same_gates(tmp_path):
+    context, engine = SimpleNamespace(run=RunDirectory(tmp_path)), {"one": {"pruned": "34"}}
+    for gates in (STRICT + LOOSE, LOOSE + STRICT):
+        assert counted(context, engine, gates, kept=["one"]).gates_changed == 0
+
+
 @pytest.mark.parametrize(
     ("attempts", "said"),
     [
@@ -64,8 +70,18 @@ def depends(gates, *, sequential=False, images=100):
         (depends(STRICT), depends(STRICT, sequential=True), False),
         (depends(STRICT), depends([STRICT[0] | {"query_only": True}]), False),
         (depends(STRICT), depends(STRICT) | {"seed": 1}, False),
+        ({"verify": {"gates": STRICT}}, depends(LOOSE), False),
     ],
-    ids=["bound", "metric", "images", "sequential", "not sequential before", "queries are to be checked", "seed"],
+    ids=[
+        "bound",
+        "metric",
+        "images",
+        "sequential",
+        "not sequential before",
+        "queries are to be checked",
+        "seed",
+        "old",
+    ],
 )
 def test_gates_measure_nothing_unless_they_stop_it_or_rest_on_queries(before, now, same):
     assert (measuring(before) == measuring(now)) is same

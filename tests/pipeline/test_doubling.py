@@ -51,6 +51,12 @@ def test_a_search_that_had_not_finished_turns_more_when_it_takes_twice_as_long(a
     assert (unfinished(found) == ()) is finished, (fell.sum(), left.sum(), truth.sum())
 
 
+@pytest.mark.parametrize("twin", [Nearest(), None], ids=["gradients", "queries"])
+def test_where_nothing_withstood_nothing_is_turned(twin):
+    again = Again(THREAT, 0, IMAGES[:0], LABELS[:0])
+    assert again.turned(side("engine", twin, Nearest()), (Square(queries=20),)).tolist() == []
+
+
 def test_what_falls_on_the_twin_counts_only_where_the_engine_falls():
     """Robust accuracy is the engine's: one that withstands everything has lost nothing."""
     left = stands(TOO_SHORT, with_twin=True)

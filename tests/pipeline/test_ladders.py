@@ -214,6 +214,24 @@ def test_a_rung_that_cannot_be_built_is_named_and_the_others_are_timed(monkeypat
     assert found.missing == {D + "fp32": "no GPU here", C + "fp32": "no GPU here"}
 
 
+@pytest.mark.usefixtures("quick_exports")
+def test_a_rung_that_cannot_be_timed_costs_no_verdict(monkeypatch):
+    """Say, for want of memory on the GPU: the gates do not need it."""
+    made = Spy(monkeypatch)(EngineConfig().kind).load
+
+    def load(payload, config):
+        engine = made(payload, config)
+        if config.precision == "fp32":
+            engine.timer = lambda _: (_ for _ in ()).throw(EngineError("no memory"))
+        return engine
+
+    monkeypatch.setattr(ladders, "backend", lambda kind: SimpleNamespace(load=load, build=backend(kind).build))
+    only = [{"precision": "fp16", "threads": 1}]
+    found = ladders.ladder(context(only, "channels+2:4"), EngineConfig(precision="fp16", threads=1))
+    assert found.rungs == (C + "fp16", C24 + "fp16")
+    assert found.missing == {D + "fp32": "no memory", C + "fp32": "no memory"}
+
+
 def test_one_rung_is_left_and_there_is_no_ladder(monkeypatch):
     only = [{"precision": "fp16", "threads": 1}]
     monkeypatch.setattr(ladders, "checked_onnx", lambda *_: (_ for _ in ()).throw(ExportError("too large for fp16")))

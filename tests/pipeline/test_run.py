@@ -246,6 +246,25 @@ def test_measuring_again_is_possible_and_visible(workspace: Path, cli: Cli) -> N
     assert any("were measured 3 times, and this is the last" in warning for warning in lost["warnings"])
 
 
+def test_nothing_that_was_measured_can_be_read_before_it_is_counted(
+    workspace: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever stops a verification whose times do not please measures again, and nobody knows."""
+    before = (workspace / "run/measurements/ort-cpu-fp32.npz").stat().st_mtime_ns
+    keep = RunDirectory.keep_attempts
+
+    def stop(*given: Any) -> None:
+        keep(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunDirectory, "keep_attempts", stop)
+    assert run(cli, workspace, "verify", "--again").code == 130
+    assert (workspace / "run/measurements/ort-cpu-fp32.npz").stat().st_mtime_ns == before
+    monkeypatch.undo()
+    [kept] = json.loads((workspace / "run/manifest.json").read_text())["attempts"].values()
+    assert kept["attempt"] == 2
+
+
 def gates_of(metric: str, bound: str) -> tuple[str, str]:
     return "--set", f"verify.gates=[{{metric: {metric}, {bound}}}]"
 
@@ -303,6 +322,13 @@ def test_every_engine_of_the_recipe_is_promised(workspace: Path, cli: Cli, measu
     judged = run(cli, workspace, "run", *options)
     assert judged.code == 3
     assert "INCONCLUSIVE" in judged.out
+
+
+def test_an_engine_that_is_not_measured_is_not_counted(workspace: Path, cli: Cli) -> None:
+    engines = ("--set", "export.engines=[{kind: ort-cpu}, {kind: ort-cpu, precision: fp16, verify: false}]")
+    for changed, bound in enumerate(("at_most: 0.9", "at_most: 0.8", "at_most: 0.7")):
+        assert run(cli, workspace, "run", *engines, *gates_of("size_ratio", bound)).code == 0
+        assert counts(workspace) == (2, 1 + changed), "measured once for the fixture, and once for the new engine"
 
 
 OWN = """

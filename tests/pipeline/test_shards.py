@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 MEASURED = "measurements/ort-cpu-fp32.npz"
 SMALL = ("--set", "verify.images=60", "--set", "verify.chunk=20")
 """Three chunks."""
+CLEAN = "verify.gates=[{metric: clean_drop, at_most: 0.9}]"
 
 
 @given(of=st.integers(1, 9), total=st.integers(0, 40))
@@ -157,6 +158,10 @@ def test_the_verdict_says_which_chunks_were_merged(workspace: Path, cli: Cli) ->
     assert "no shard has" not in answer.err
     provenance = json.loads((workspace / "run/verdict.json").read_text())["provenance"]
     assert provenance["merged"] == [f"ort-cpu-fp32-{number:05d}.npz" for number in range(3)]
+    other = verify(cli, Path(shutil.copytree(workspace, workspace / "beside")), "run", "--set", CLEAN)
+    assert "only gates changed" in other.err
+    now = json.loads((workspace / "beside/run/verdict.json").read_text())["provenance"]
+    assert now["merged"] == provenance["merged"], "judged again is measured by the same"
     again = merged(cli, workspace)
     assert (again.code, "nothing to do" in again.out) == (answer.code, True)
     assert not (workspace / "run/.madx/checkpoints").exists()
@@ -164,6 +169,18 @@ def test_the_verdict_says_which_chunks_were_merged(workspace: Path, cli: Cli) ->
     assert (finished.code, "has its verdict for this recipe already" in finished.err) == (2, True)
     refused = verify(cli, workspace, "first", "--merge", workspace / "run")
     assert (refused.code, "has a verdict of its own" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(("byte", "bits"), [(6, 0xFF), (8, 0x01), (10, 0x2D)], ids=["version", "secret", "method"])
+def test_a_chunk_of_another_kind_of_zip_is_damaged_too(workspace: Path, cli: Cli, byte: int, bits: int) -> None:
+    """Of a newer version, encrypted, compressed otherwise: zipfile has an error of its own for each."""
+    path = chunk(workspace / "first", 0)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + byte] ^= bits
+    path.write_bytes(content)
+    answer = verify(cli, workspace, "first", "--shard", "1/2")
+    assert answer.code == 3, answer.err
+    assert f"{path} are damaged and measured again" in answer.err.replace("\n", "")
 
 
 def test_damaged_chunks_are_said_and_measured_again(workspace: Path, cli: Cli) -> None:

@@ -170,7 +170,7 @@ def _references(schema: Any) -> list[str]:
 
 def test_bounds_of_gates() -> None:
     assert GateConfig(metric="speedup", at_least=1.5).bound == 1.5
-    assert GateConfig(metric="parity_flips", at_most=0).bound == 0
+    assert GateConfig(metric="parity_flips", at_most=0.02).bound == 0.02
     assert GateConfig(metric="retention", at_least=0.95).direction == "at_least"
     assert GateConfig(metric="worst_class_drop", at_most=0).direction == "at_most"
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,6 +214,15 @@ def test_a_broken_contract_saves_no_one_from_failing():
     broken = Parity(reference=parity(), candidate=parity(violations=("it looks like softmax",)))
     judged = result(gate("robust_drop", 0.03), parity=broken, accuracy=accuracy(lost=200))
     assert judged.outcome is FAIL
+
+
+@pytest.mark.parametrize(("lost", "outcome"), [(200, FAIL), (35, INCONCLUSIVE)])
+def test_a_gate_that_does_not_pass_says_what_forbade_it_anyway(lost, outcome):
+    """A reference whose attacks had not finished looks too robust, and the loss too large; more images do not help."""
+    sound_but = replace(sound(), doubled_reference=np.arange(300) < 30)
+    judged = result(gate("robust_drop", 0.03), soundness=sound_but, accuracy=accuracy(lost=lost))
+    assert judged.outcome is outcome
+    assert any("of the reference engine" in word and "had not finished" in word for word in judged.evidence)
 
 
 @pytest.mark.parametrize("metric", ["robust_drop", "clean_accuracy"])
