@@ -156,5 +156,5 @@ def explain_write(path: Path, error: OSError) -> str:
         errno.EACCES: "no permission to write there; choose another --run-dir",
         errno.EPERM: "no permission to write there; choose another --run-dir",
         errno.EDQUOT: "the disk quota is used up; free some space and run the command again",
-    }.get(error.errno or 0, error.strerror or str(error))
+    }.get(error.errno or 0, f"{error.strerror or error}; choose another --run-dir")
     return f"{path} cannot be written: {reason}"

@@ -234,7 +234,8 @@ def build(name):
         }
         for role, digest, size in (("dense", "12", 4_000_000), ("pruned", "34", 1_000_000))
     }
-    return {"built": True, "can_run": True, "reason": "", **files}
+    section = {"kind": "ort-cpu", "precision": "fp32"}
+    return {"engine": section, "built": True, "can_run": True, "reason": "", **files}
 
 
 def unbuilt(name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PIPE_CLOSED = 141
+_INDENT = 15
+"""Columns before the words of a gate: two blanks and its outcome."""
 _PLAIN_SECONDS = 15.0
 """A plain log gets a line of progress this often."""
 
@@ -94,12 +97,13 @@ def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:
             engine = gate.engine
             console.print(escape(engine))
         outcome = gate.outcome.value
-        console.print(f"  {_coloured(outcome)}{' ' * (13 - len(outcome))}{escape(words.clause(gate))}")
+        lead = f"  {_coloured(outcome)}{' ' * (_INDENT - 2 - len(outcome))}"
+        console.print(f"{lead}{escape(_hanging(console, words.clause(gate)))}")
         if outcome == "INCONCLUSIVE":  # the number alone may look like a pass
             for sentence in gate.evidence[1:] or gate.evidence:
-                console.print(f"{' ' * 15}{escape(words.clean(sentence))}")
+                console.print(f"{' ' * _INDENT}{escape(_hanging(console, words.clean(sentence)))}")
     for warning in found.warnings:
-        console.print(f"[yellow]warning:[/yellow] {escape(words.clean(warning))}")
+        console.print(f"[yellow]warning:[/yellow] {escape(_hanging(console, words.clean(warning), indent=9))}")
     console.print(f"verdict: [bold]{_coloured(found.outcome.value)}[/bold]")
     console.print(f"report:  {escape(str(run_dir / 'report.html'))}")
 
@@ -119,6 +123,15 @@ def shard(found: ShardReport, run_dir: Path, *, as_json: bool) -> None:
     print(
         f"when the other shards are done, in a copy of the same run: madx verify RECIPE --merge {run_dir} --merge ..."
     )
+
+
+def _hanging(console: Console, text: str, *, indent: int = _INDENT) -> str:
+    """Words after `indent` columns, wrapped between words where a person looks; a log has a line for each sentence."""
+    if not console.is_terminal:
+        return text
+    tied = text.replace(" %", "\xa0%")
+    lines = textwrap.wrap(tied, max(20, console.width - indent), break_on_hyphens=False)
+    return f"\n{' ' * indent}".join(lines).replace("\xa0%", " %")
 
 
 def _coloured(outcome: str) -> str:

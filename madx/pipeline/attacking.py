@@ -99,6 +99,8 @@ def _measured(
     begin_record(context)
     for line in budget(suite, with_twins=candidate.twin is not None):
         context.progress.say(f"{suite.name}: {line}")
+    if done:
+        context.progress.say(f"{done} of {done + len(left)} chunks of images are measured already")
     values = context.world.map(measured, left)
     what = "attacking both engines" if reference else "attacking the engine"
     tracked = context.progress.track(values, what, total=done + len(left), done=done)

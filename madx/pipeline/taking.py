@@ -6,6 +6,7 @@ of another run is taken as it is, if its bytes are still those that its manifest
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -31,30 +32,46 @@ def take(context: Context) -> list[str]:
             "verify.attack: {steps: ...} attacks torch twins alone, and none was given; give --twin WEIGHTS, or choose "
             "verify.attack: quick, standard or paranoid, which have attacks that ask the engine alone"
         )
-    outputs = [
-        context.write_tensors(files.taken_twin(role), dict(_twin(context, source).state_dict()))
-        for role, source in sources.items()
-        if source.twin is not None
-    ]
-    for config in context.recipe.export.engines:
-        outputs += _engines(context, config)
+    twins = {role: _twin(context, source) for role, source in sources.items() if source.twin is not None}
+    built = [_engines(context, config) for config in context.recipe.export.engines]
+    # Nothing was written so far: what is refused leaves a folder as it was, with the verdict that it may hold.
+    outputs = [context.write_tensors(files.taken_twin(role), dict(twin.state_dict())) for role, twin in twins.items()]
+    for engines in built:
+        outputs += _write(context, engines)
     return outputs
 
 
-def _engines(context: Context, config: EngineConfig) -> list[str]:
-    record, outputs = availability_record(config), [files.taken_build(config)]
+@dataclass(frozen=True)
+class _Engines:
+    """The given engines of one entry of the recipe."""
+
+    config: EngineConfig
+    record: dict[str, Any]
+    """`taken/<name>/build.json`."""
+    payloads: dict[str, bytes]
+    """Bytes of the engines, by file name."""
+
+
+def _engines(context: Context, config: EngineConfig) -> _Engines:
+    record, payloads = availability_record(config), {}
     for role, source in context.sources.items():
         if config.name not in source.built and not record["built"]:
             continue  # it cannot be built here; the gates say so
         engine, facts = _engine(context, config, source)
         name = files.taken_engine(config, role, engine.suffix)
-        write_atomically(context.run.path(name), engine.payload)
         record[role] = facts | {"file": name}
-        outputs.append(name)
+        payloads[name] = engine.payload
     record["built"] = all(role in record for role in context.sources)
-    context.progress.say(f"{config.name}: {'taken' if record['built'] else 'NOT built'}: {', '.join(context.sources)}")
-    write_json(context.run.path(files.taken_build(config)), record)
-    return outputs
+    return _Engines(config, record, payloads)
+
+
+def _write(context: Context, engines: _Engines) -> list[str]:
+    name, built = engines.config.name, engines.record["built"]
+    for file, payload in engines.payloads.items():
+        write_atomically(context.run.path(file), payload)
+    context.progress.say(f"{name}: {'taken' if built else 'NOT built'}: {', '.join(context.sources)}")
+    write_json(context.run.path(files.taken_build(engines.config)), engines.record)
+    return [files.taken_build(engines.config), *engines.payloads]
 
 
 def _engine(context: Context, config: EngineConfig, source: Source) -> tuple[BuiltEngine, dict[str, Any]]:

@@ -32,8 +32,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError(f"there is no recipe {path}; `madx init {path}` writes a commented one") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the recipe {path} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"the recipe {path} is not UTF-8 text ({error.reason}); expected a YAML file") from None
+    except OSError as error:
+        raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}; expected a YAML file") from None
     return parse_recipe(text, source=str(path), base=path.resolve().parent, overrides=overrides)
 
 
@@ -79,7 +81,9 @@ def _parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=Loader)
     except _UNREADABLE as error:
-        raise RecipeError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+        told = " ".join(str(error).replace(' in "<unicode string>",', " at").split())
+        hint = "; YAML is indented with blanks, not tabs" if "'\\t'" in told else ""
+        raise RecipeError(f"{source}: not valid YAML: {told}{hint}") from None
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
@@ -110,6 +114,8 @@ def _explain(detail: ErrorDetails) -> str:
     message = message[:1].lower() + message[1:]
     if detail["type"] == "value_error":
         return f"{where}: {message}" if where else message
+    if detail["type"].startswith("bool"):
+        message = "input should be true or false"
     return f"{where}: {message} (given: {_short(repr(given))})"
 
 

@@ -113,21 +113,21 @@ def _checks(sound: Soundness) -> Iterator[CheckRow]:
     def both(label: str, wanted: str, of: str) -> CheckRow:
         return CheckRow(label, wanted, *(words.ABSENT if side is None else _count(getattr(side, of)) for side in sides))
 
-    yield both("input gradient exactly zero", "none", "blind")
+    yield both("with an input gradient of exactly zero", "none", "blind")
     doubled = (sound.doubled_reference, sound.doubled_candidate)
     yield CheckRow(
-        f"withstood everything and are turned by twice the {'steps' if sound.sides else 'queries'}",
+        f"that withstood everything and are turned by twice the {'steps' if sound.sides else 'queries'}",
         _at_most(UNFINISHED),
         *(words.ABSENT if rows is None else _count(rows) for rows in doubled),
     )
-    yield both("standing although any change is allowed", _at_most(UNBOUNDED), "unbounded")
+    yield both("that stand although any change is allowed", _at_most(UNBOUNDED), "unbounded")
     yield CheckRow(
-        "engine right where its twin was turned, less the other way round",
+        "right on the engine where its twin was turned, less the other way round",
         _at_most(ABOVE_TWIN),
         *(words.ABSENT if side is None else _above_twin(side) for side in sides),
     )
     yield CheckRow(
-        "standing on an undefended linear classifier",
+        "that stand on an undefended linear classifier",
         _at_most(UNDEFENDED),
         f"{_count(sound.undefended)}; clean: {int(sound.undefended_clean.sum())}",
         "the same",

@@ -84,7 +84,7 @@ def _attack_tables(measured: Measurements) -> Iterator[str]:
     yield from ("What they must do:" if doubtful else attack_views.trial_sentence(measured.soundness), "")
     checks = attack_views.check_rows(measured.soundness)
     yield from table(
-        ("images that …", "wanted:", *columns(measured)),
+        ("images", "wanted:", *columns(measured)),
         ((row.label, row.wanted, row.reference, row.candidate) for row in checks),
     )
 

@@ -157,8 +157,8 @@ def class_names(content: ReportContent) -> tuple[str, ...]:
 
 
 def built_files(build: Mapping[str, Any]) -> dict[str, BuiltFile]:
-    """The engine's files by role; none if it was not built."""
-    return {role: _built_file(build[role]) for role in _ROLES if role in build}
+    """The engine's files by role; none if it was not built. A run's record has the recipe's section under "engine"."""
+    return {role: _built_file(build[role]) for role in _ROLES if "file" in build.get(role, {})}
 
 
 def recipe_heading(content: ReportContent) -> str:

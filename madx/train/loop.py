@@ -289,5 +289,6 @@ def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _describe(entry: Evaluation, steps: int) -> str:
     accuracy = f"clean {entry.clean:.1%}, robust {entry.robust:.1%} (selection)"
-    text = f"step {entry.step}/{steps}: {accuracy}, loss {entry.loss:.3f}"
+    loss = f", loss {entry.loss:.3f}" if entry.step else ""  # none is known before the first step
+    text = f"step {entry.step}/{steps}: {accuracy}{loss}"
     return f"{text}; {entry.event}" if entry.event else text

@@ -19,10 +19,21 @@ def suspicions(measured: Measurements) -> tuple[str, ...]:
     """What a reader must know before believing the gates of this engine."""
     return (
         *(() if measured.reference is None else _rise(measured.accuracy)),
+        *_with_itself(measured),
         *_no_queries(measured.accuracy),
         *_overruns(measured.accuracy),
         *_violations(measured.parity),
     )
+
+
+def _with_itself(measured: Measurements) -> Iterator[str]:
+    """Nothing is lost against oneself: a forgotten build, or the run itself as --baseline, looks like a success."""
+    reference, candidate = measured.reference, measured.candidate
+    if reference is not None and candidate.sha256 is not None and reference.sha256 == candidate.sha256:
+        yield (
+            f"the {reference.role} engine and the {candidate.role} engine are the same file (SHA-256 "
+            f"{candidate.sha256[:12]}...): it was compared with itself, so gates on drops say nothing of a change"
+        )
 
 
 def _rise(accuracy: Accuracy) -> Iterator[str]:

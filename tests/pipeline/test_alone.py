@@ -198,6 +198,17 @@ def test_bad_input_is_one_clear_message(workspace: Path, cli: Cli, what: str, sa
     assert not (workspace / "out/verdict.json").exists()
 
 
+def test_bad_input_leaves_an_earlier_verdict_as_it_was(workspace: Path, cli: Cli) -> None:
+    """Also where the first of the given files is sound and the next is not."""
+    assert verify(cli, workspace, "--engine", workspace / ENGINE, "--twin", workspace / TWIN, gates=DROP).code == 3
+    kept = {path: path.read_bytes() for path in (workspace / "out").rglob("*") if path.is_file()}
+    bad = workspace / "empty.onnx"
+    bad.touch()
+    assert verify(cli, workspace, "--engine", bad, "--twin", workspace / DENSE_TWIN, gates=DROP).code == 2
+    assert {path: path.read_bytes() for path in (workspace / "out").rglob("*") if path.is_file()} == kept
+    assert cli("inspect", workspace / "out").code == 0
+
+
 def test_an_engine_that_cannot_be_had_here_is_missing(workspace: Path, cli: Cli) -> None:
     kind = ("--set", "export.engines=[{kind: ort-cuda}]")
     answer = verify(cli, workspace, "--engine", workspace / ENGINE, *kind, *QUICK)
@@ -251,6 +262,7 @@ def test_the_last_release_is_measured_again(workspace: Path, cli: Cli, kind: str
     said = evidence(workspace, "clean_drop", "run")
     assert f"the baseline, the last release, measured again beside this one: SHA-256 {hashes['baseline']}" in said
     assert " 0 lost, 0 gained" in said  # the same bytes
+    assert any("compared with itself" in warning for warning in told(workspace, "run")["warnings"])
 
 
 def test_another_baseline_is_another_verdict(workspace: Path, cli: Cli) -> None:

@@ -109,6 +109,7 @@ def test_a_shard_that_is_asked_for_twice_is_measured_once(workspace: Path, cli: 
     assert answer.code == 3
     assert "no verdict: this is shard 1 of 2" in answer.out
     assert "ort-cpu-fp32: 2 of 3 chunks (40 images)" in answer.out
+    assert "1 of 2 chunks of images are measured already" in answer.err
     assert chunk(workspace / "first", 0).stat().st_mtime_ns == kept
     assert chunk(workspace / "first", 2).is_file()
 

@@ -65,16 +65,20 @@ def test_a_check_has_its_counts_and_what_is_wanted():
     most = np.arange(200) < 140
     rows = check_rows(sound(doubled=2, blind=np.arange(200) < 3, engine_right=np.arange(200) < 150, twin_right=most))
     cells = {row.label: (row.wanted, row.reference, row.candidate) for row in rows}
-    assert cells["input gradient exactly zero"] == ("none", "0 of 200", "3 of 200")
-    doubled = cells["withstood everything and are turned by twice the steps"]
+    assert cells["with an input gradient of exactly zero"] == ("none", "0 of 200", "3 of 200")
+    doubled = cells["that withstood everything and are turned by twice the steps"]
     assert doubled == ("at most 1 %", "0 of 300", "2 of 300")
-    assert cells["standing although any change is allowed"][0] == "at most 2 %"
-    assert cells["engine right where its twin was turned, less the other way round"] == (
+    assert cells["that stand although any change is allowed"][0] == "at most 2 %"
+    assert cells["right on the engine where its twin was turned, less the other way round"] == (
         "at most 0.5 %",
         "0 − 0 of 200",
         "10 − 0 of 200",
     )
-    assert cells["standing on an undefended linear classifier"] == ("at most 10 %", "0 of 200; clean: 140", "the same")
+    assert cells["that stand on an undefended linear classifier"] == (
+        "at most 10 %",
+        "0 of 200; clean: 140",
+        "the same",
+    )
 
 
 def shown(**side):

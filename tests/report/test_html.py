@@ -143,6 +143,26 @@ def test_says_what_is_known_and_what_is_not(pages, name, phrases):
     assert [phrase for phrase in phrases if phrase not in text] == []
 
 
+def test_engines_are_the_files_that_were_built(pages):
+    """The record of a build holds more than its files; none of it is shown as a file that nobody recorded."""
+    engines = Page(pages["passing"]).text.partition("A verdict speaks of these files and no others")[2]
+    panels = re.findall(r"network\s*(\w+?)\s*file\s*(engines\S+?\.onnx)", engines)
+    assert [(role, file.rpartition("/")[2]) for role, file in panels] == [
+        ("dense", "dense.onnx"),
+        ("pruned", "pruned.onnx"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["passing", "failing", "two engines"])
+def test_tables_whose_headings_a_phone_hides_label_their_cells(pages, name):
+    tables = re.findall(r'<table class="([^"]*)">(.*?)</table>', pages[name], flags=re.DOTALL)
+    numbers = [
+        cell for kind, body in tables if "wide" in kind for cell in re.findall(r'<td class="number"[^>]*>', body)
+    ]
+    assert numbers
+    assert [cell for cell in numbers if "data-label" not in cell] == []
+
+
 def test_a_missing_estimate_is_never_a_zero(pages):
     text = Page(pages["missing"]).text
     gates = text[text.index("Each line") : text.index("Stronger attacks")]

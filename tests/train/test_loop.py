@@ -239,3 +239,9 @@ def test_the_first_two_steps_are_sgds_by_the_book(monkeypatch: pytest.MonkeyPatc
                 step = gradient + changes["momentum"] * velocity[name] if changes["nesterov"] else velocity[name]
                 value.sub_(0.05 * step)
                 torch.testing.assert_close(state["module"][name], value.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_no_loss_is_told_before_the_first_step() -> None:
+    before, after = (loop._describe(loop.Evaluation(step, 0.5, 0.25, 0.0, ""), 30) for step in (0, 15))
+    assert before == "step 0/30: clean 50.0%, robust 25.0% (selection)"
+    assert after == "step 15/30: clean 50.0%, robust 25.0% (selection), loss 0.000"
