@@ -136,13 +136,23 @@ def begin(context: Context, wanted: Stage, *, asked: str) -> str:
         Why the stage has to be done; nothing if it is up to date.
 
     Raises:
-        ArtifactError: as `run_stages`.
+        ArtifactError: as `run_stages`; or the run was compared with files that are not given now.
         DistributedError: as `run_stages`.
     """
+    context.world.share(lambda: _refuse_to_forget(context))
     [stage] = _prepared(context, [wanted], current=False, asked=asked)
     state = context.world.share(lambda: _state(context, stage))
     context.key, context.made_of = state.key, state.content
     return state.reason
+
+
+def _refuse_to_forget(context: Context) -> None:
+    """A verification with files from outside is forgotten for one without them, but not for parts of one."""
+    if context.run.stage(_TAKE.name) is not None and not context.given.any:
+        raise ArtifactError(
+            f"{context.run.root} was verified with files from outside; give them again (--baseline, --engine), or take "
+            "a copy of the run in which that was not done"
+        )
 
 
 def _prepared(context: Context, wanted: Sequence[Stage], *, current: bool, asked: str) -> list[Stage]:

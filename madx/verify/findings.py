@@ -40,9 +40,17 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
     found = over_images(measured.accuracy, gate, sequential=sequential)
     if not gate.on_robustness:
         return replace(found, doubts=(*_contract_doubts(sides), *found.doubts))
-    distrust = signs(measured, alone=alone)
-    evidence = (*found.evidence, *left_over(measured.soundness, alone=alone))
-    return replace(found, evidence=evidence, doubts=(*_contract_doubts(sides), *distrust, *found.doubts))
+    own = {name: side for name, side in sides.items() if name != "reference"}
+    doubts, all_doubts = (
+        (*_contract_doubts(which), *signs(measured, alone=without)) for which, without in ((own, True), (sides, alone))
+    )
+    return replace(
+        found,
+        evidence=(*found.evidence, *left_over(measured.soundness, alone=alone)),
+        doubts=(*doubts, *found.doubts),
+        # A reference that looks better than it is makes any loss look larger: such a gate may not fail either.
+        void=(*found.void, *(sentence for sentence in all_doubts if sentence not in doubts)),
+    )
 
 
 def _parity_flips(measured: Measurements, gate: GateConfig) -> Finding:

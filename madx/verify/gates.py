@@ -96,7 +96,7 @@ def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool) -> G
         more = found.more_images
         evidence += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
     if found.void:
-        outcome, evidence, more = Outcome.INCONCLUSIVE, [*found.evidence, *found.void], None
+        outcome, evidence, more = Outcome.INCONCLUSIVE, [*found.evidence, *found.void, *doubts], None
     elif doubts:  # said in any case: what forbids a PASS also tells a reader how far to believe a FAIL
         outcome = Outcome.INCONCLUSIVE if outcome is Outcome.PASS else outcome
         evidence += doubts

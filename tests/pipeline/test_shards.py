@@ -299,6 +299,12 @@ def test_a_baseline_is_part_of_what_shards_share(workspace: Path, cli: Cli) -> N
     assert answer.code in (0, 1, 3), answer.err
     assert "merged 3 chunks" in answer.err
     attempts = []
+    verdict = (workspace / "run/verdict.json").read_bytes()
+    for options in (("--shard", "1/2"), ("--merge", workspace / "piece")):
+        answer = verify(cli, workspace, "run", *options)
+        assert (answer.code, "give them again" in answer.err) == (2, True)
+    assert (workspace / "run/verdict.json").read_bytes() == verdict
+    assert (workspace / "run/taken").is_dir()
     for options in ((), baseline):  # toggled, and back: the second look at the same engines
         assert verify(cli, workspace, "run", *options).code in (0, 1, 3)
         attempts.append(json.loads((workspace / "run/verdict.json").read_text())["provenance"]["attempt"])

@@ -216,13 +216,22 @@ def test_a_broken_contract_saves_no_one_from_failing():
     assert judged.outcome is FAIL
 
 
-@pytest.mark.parametrize(("lost", "outcome"), [(200, FAIL), (35, INCONCLUSIVE)])
-def test_a_gate_that_does_not_pass_says_what_forbade_it_anyway(lost, outcome):
-    """A reference whose attacks had not finished looks too robust, and the loss too large; more images do not help."""
-    sound_but = replace(sound(), doubled_reference=np.arange(300) < 30)
+@pytest.mark.parametrize(
+    ("side", "lost", "outcome"),
+    [
+        ("reference", 200, INCONCLUSIVE),
+        ("reference", 35, INCONCLUSIVE),
+        ("candidate", 200, FAIL),
+        ("candidate", 35, INCONCLUSIVE),
+    ],
+)
+def test_a_reference_that_looks_too_robust_fails_nobody(side, lost, outcome):
+    """Attacks that had not finished on it make the loss look larger; on the candidate they make it look smaller."""
+    sound_but = replace(sound(), **{f"doubled_{side}": np.arange(300) < 30})
     judged = result(gate("robust_drop", 0.03), soundness=sound_but, accuracy=accuracy(lost=lost))
     assert judged.outcome is outcome
-    assert any("of the reference engine" in word and "had not finished" in word for word in judged.evidence)
+    assert judged.more_images is None or side == "candidate"
+    assert any(f"of the {side} engine" in word and "had not finished" in word for word in judged.evidence)
 
 
 @pytest.mark.parametrize("metric", ["robust_drop", "clean_accuracy"])

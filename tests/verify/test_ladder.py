@@ -35,6 +35,7 @@ def test_steps_multiply_to_the_whole_and_hold_the_truth(neighbour):
         assert step.estimate == pytest.approx(truth, rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_limits_of_a_step_hold_the_truth_as_often_as_they_say():
     outside = np.zeros(2)
     for seed in range(40):

@@ -137,6 +137,7 @@ def test_sampling_ends_at_the_most_pairs(monkeypatch):
     assert len(Machine(noise=3.0).measure(seconds=1e3, candidate=1e-3).order) == 50
 
 
+@pytest.mark.slow
 def test_stopping_on_the_width_does_not_spoil_the_coverage():
     """Sequential stopping may cost a little coverage, not more than the noise of 60 measurements shows."""
     limits = []
