@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -66,14 +67,22 @@ def main() -> None:
     except MadxError as error:
         _refuse(error)
     except Exception as error:
-        if (lost := lost_contact(error)) is not None:
-            _refuse(lost)
+        if (known := lost_contact(error) or _about_a_path(error)) is not None:
+            _refuse(known)
         if (told := announce(_BUG)) is not None:
             traceback.print_exc()
             print(f"madx: {told}", file=sys.stderr, flush=True)
         sys.exit(_CRASHED)
     finally:
         leave()
+
+
+def _about_a_path(error: Exception) -> MadxError | None:
+    """The operating system's word on a path that no command can use is the user's matter, not a bug of madx."""
+    unusable = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+    if isinstance(error, OSError) and error.errno in unusable and error.filename is not None:
+        return MadxError(f"{error.filename} cannot be used: {error.strerror}; give another path, or mend this one")
+    return None
 
 
 def _refuse(error: MadxError) -> NoReturn:

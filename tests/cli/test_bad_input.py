@@ -197,3 +197,14 @@ def test_a_manifest_that_is_not_one(cli: Cli, tiny_recipe: Path) -> None:
     assert answer.code == 2
     assert "manifest.json" in answer.err
     assert (tiny_recipe.parent / "run/manifest.json").read_text() == before
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("run", "--baseline"), ("run",)])
+def test_a_path_that_no_system_takes_is_refused_in_one_line(command: tuple[str, ...], tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    name, *option = command
+    recipe = [tmp_path / "tiny.yaml"] if option else []
+    answer = cli(name, *recipe, *option, "x" * 300)
+    assert answer.code == 2
+    assert "x" * 20 in answer.err.replace("\n", "")
+    assert "Traceback" not in answer.err
