@@ -267,7 +267,7 @@ def _run_to_verdict(
         if merged:
             from madx.pipeline.merging import merge
 
-            merge(context, merged)
+            merge(context, merged, again=again)
         stages = [stage_named(name) for name in names]
         reports = run_stages(context, stages, again=["verify"] if again else [])
         verdict, provenance = read_verdict(context)

@@ -42,17 +42,20 @@ class _Found:
     value: Accuracy
 
 
-def merge(context: Context, roots: Sequence[Path]) -> None:
+def merge(context: Context, roots: Sequence[Path], *, again: bool = False) -> None:
     """Take over the chunks of other run directories; the verification then continues as a killed one does.
 
     Args:
         context: the run that is to have the verdict; every process of a job calls this with the same one.
         roots: run directories of shards, or of verifications that were killed.
+        again: the run is verified although it has its verdict.
 
     Raises:
         ArtifactError: one is no run directory, measured something else, or disagrees with another one.
     """
-    begin(context, stage_named("verify"), asked=f"--merge of {len(roots)}")
+    if not begin(context, stage_named("verify"), asked=f"--merge of {len(roots)}") and not again:
+        context.progress.say(f"{context.run.root} has its verdict for this recipe already: nothing is merged into it")
+        return
     context.world.share(lambda: _merge(context, roots))
 
 

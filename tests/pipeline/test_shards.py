@@ -165,6 +165,7 @@ def test_the_verdict_says_which_chunks_were_merged(workspace: Path, cli: Cli) ->
     assert now["merged"] == provenance["merged"], "judged again is measured by the same"
     again = merged(cli, workspace)
     assert (again.code, "nothing to do" in again.out) == (answer.code, True)
+    assert "nothing is merged" in again.err
     assert not (workspace / "run/.madx/checkpoints").exists()
     finished = verify(cli, workspace, "run", "--shard", "1/2")
     assert (finished.code, "has its verdict for this recipe already" in finished.err) == (2, True)
