@@ -139,7 +139,6 @@ def begin(context: Context, wanted: Stage, *, asked: str) -> str:
         ArtifactError: as `run_stages`; or the run was compared with files that are not given now.
         DistributedError: as `run_stages`.
     """
-    context.world.share(lambda: _refuse_to_forget(context))
     [stage] = _prepared(context, [wanted], current=False, asked=asked)
     state = context.world.share(lambda: _state(context, stage))
     context.key, context.made_of = state.key, state.content
@@ -158,6 +157,8 @@ def _refuse_to_forget(context: Context) -> None:
 def _prepared(context: Context, wanted: Sequence[Stage], *, current: bool, asked: str) -> list[Stage]:
     """The wanted stages as they are in this run, when nothing stands in their way."""
     _check_alike(context, wanted, asked)
+    if asked:
+        context.world.share(lambda: _refuse_to_forget(context))
     context.world.share(lambda: _settle_origin(context, wanted))
     names = [stage.name for stage in wanted]
     own = [stage for stage in walk(context) if stage.name in names]  # they know what comes before them in this run
