@@ -167,6 +167,31 @@ def plot(cells: Cells) -> None:
     figure.savefig(PLOT, metadata={"Date": None})
 
 
+def glance(cells: Cells) -> list[str]:
+    """APGD alone, criteria over sparsities: a table for each state that several sparsities have."""
+    lines: list[str] = []
+    for state, words in STATES.items():
+        found = {share: ranking(cells, share, state) for share in sorted({share for _, share in cells})}
+        ranked = {share: names for share, names in found.items() if names and share}
+        if len(ranked) < 2:
+            continue
+        lines += ["", f"**{words}**", "", f"| criterion | {' | '.join(f'{share:.0%}' for share in ranked)} |"]
+        lines.append(f"| --- {'| ---: ' * len(ranked)}|")
+        for name in max(ranked.values(), key=len):
+            row = [_at_a_glance(cells, name, share, state, best=name == names[0]) for share, names in ranked.items()]
+            lines.append(f"| `{name}` | {' | '.join(row)} |")
+    return lines
+
+
+def _at_a_glance(cells: Cells, name: str, share: float, state: str, *, best: bool) -> str:
+    """Mean over images and seeds, and the number of seeds."""
+    found = over_seeds(cells.get((name, share), {}), state, "apgd")
+    if not found:
+        return ""
+    mean = f"{100 * np.mean([value.mean() for value in found.values()]):.1f}"
+    return f"{f'**{mean}**' if best else mean} ({len(found)})"
+
+
 def tables(structure: str, what: str) -> list[str]:
     """All tables of a structure; `what` is removed."""
     cells = read(structure)
@@ -182,6 +207,7 @@ def main() -> None:
     """Write both."""
     cells = read("unstructured")
     lines = ["<!-- written by benchmarks/criteria_table.py -->", "", NOTE, "", *dense_lines(cells)]
+    lines += ["", "## Accuracy under APGD over weights removed (number of seeds)", *glance(cells), "", "## All figures"]
     lines += tables("unstructured", "weights") + tables("channels", "channels")
     TABLE.write_text("\n".join(lines) + "\n")
     plot(cells)
