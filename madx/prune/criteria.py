@@ -31,7 +31,7 @@ def mad_damage(model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Gene
 
     F stands for the diagonal of the empirical Fisher matrix WITHOUT a Kronecker factorisation: the mean squared
     gradient of mini-batches of about 16 images, which is a 16th of the Fisher diagonal plus the squared mean gradient.
-    Learning from the factorised diagonal, G_ii A_jj, was measured to be a gamble (docs/criteria.md).
+    Learning from the factorised diagonal, G_ii A_jj, was measured to be a gamble (docs/criteria-tried.md).
     """
     parameters = scored_parameters(model)
     count = math.ceil(len(y) / _PART)

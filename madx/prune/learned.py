@@ -194,7 +194,7 @@ def unchanged(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
     """Adam, as MAD optimises its masks; an entry moves by up to half of all ranks in 100 steps.
 
-    Twice that rate was seen to collapse (docs/criteria.md).
+    Twice that rate was seen to collapse (docs/criteria-tried.md).
     """
     return torch.optim.Adam(parameters, lr=0.01, betas=(0.9, 0.99))
 
