@@ -53,7 +53,7 @@ def merge(context: Context, roots: Sequence[Path], *, again: bool = False) -> No
     Raises:
         ArtifactError: one is no run directory, measured something else, or disagrees with another one.
     """
-    if not begin(context, stage_named("verify"), asked=f"--merge of {len(roots)}") and not again:
+    if not begin(context, stage_named("verify"), part=f"--merge of {len(roots)}") and not again:
         context.progress.say(f"{context.run.root} has its verdict for this recipe already: nothing is merged into it")
         return
     context.world.share(lambda: _merge(context, roots))

@@ -84,7 +84,7 @@ def measure_shard(context: Context, shard: Shard, *, again: bool = False) -> Sha
         ArtifactError: the run has its verdict already, or a stage before is missing.
         EngineError: an engine does not work; what was measured so far is kept.
     """
-    if not begin(context, stage_named("verify"), asked=f"--shard {shard}") and not again:
+    if not begin(context, stage_named("verify"), part=f"--shard {shard}") and not again:
         raise ArtifactError(
             f"{context.run.root} has its verdict for this recipe already, so there is nothing to share; "
             "add --again to measure a shard of it once more"

@@ -120,17 +120,18 @@ def run_stages(
         DistributedError: the processes do not have the same recipe, data, code or tools.
         RecipeError: the processes cannot share a training batch evenly.
     """
-    own = _prepared(context, wanted, current=current, asked="")
+    _check_alike(context, wanted)
+    own = _prepared(context, wanted, current=current)
     return [_bring_up_to_date(context, stage, again=stage.name in again) for stage in own]
 
 
-def begin(context: Context, wanted: Stage, *, asked: str) -> str:
+def begin(context: Context, wanted: Stage, *, part: str) -> str:
     """Check what comes before a stage and bind the context to its key, so that parts of its work can be done and read.
 
     Args:
         context: the run; every process of a job calls this with the same one.
         wanted: the stage; nothing is entered in the manifest for it.
-        asked: what is to be done with it, in words that are the same in every process of a job.
+        part: which part of its work is meant, as the command line names it; every process of a job must mean the same.
 
     Returns:
         Why the stage has to be done; nothing if it is up to date.
@@ -139,7 +140,9 @@ def begin(context: Context, wanted: Stage, *, asked: str) -> str:
         ArtifactError: as `run_stages`; or the run was compared with files that are not given now.
         DistributedError: as `run_stages`.
     """
-    [stage] = _prepared(context, [wanted], current=False, asked=asked)
+    _check_alike(context, [wanted], part=part)
+    context.world.share(lambda: _refuse_to_forget(context))
+    [stage] = _prepared(context, [wanted], current=False)
     state = context.world.share(lambda: _state(context, stage))
     context.key, context.made_of = state.key, state.content
     return state.reason
@@ -154,11 +157,8 @@ def _refuse_to_forget(context: Context) -> None:
         )
 
 
-def _prepared(context: Context, wanted: Sequence[Stage], *, current: bool, asked: str) -> list[Stage]:
+def _prepared(context: Context, wanted: Sequence[Stage], *, current: bool) -> list[Stage]:
     """The wanted stages as they are in this run, when nothing stands in their way."""
-    _check_alike(context, wanted, asked)
-    if asked:
-        context.world.share(lambda: _refuse_to_forget(context))
     context.world.share(lambda: _settle_origin(context, wanted))
     names = [stage.name for stage in wanted]
     own = [stage for stage in walk(context) if stage.name in names]  # they know what comes before them in this run
@@ -186,12 +186,12 @@ def _settle_origin(context: Context, wanted: Sequence[Stage]) -> None:
     context.run.forget_stage(_TAKE.name)
 
 
-def _check_alike(context: Context, wanted: Sequence[Stage], asked: str) -> None:
+def _check_alike(context: Context, wanted: Sequence[Stage], *, part: str | None = None) -> None:
     """Processes that work on different things would end in nonsense, or wait for each other for ever."""
     if context.world.size == 1:
         return
     facts: dict[str, Any] = {"stages": [stage.name for stage in wanted], "tools": tool_versions()}
-    facts["--shard or --merge"] = asked
+    facts["--shard or --merge"] = part
     together = [stage for stage in wanted if stage.together]
     facts |= {stage.name: keys.across_processes(stage.depends(context)) for stage in together}
     if together:
