@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import lzma
 import os
 import pickle
 import struct
@@ -19,7 +20,7 @@ from madx.errors import ArtifactError
 
 UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AssertionError),
-    *(struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError),
+    *(struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pickle.UnpicklingError),
 )
 """What zipfile, numpy and torch's tensors-only reader raise on damaged, foreign or malicious files."""
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from madx.artifacts import UNREADABLE, read_json
-from madx.errors import ArtifactError, MadxError
+from madx.artifacts import read_json
+from madx.errors import ArtifactError
 from madx.pipeline.context import Context
 from madx.pipeline.reporting import read_arrays
 from madx.recipe import EngineConfig
@@ -102,21 +102,32 @@ def stored_chunks(context: Context, config: EngineConfig) -> dict[int, Accuracy]
     found = {}
     for number in range(chunks_in_all(context)):
         path = context.run.path(f"{folder_name(context)}/{file_name(config, number)}")
-        if path.is_file() and (value := read_chunk(context, path, number)) is not None:
+        if not path.is_file():
+            continue
+        if (value := read_chunk(context, path, number)) is None:
+            context.progress.say(f"the stored images {path} are damaged and measured again")
+        else:
             found[number] = value
     return found
 
 
 def read_chunk(context: Context, path: Path, number: int) -> Accuracy | None:
-    """A chunk from its file; None, with a word about it, if the file is damaged or of other images."""
+    """A chunk from its file; None if the file is damaged or of other images.
+
+    Raises:
+        ArtifactError: the file cannot be read at all, which says nothing of what is in it.
+    """
     try:
-        value = Accuracy.from_arrays(read_arrays(path.read_bytes()))
-    except (*UNREADABLE, MadxError):
-        value = None
-    if value is None or not np.array_equal(value.index, context.splits.gate.index[_rows(context, number)]):
-        context.progress.say(f"the stored images {path} are damaged and measured again")
+        payload = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {error.strerror}; make it readable, or delete it to have its images measured again"
+        ) from None
+    try:
+        value = Accuracy.from_arrays(read_arrays(payload))
+    except ArtifactError:
         return None
-    return value
+    return value if np.array_equal(value.index, context.splits.gate.index[_rows(context, number)]) else None
 
 
 def _rows(context: Context, number: int) -> slice:
