@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,8 +47,8 @@ class Context:
     world: World = SINGLE
     given: Given = NOTHING
     key: str = ""
-    made_of: Mapping[str, Any] = field(default_factory=dict)
-    """What `key` is the hash of."""
+    made_of: Mapping[str, Any] = field(default_factory=lambda: {"stage": "none"})
+    """What `key` is the hash of, the stage's name among it."""
     afresh: bool = False
     """Whether the running stage was asked for again: it takes up what a killed run left, nothing that it finished."""
 
@@ -125,7 +124,7 @@ class Context:
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Where the running stage keeps the state of its work `name`; another madx does not take it up."""
-        file = FileCheckpoint(self.checkpoint_folder / f"{name}.pt", f"{madx.__version__} {self.key}")
+        file = FileCheckpoint(self.run.path(f"{self.checkpoints}/{name}.pt"), f"{madx.__version__} {self.key}")
         return _SharedCheckpoint(file, self.world)
 
     def in_parts(self, name: str, description: str, parts: Mapping[str, Callable[[], Arrays]]) -> Arrays:
@@ -145,9 +144,9 @@ class Context:
         return {key: value.numpy() for part in parts for key, value in kept[part].items()}
 
     @property
-    def checkpoint_folder(self) -> Path:
-        """Where the running stage keeps unfinished work; another recipe's stays untouched."""
-        return self.run.path(f"{CHECKPOINTS}/{self.key[:16]}")
+    def checkpoints(self) -> str:
+        """Name of the folder in which the running stage keeps unfinished work, in any run directory."""
+        return f"{CHECKPOINTS}/{self.made_of['stage']}-{self.key[:16]}"
 
     def write_bytes(self, name: str, content: bytes) -> str:
         """Write a file of the run; returns its name."""

@@ -14,20 +14,12 @@ import numpy as np
 
 from madx.errors import ArtifactError
 from madx.pipeline import keys
-from madx.pipeline.chunks import (
-    RECORD,
-    begin_record,
-    chunks_in_all,
-    file_name,
-    folder_name,
-    note_merged,
-    read_chunk,
-    read_record,
-)
+from madx.pipeline.chunks import begin_record, chunks_in_all, file_name, note_merged, read_chunk
 from madx.pipeline.context import Context
 from madx.pipeline.stages import begin, stage_named
+from madx.pipeline.unfinished import unfinished
 from madx.pipeline.verifying import why_missing
-from madx.rundir import CHECKPOINTS, RunDirectory
+from madx.rundir import RunDirectory
 from madx.verify import Accuracy
 
 _NAMED = 5
@@ -63,7 +55,7 @@ def _merge(context: Context, roots: Sequence[Path]) -> None:
     found: dict[str, _Found] = {}
     damaged: list[Path] = []
     for root in (None, *roots):  # what this run has itself comes first
-        folder = context.run.path(folder_name(context)) if root is None else _shard_folder(context, root)
+        folder = context.run.path(context.checkpoints) if root is None else _shard_folder(context, root)
         for path, value in _chunks_in(context, folder):
             if value is None:
                 damaged.append(path)
@@ -74,7 +66,7 @@ def _merge(context: Context, roots: Sequence[Path]) -> None:
     begin_record(context)
     note_merged(context, list(taken))
     for name in taken:
-        context.write_arrays(f"{folder_name(context)}/{name}", found[name].value.to_arrays())
+        context.write_arrays(f"{context.checkpoints}/{name}", found[name].value.to_arrays())
     _tell_damaged(context, found, damaged)
     _tell(context, found, taken)
 
@@ -89,7 +81,7 @@ def _shard_folder(context: Context, root: Path) -> Path:
     if not (root / "manifest.json").is_file():
         raise ArtifactError(f"--merge {root} is no run directory: there is no {root / 'manifest.json'}")
     stages = run.manifest()["stages"]
-    records = {path.parent: read_record(path) for path in sorted(run.path(CHECKPOINTS).glob(f"*/{RECORD}"))}
+    records = {one.folder: record for one in unfinished(run) if (record := one.record) is not None}
     for folder, record in records.items():
         if record["key"] == context.key:
             return folder

@@ -91,7 +91,7 @@ def measure_shard(context: Context, shard: Shard, *, again: bool = False) -> Sha
         )
     total = chunks_in_all(context)
     numbers, engines, missing = shard.chunks(total), [], {}
-    context.world.share(lambda: begin_record(context))
+    context.world.share(lambda: begin_record(context, shard=f"{shard.number}/{shard.of}"))
     for config in context.recipe.export.engines:
         if reason := context.world.share(partial(why_missing, context, config)):
             context.progress.say(f"{config.name}: missing: {reason}")

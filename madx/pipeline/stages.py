@@ -8,8 +8,6 @@ network it does not speak of.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ from madx.errors import ArtifactError, DistributedError
 from madx.machine import describe_machine
 from madx.pipeline import keys
 from madx.pipeline.context import Context
+from madx.pipeline.unfinished import remove_earlier, remove_own
 from madx.pipeline.versions import tool_versions
 from madx.recipe import canonical_json
 
@@ -271,9 +270,9 @@ def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) ->
     context.afresh, context.key, context.made_of = again, state.key, state.content
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
-        context.world.share(lambda: _remove_checkpoints(context))  # a kill right after the record leaves them
+        context.world.share(lambda: remove_own(context))  # a kill right after the record leaves them
         return StageReport(stage.name, False, 0.0)
-    word = "continuing where it stopped" if context.checkpoint_folder.exists() else "running"
+    word = "continuing where it stopped" if context.run.path(context.checkpoints).exists() else "running"
     context.progress.say(f"{stage.name}: {word} ({reason})")
     started = time.monotonic()
     outputs = stage.work(context) if stage.together else context.world.share(lambda: stage.work(context))
@@ -297,14 +296,8 @@ def _record(context: Context, stage: Stage, state: _State, outputs: list[str], f
     }
     context.run.record_stage(stage.name, record, outputs)
     _forget_outdated(context)
-    _remove_checkpoints(context)
-
-
-def _remove_checkpoints(context: Context) -> None:
-    """Those of the finished stage; the folder goes with its last one."""
-    shutil.rmtree(context.checkpoint_folder, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        context.checkpoint_folder.parent.rmdir()
+    remove_own(context)
+    remove_earlier(context)
 
 
 def _forget_outdated(context: Context) -> None:
