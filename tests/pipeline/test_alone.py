@@ -49,6 +49,22 @@ ALL = (
 )
 
 
+def test_deleting_the_manifest_does_not_undo_an_attempt(workspace: Path, cli: Cli) -> None:
+    """As the message on a damaged one advises."""
+    given = ("--engine", workspace / ENGINE)
+    for attempt, bound in enumerate((0.99, 0.01), start=1):
+        answer = verify(cli, workspace, *given, *QUICK, gates=f"{{metric: clean_accuracy, at_least: {bound}}}")
+        assert answer.code in (0, 1, 3), answer.err
+        found = told(workspace)
+        assert (found["provenance"]["attempt"], found["provenance"]["gates_changed"]) == (attempt, attempt - 1)
+        assert found["provenance"]["attempts_known"]
+        manifest = workspace / "out/manifest.json"
+        assert found["provenance"]["attempts"] == json.loads(manifest.read_text())["attempts"]
+        manifest.unlink()
+    assert any("measured 2 times" in warning for warning in found["warnings"])
+    assert any("gates were changed once" in warning for warning in found["warnings"])
+
+
 def test_a_file_with_everything_is_judged_as_a_run_is(workspace: Path, cli: Cli) -> None:
     files = ("--engine", workspace / ENGINE, "--reference", workspace / DENSE)
     twins = ("--twin", workspace / TWIN, "--reference-twin", workspace / DENSE_TWIN)
