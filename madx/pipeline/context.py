@@ -46,6 +46,8 @@ class Context:
     progress: Progress
     world: World = SINGLE
     given: Given = NOTHING
+    written: Recipe | None = None
+    """The recipe with its paths as its author wrote them, for the verdict, which is read elsewhere."""
     key: str = ""
     made_of: Mapping[str, Any] = field(default_factory=lambda: {"stage": "none"})
     """What `key` is the hash of, the stage's name among it."""
@@ -67,6 +69,10 @@ class Context:
         if self.given.any:
             return tuple(self.sources)
         return self.world.share(lambda: tuple((self.run.stage("take") or _NOTHING_TAKEN)["depends"]["given"]))
+
+    def recipe_to_show(self) -> dict[str, Any]:
+        """The whole recipe, defaults included, JSON-ready; paths are as they were written, where that is known."""
+        return (self.written or self.recipe).model_dump(mode="json")
 
     @property
     def alone(self) -> bool:

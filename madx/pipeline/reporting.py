@@ -75,7 +75,7 @@ def read_content(context: Context) -> ReportContent:
 def _judged_by(context: Context, provenance: Mapping[str, Any]) -> Mapping[str, Any]:
     """The recipe of the verdict, whatever the command line says now; of schema 1, which has none, the one given now."""
     recipe: Mapping[str, Any] | None = provenance.get("recipe")
-    return context.recipe.model_dump(mode="json") if recipe is None else recipe
+    return context.recipe_to_show() if recipe is None else recipe
 
 
 def _engines(recipe: Mapping[str, Any]) -> list[EngineConfig]:

@@ -190,7 +190,7 @@ def _provenance(context: Context, attacked: int) -> dict[str, Any]:
     gate, suite = context.splits.gate, suite_of(context.recipe.verify.attack)
     with_twins = all(source.twin for source in context.sources.values())
     return {
-        "recipe": context.recipe.model_dump(mode="json"),
+        "recipe": context.recipe_to_show(),
         "seed": context.recipe.seed,
         "threat": context.recipe.threat.model_dump(mode="json"),
         "attack": {

@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 from madx.errors import ArtifactError, ExitCode
 
 SCHEMA = 3
-"""Of verdict.json. 2: the provenance holds the recipe that was judged by. 3: and all counts of attempts. Files of
-schema 1 and 2 are still read."""
+"""Of verdict.json. 2: the provenance holds the recipe that was judged by. 3: that recipe's paths are as they were
+written, and the provenance holds all counts of attempts. Files of schema 1 and 2 are still read."""
 _READABLE = (1, 2, SCHEMA)
 
 
