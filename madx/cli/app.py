@@ -110,7 +110,7 @@ def init(
 
     if path.exists():
         raise ArtifactError(f"{path} already exists and was not touched; give another path")
-    write_atomically(path, commented_recipe())
+    write_atomically(path, commented_recipe(), remedy="give another path")
     print(f"wrote {path}; change what you need, then: madx run {path}")
 
 
