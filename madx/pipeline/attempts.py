@@ -118,7 +118,7 @@ def one_more(before: Mapping[str, Any], gates: str, *, kept: bool) -> Attempts:
 def _take_up(context: Context) -> None:
     """Bring counts of the last verdict, which is about to be replaced, back into a manifest that lacks them."""
     here = context.run.attempts()
-    for subject, there in _in_verdict(context).items():
+    for subject, there in (_in_verdict(context) or {}).items():
         larger = _larger(_NEVER | here[subject], there) if subject in here else there
         if here.get(subject) != larger:
             context.run.keep_attempts(subject, larger)
@@ -131,13 +131,13 @@ def _larger(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return {**later, **counts, "attempts_known": one["attempts_known"] and other["attempts_known"]}
 
 
-def _in_verdict(context: Context) -> dict[str, dict[str, Any]]:
-    """Counts as the last verdict has them, whether or not a manifest vouches for it; nothing if it has none."""
+def _in_verdict(context: Context) -> dict[str, dict[str, Any]] | None:
+    """Counts as the last verdict has them, whether or not a manifest vouches for it; None if it says nothing."""
     try:
         found = read_json(context.run.path(files.VERDICT))["provenance"]["attempts"]
         return {subject: {name: kind(kept[name]) for name, kind in _KEPT.items()} for subject, kept in found.items()}
     except (ArtifactError, LookupError, TypeError, ValueError, AttributeError):
-        return {}
+        return None
 
 
 _KEPT: dict[str, Callable[[Any], Any]] = {"attempt": int, "gates_changed": int, "attempts_known": bool, "gates": str}
@@ -147,9 +147,11 @@ _NEVER = {"attempt": 0, "gates_changed": 0, "attempts_known": True, "gates": ""}
 def _lost(context: Context) -> bool:
     """Whether engines were judged here and nobody knows how often; what was once lost is not found again."""
     here = context.run.attempts()
-    if not here:
-        return context.run.path(files.VERDICT).exists() or any(context.run.root.glob(files.MEASUREMENTS))
-    return not all(record.get("attempts_known", True) for record in here.values())
+    if here:
+        return not all(record.get("attempts_known", True) for record in here.values())
+    if context.run.path(files.VERDICT).exists():
+        return _in_verdict(context) is None  # it may say that no engine was there to be judged
+    return any(context.run.root.glob(files.MEASUREMENTS))
 
 
 def _digest(content: Any) -> str:

@@ -47,9 +47,12 @@ class Unfinished:
 
     @property
     def last_written(self) -> str:
-        """When, as the manifest writes times."""
-        times = [path.stat().st_mtime for path in (self.folder, *self.folder.iterdir())]
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(times)))
+        """When, as the manifest writes times; whoever is at work there now may remove files, or all, meanwhile."""
+        times = []
+        for path in (self.folder, *self.folder.glob("*")):
+            with contextlib.suppress(FileNotFoundError):
+                times.append(path.stat().st_mtime)
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(times, default=time.time())))
 
 
 def unfinished(run: RunDirectory) -> list[Unfinished]:
@@ -68,7 +71,10 @@ def read_record(path: Path) -> dict[str, Any]:
     content = read_json(path)
     kinds = {"key": str, "made_of": dict, "merged": list, "shards": list}
     if not isinstance(content, dict) or any(not isinstance(content.get(name), kind) for name, kind in kinds.items()):
-        raise ArtifactError(f"{path} does not say which verification it belongs to; measure that shard again")
+        raise ArtifactError(
+            f"{path} does not say which verification it belongs to; delete it and measure that shard again, which "
+            "keeps the images that it has"
+        )
     return content
 
 

@@ -78,6 +78,12 @@ def test_the_larger_count_is_taken_up(tmp_path):
         assert counted(context, engine, STRICT, kept=()) == Attempts(4, 2), older
 
 
+def test_a_verdict_without_an_engine_has_lost_nothing(tmp_path):
+    context = SimpleNamespace(run=RunDirectory(tmp_path))
+    assert judged(context.run, counted(context, {}, STRICT, kept=())) == Attempts(1, 0)
+    assert counted(context, {"one": {"pruned": "12"}}, STRICT, kept=()) == Attempts(1, 0)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -85,10 +91,9 @@ def test_the_larger_count_is_taken_up(tmp_path):
         ("verdict.json", "[]"),
         ("verdict.json", '{"schema": 2, "provenance": {"attempt": 2}}'),
         ("verdict.json", '{"provenance": {"attempts": {"x": {"attempt": "many"}}}}'),
-        ("verdict.json", '{"provenance": {"attempts": {}}}'),
         ("measurements/ort-cpu-fp32.npz", "images"),
     ],
-    ids=["not JSON", "no object", "of schema 2", "no count", "no counts", "no verdict"],
+    ids=["not JSON", "no object", "of schema 2", "no count", "no verdict"],
 )
 def test_what_was_judged_without_a_count_is_never_known_again(tmp_path, name, content):
     context, engine = SimpleNamespace(run=RunDirectory(tmp_path)), {"one": {"pruned": "12"}}

@@ -263,7 +263,19 @@ def test_a_machine_with_other_tools_is_named(workspace: Path, cli: Cli) -> None:
     words = ("they differ in tools.onnxruntime, engines/ort-cpu-fp32/pruned.onnx.",)
     refused(cli, workspace, "--merge", workspace / "first", words=words)
     record.write_text("[]")
-    refused(cli, workspace, "--merge", workspace / "first", words=("measure that shard again",))
+    refused(cli, workspace, "--merge", workspace / "first", words=("delete it and measure that shard again",))
+
+
+def test_a_shard_that_forgot_what_it_belongs_to_keeps_its_images(workspace: Path, cli: Cli) -> None:
+    [record] = (workspace / "first").glob(".madx/checkpoints/*/verification.json")
+    before, content = chunk(workspace / "first", 0).stat().st_mtime_ns, record.read_text()
+    record.write_text("[]")
+    again = verify(cli, workspace, "first", "--shard", "1/2")
+    assert (again.code, "delete it and measure that shard again" in again.err) == (2, True)
+    record.unlink()
+    assert verify(cli, workspace, "first", "--shard", "1/2").code == 3
+    assert record.read_text() == content
+    assert chunk(workspace / "first", 0).stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from conftest import Answer, Cli
 
 from madx.pipeline import attacking
-from madx.pipeline.unfinished import RECORD, remove_earlier, remove_own
+from madx.pipeline.unfinished import RECORD, described, remove_earlier, remove_own, unfinished
 from madx.rundir import CHECKPOINTS, RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
@@ -153,6 +153,23 @@ def test_only_the_finished_stage_loses_what_is_not_of_shards(context: Any) -> No
     assert len(context.progress.said) == 1
     remove_earlier(context)
     assert len(context.progress.said) == 1, "nothing was removed, so nothing is to be said"
+
+
+def test_work_that_goes_on_while_it_is_looked_at_is_no_error(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    [one, *_] = [one for one in unfinished(context.run) if one.stage == "verify"]
+    stat, seen = Path.stat, []
+
+    def vanishing(path: Path, **options: Any) -> Any:
+        if path.name == "curve.pt":
+            seen.append(path)
+            path.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", vanishing)
+    assert described(one, {"key": "1" * 64, "finished": "2026-01-01T00:00:00Z"})["differs_in"] == []
+    assert seen
+    shutil.rmtree(one.folder)
+    assert described(one, None)["chunks"] is None
 
 
 def test_its_own_is_removed_and_the_folder_of_all_with_the_last(context: Any) -> None:
