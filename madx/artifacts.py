@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import lzma
 import os
 import pickle
 import struct
@@ -19,7 +20,7 @@ from madx.errors import ArtifactError
 
 UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AssertionError),
-    *(struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError),
+    *(struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pickle.UnpicklingError),
 )
 """What zipfile, numpy and torch's tensors-only reader raise on damaged, foreign or malicious files."""
 
@@ -42,8 +43,17 @@ def sha256_file(path: Path) -> str:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+ANOTHER_RUN_DIR = "choose another --run-dir"
+"""What to do where a run's file cannot be written."""
+
+
+def write_atomically(path: Path, content: bytes | str, *, remedy: str = ANOTHER_RUN_DIR) -> None:
     """Write beside, fsync, rename: after a crash `path` holds the old content or the new, never a part.
+
+    Args:
+        path: of the file; its folder is made if needed.
+        content: text is written as UTF-8.
+        remedy: what the user can do where this place is no good.
 
     Raises:
         ArtifactError: the disk is full or the folder cannot be written; what was there is unharmed.
@@ -61,7 +71,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise ArtifactError(explain_write(path, error)) from None
+        raise ArtifactError(explain_write(path, error, remedy=remedy)) from None
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -146,15 +156,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def explain_write(path: Path, error: OSError) -> str:
-    """Why `path` cannot be written, and what to do."""
+def explain_write(path: Path, error: OSError, *, remedy: str = ANOTHER_RUN_DIR) -> str:
+    """Why `path` cannot be written, and what to do: `remedy`, where another place would help."""
     reason = {
         errno.ENOSPC: "the disk is full; free some space and run the command again, it continues where it stopped",
-        errno.EEXIST: "a file stands where a folder is needed; choose another --run-dir",
-        errno.ENOTDIR: "a file stands where a folder is needed; choose another --run-dir",
-        errno.EROFS: "the file system is read-only; choose another --run-dir",
-        errno.EACCES: "no permission to write there; choose another --run-dir",
-        errno.EPERM: "no permission to write there; choose another --run-dir",
+        errno.EEXIST: f"a file stands where a folder is needed; {remedy}",
+        errno.ENOTDIR: f"a file stands where a folder is needed; {remedy}",
+        errno.EROFS: f"the file system is read-only; {remedy}",
+        errno.EACCES: f"no permission to write there; {remedy}",
+        errno.EPERM: f"no permission to write there; {remedy}",
         errno.EDQUOT: "the disk quota is used up; free some space and run the command again",
-    }.get(error.errno or 0, f"{error.strerror or error}; choose another --run-dir")
+    }.get(error.errno or 0, f"{error.strerror or error}; {remedy}")
     return f"{path} cannot be written: {reason}"

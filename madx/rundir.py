@@ -120,9 +120,9 @@ class RunDirectory:
             self.path(output).unlink(missing_ok=True)
         write_json(self.path("manifest.json"), manifest)
 
-    def attempts(self, subject: str) -> dict[str, Any]:
-        """What `keep_attempts` kept of `subject`; nothing the first time."""
-        kept: dict[str, Any] = self.manifest().get("attempts", {}).get(subject, {})
+    def attempts(self) -> dict[str, dict[str, Any]]:
+        """What `keep_attempts` kept, by subject."""
+        kept: dict[str, dict[str, Any]] = self.manifest().get("attempts", {})
         return kept
 
     def keep_attempts(self, subject: str, record: Mapping[str, Any]) -> None:

@@ -84,6 +84,18 @@ def test_a_flipped_bit_never_becomes_another_state(checkpoint: FileCheckpoint) -
     assert checkpoint.load() is None
 
 
+def test_a_codec_that_is_not_its_own_is_damage(checkpoint: FileCheckpoint) -> None:
+    """Which one to use is a byte of the file, and each has an error of its own."""
+    checkpoint.save({"weights": torch.rand(30_000, generator=torch.Generator().manual_seed(0))})
+    whole = bytearray(checkpoint.path.read_bytes())
+    method = whole.rindex(b"PK\1\2", 0, whole.rindex(b"/data/0")) + 10
+    assert whole[method] == 0, "torch stores its files without compression"
+    for codec in range(1, 256):
+        whole[method] = codec
+        checkpoint.path.write_bytes(whole)
+        assert checkpoint.load() is None
+
+
 def test_garbage_is_no_checkpoint(checkpoint: FileCheckpoint) -> None:
     draws = random.Random(1)
     for size in range(200):

@@ -236,13 +236,12 @@ def test_a_stage_is_recorded_with_the_hashes_and_sizes_of_its_files(run: RunDire
 
 def test_attempts_are_kept_for_each_subject_and_outlive_the_stages(run: RunDirectory) -> None:
     run.record_stage("verify", {"key": "k"}, ["dense/log.json"])
-    assert run.attempts("a") == {}
+    assert run.attempts() == {}
     run.keep_attempts("a", {"attempt": 1})
     run.keep_attempts("b", {"attempt": 5})
     run.forget_stage("verify")
     run.record_stage("verify", {"key": "other"}, [])
-    assert RunDirectory(run.root).attempts("a") == {"attempt": 1}
-    assert RunDirectory(run.root).attempts("b") == {"attempt": 5}
+    assert RunDirectory(run.root).attempts() == {"a": {"attempt": 1}, "b": {"attempt": 5}}
     assert run.stage("verify") is not None
 
 

@@ -110,7 +110,7 @@ def init(
 
     if path.exists():
         raise ArtifactError(f"{path} already exists and was not touched; give another path")
-    write_atomically(path, commented_recipe())
+    write_atomically(path, commented_recipe(), remedy="give another path")
     print(f"wrote {path}; change what you need, then: madx run {path}")
 
 
@@ -311,17 +311,18 @@ def _context(
     recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool, *, given: Given | None = None
 ) -> Context:
     from madx.progress import Silent
-    from madx.recipe import load_recipe
+    from madx.recipe import load_written, resolve_paths
     from madx.rundir import RunDirectory
 
-    loaded = load_recipe(recipe, overrides or ())  # before torch: a typing error shall not cost seconds
+    written = load_written(recipe, overrides or ())
+    loaded = resolve_paths(written, recipe.resolve().parent)  # before torch: a typing error shall not cost seconds
     from madx.pipeline import Context, Given
 
     given = given or Given()
     world = join(loaded.device)
     root = run_dir or Path("runs") / (f"{loaded.name}-engine" if given.alone else loaded.name)
     progress = show.progress_for(quiet=as_json) if world.first else Silent()
-    return Context(loaded, RunDirectory(root), progress, world, given)
+    return Context(loaded, RunDirectory(root), progress, world, given, written)
 
 
 def _show_reports(context: Context, reports: list[StageReport], as_json: bool) -> None:

@@ -1,11 +1,11 @@
-"""`madx inspect`: what is in a run directory, and whether its files still are what the stages wrote.
+"""`madx inspect`: what is in a run directory, whether its files still are what stages wrote, and what is unfinished.
 
 A terminal gets tables with bars, anything else one plain line for each fact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from madx.artifacts import read_json
 from madx.errors import ArtifactError
-from madx.rundir import RunDirectory
+from madx.rundir import CHECKPOINTS, RunDirectory
 
 if TYPE_CHECKING:
     from madx.report.sensitivity import LayerRow
@@ -29,7 +29,7 @@ _NARROWEST = 80
 
 
 def examine(root: Path) -> dict[str, Any]:
-    """Stages, files, kept share and saliency per layer, and verdict of a run, JSON-ready.
+    """Stages, files, unfinished work, kept share and saliency per layer, and verdict of a run, JSON-ready.
 
     Raises:
         ArtifactError: the folder is not a run directory.
@@ -44,6 +44,7 @@ def examine(root: Path) -> dict[str, Any]:
     return {
         "run_dir": str(root),
         "stages": stages,
+        "unfinished": _unfinished(run),
         "coverage": _optional(root / "coverage.json"),
         "saliency": _optional(root / "saliency.json"),
         "verdict": _optional(root / "verdict.json"),
@@ -60,11 +61,46 @@ def print_findings(findings: dict[str, Any]) -> None:
         for file, entry in stage["files"].items():
             state = "  [red]CHANGED since the stage wrote it[/red]" if file in stage["changed"] else ""
             console.print(f"  {escape(file)}  {entry.get('bytes', 0):,} bytes  {entry['sha256'][:12]}{state}")
+    for work in findings["unfinished"]:
+        console.print(f"[yellow]unfinished[/yellow] {escape(_standing(work))}")
     shown = {"coverage": _print_coverage, "saliency": _print_saliency, "verdict": _print_verdict}
     for name, show in shown.items():
         if content := findings[name]:
             with _reading(Path(findings["run_dir"]) / f"{name}.json"):
                 show(console, content)
+    for work in findings["unfinished"]:
+        if findings["verdict"] and work["stage"] == "verify" and work["later"]:
+            console.print(f"[yellow]{_newer(work)}[/yellow]")
+
+
+def _unfinished(run: RunDirectory) -> list[dict[str, Any]]:
+    """What stages keep that were begun and not finished; the pipeline is asked only if there is anything."""
+    if not run.path(CHECKPOINTS).is_dir():
+        return []
+    from madx.pipeline.unfinished import described, unfinished
+
+    return [described(one, run.stage(one.stage)) for one in unfinished(run)]
+
+
+def _standing(work: Mapping[str, Any]) -> str:
+    """One line on work that was begun."""
+    facts = [f"begun and not finished, last at {work['last_written']}"]
+    if work["shards"]:
+        facts = [f"shard {', '.join(work['shards'])}, to be merged; last at {work['last_written']}"]
+    if work["chunks"] is not None:
+        facts.append(f"{work['chunks']} {'chunk' if work['chunks'] == 1 else 'chunks'} of images")
+    if work["differs_in"]:
+        facts.append(f"differs from the finished {work['stage']} in {', '.join(work['differs_in'])}")
+    if work["problem"]:
+        facts.append(work["problem"])
+    return f"{work['stage']}  {'; '.join(facts)}"
+
+
+def _newer(work: Mapping[str, Any]) -> str:
+    """That the verdict is not of the last verification that was begun."""
+    which = "the same verification" if work["differs_in"] == [] else "another verification"
+    what = f"shard {', '.join(work['shards'])} of {which}" if work["shards"] else which
+    return f"{what} was begun later and is not finished: this verdict is of the earlier one"
 
 
 @contextmanager

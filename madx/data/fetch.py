@@ -7,6 +7,7 @@ its SHA-256 is right.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from madx.artifacts import write_atomically
+from madx.artifacts import explain_write, write_atomically
 from madx.data.fashion import FILES, Pinned, checked_content
 from madx.data.places import HOW_TO_GET
 from madx.errors import ArtifactError, DataError
@@ -34,6 +35,7 @@ CONNECT_SECONDS = 20
 COMMAND_SECONDS = 300
 MOST_BYTES = 1 << 26
 """No file of a set is larger; a site that sends more is not the right one."""
+_REMEDY = "choose another folder with --to"
 
 Run = Callable[[Sequence[str], Path], str]
 """Runs a command in a folder; returns an empty text, or why it failed."""
@@ -78,6 +80,7 @@ def fetch_files(files: Mapping[str, Pinned], target: Path, progress: Progress, *
     if _complete(files, target):
         progress.say(f"{target} already holds all {len(files)} files, and their SHA-256 is right")
         return target
+    _check_place(target)
     failures = []
     for way in ways:
         progress.say(f"trying {way.name}")
@@ -108,13 +111,24 @@ def _complete(files: Mapping[str, Pinned], target: Path) -> bool:
     return True
 
 
+def _check_place(target: Path) -> None:
+    """A file where a folder is needed is told before anything is downloaded.
+
+    Raises:
+        DataError: `target` cannot become a folder.
+    """
+    nearest = next(place for place in (target, *target.parents) if place.exists())
+    if not nearest.is_dir():
+        error = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        raise DataError(explain_write(target, error, remedy=_REMEDY))
+
+
 def _put(obtained: Mapping[str, bytes], target: Path) -> None:
     try:
-        target.mkdir(parents=True, exist_ok=True)
         for name, content in obtained.items():
-            write_atomically(target / name, content)
-    except (OSError, ArtifactError) as error:
-        raise DataError(f"{target} cannot be written: {error}") from None
+            write_atomically(target / name, content, remedy=_REMEDY)
+    except ArtifactError as error:
+        raise DataError(str(error)) from None
 
 
 def _ways() -> list[Way]:

@@ -2,16 +2,17 @@
 
 Gates judge measurements and make none: where only gates changed, the same measurements are held against the new ones.
 Nothing is free, though. A bound that was chosen after the numbers were seen, and a measurement that was repeated until
-it pleased, keep no error rate; so both are counted, and the verdict says so.
+it pleased, keep no error rate; so both are counted, and the verdict says so. The counts of a run directory stand in its
+manifest and, once more, in its verdict, so that a manifest that was damaged and deleted takes none of them along.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from madx.artifacts import sha256_bytes
+from madx.artifacts import read_json, sha256_bytes
 from madx.errors import ArtifactError
 from madx.pipeline import files, keys
 from madx.pipeline.context import Context
@@ -56,6 +57,8 @@ class Attempts:
     """How often they were measured."""
     gates_changed: int
     """How often they were held against other gates than the time before."""
+    known: bool = True
+    """Whether these are all: False once the counts of a run directory were lost."""
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know; nothing the first time."""
@@ -66,11 +69,16 @@ class Attempts:
             f"the gates were changed {_times(self.gates_changed)} after these engines had been measured: a bound "
             "chosen with the numbers in sight keeps no error rate; confirm it on images that were not measured yet"
         )
-        return (*([again] if self.measured > 1 else ()), *([changed] if self.gates_changed else ()))
+        lost = (
+            "how often these engines were judged before is not known: this run directory has lost its manifest.json, "
+            "and its verdict.json does not say it either"
+        )
+        told = {again: self.measured > 1, changed: self.gates_changed > 0, lost: not self.known}
+        return tuple(warning for warning, due in told.items() if due)
 
-    def to_json(self) -> dict[str, int]:
-        """As the provenance keeps it."""
-        return {"attempt": self.measured, "gates_changed": self.gates_changed}
+    def to_json(self) -> dict[str, int | bool]:
+        """As the manifest and the provenance keep it."""
+        return {"attempt": self.measured, "gates_changed": self.gates_changed, "attempts_known": self.known}
 
 
 def counted(
@@ -87,12 +95,15 @@ def counted(
     Returns:
         Those of the engine that was tried most often.
     """
-    judged_by, found = _digest(sorted(map(canonical_json, gates))), [Attempts(1, 0)]  # in whatever order
+    _take_up(context)
+    known = not _lost(context)
+    judged_by, found = _digest(sorted(map(canonical_json, gates))), [Attempts(1, 0, known)]  # in whatever order
     for name, hashes in engines.items():
         subject = _digest({"engine": name, "hashes": dict(hashes)})
-        found.append(one_more(context.run.attempts(subject), judged_by, kept=name in kept))
+        one = one_more(context.run.attempts().get(subject, {}), judged_by, kept=name in kept)
+        found.append(replace(one, known=known))
         context.run.keep_attempts(subject, found[-1].to_json() | {"gates": judged_by})
-    return Attempts(max(one.measured for one in found), max(one.gates_changed for one in found))
+    return Attempts(max(one.measured for one in found), max(one.gates_changed for one in found), known)
 
 
 def one_more(before: Mapping[str, Any], gates: str, *, kept: bool) -> Attempts:
@@ -102,6 +113,45 @@ def one_more(before: Mapping[str, Any], gates: str, *, kept: bool) -> Attempts:
         measured=int(before.get("attempt", 0)) + (not kept),
         gates_changed=int(before.get("gates_changed", 0)) + changed,
     )
+
+
+def _take_up(context: Context) -> None:
+    """Bring counts of the last verdict, which is about to be replaced, back into a manifest that lacks them."""
+    here = context.run.attempts()
+    for subject, there in (_in_verdict(context) or {}).items():
+        larger = _larger(_NEVER | here[subject], there) if subject in here else there
+        if here.get(subject) != larger:
+            context.run.keep_attempts(subject, larger)
+
+
+def _larger(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Of two records of the same engines the later one; no count is smaller than in either, whatever became of them."""
+    later = max(one, other, key=lambda kept: (kept["attempt"], kept["gates_changed"]))
+    counts = {name: max(one[name], other[name]) for name in ("attempt", "gates_changed")}
+    return {**later, **counts, "attempts_known": one["attempts_known"] and other["attempts_known"]}
+
+
+def _in_verdict(context: Context) -> dict[str, dict[str, Any]] | None:
+    """Counts as the last verdict has them, whether or not a manifest vouches for it; None if it says nothing."""
+    try:
+        found = read_json(context.run.path(files.VERDICT))["provenance"]["attempts"]
+        return {subject: {name: kind(kept[name]) for name, kind in _KEPT.items()} for subject, kept in found.items()}
+    except (ArtifactError, LookupError, TypeError, ValueError, AttributeError):
+        return None
+
+
+_KEPT: dict[str, Callable[[Any], Any]] = {"attempt": int, "gates_changed": int, "attempts_known": bool, "gates": str}
+_NEVER = {"attempt": 0, "gates_changed": 0, "attempts_known": True, "gates": ""}
+
+
+def _lost(context: Context) -> bool:
+    """Whether engines were judged here and nobody knows how often; what was once lost is not found again."""
+    here = context.run.attempts()
+    if here:
+        return not all(record.get("attempts_known", True) for record in here.values())
+    if context.run.path(files.VERDICT).exists():
+        return _in_verdict(context) is None  # it may say that no engine was there to be judged
+    return any(context.run.root.glob(files.MEASUREMENTS))
 
 
 def _digest(content: Any) -> str:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,9 +46,11 @@ class Context:
     progress: Progress
     world: World = SINGLE
     given: Given = NOTHING
+    written: Recipe | None = None
+    """The recipe with its paths as its author wrote them, for the verdict, which is read elsewhere."""
     key: str = ""
-    made_of: Mapping[str, Any] = field(default_factory=dict)
-    """What `key` is the hash of."""
+    made_of: Mapping[str, Any] = field(default_factory=lambda: {"stage": "none"})
+    """What `key` is the hash of, the stage's name among it."""
     afresh: bool = False
     """Whether the running stage was asked for again: it takes up what a killed run left, nothing that it finished."""
 
@@ -68,6 +69,10 @@ class Context:
         if self.given.any:
             return tuple(self.sources)
         return self.world.share(lambda: tuple((self.run.stage("take") or _NOTHING_TAKEN)["depends"]["given"]))
+
+    def recipe_to_show(self) -> dict[str, Any]:
+        """The whole recipe, defaults included, JSON-ready; paths are as they were written, where that is known."""
+        return (self.written or self.recipe).model_dump(mode="json")
 
     @property
     def alone(self) -> bool:
@@ -125,7 +130,7 @@ class Context:
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Where the running stage keeps the state of its work `name`; another madx does not take it up."""
-        file = FileCheckpoint(self.checkpoint_folder / f"{name}.pt", f"{madx.__version__} {self.key}")
+        file = FileCheckpoint(self.run.path(f"{self.checkpoints}/{name}.pt"), f"{madx.__version__} {self.key}")
         return _SharedCheckpoint(file, self.world)
 
     def in_parts(self, name: str, description: str, parts: Mapping[str, Callable[[], Arrays]]) -> Arrays:
@@ -145,9 +150,9 @@ class Context:
         return {key: value.numpy() for part in parts for key, value in kept[part].items()}
 
     @property
-    def checkpoint_folder(self) -> Path:
-        """Where the running stage keeps unfinished work; another recipe's stays untouched."""
-        return self.run.path(f"{CHECKPOINTS}/{self.key[:16]}")
+    def checkpoints(self) -> str:
+        """Name of the folder in which the running stage keeps unfinished work, in any run directory."""
+        return f"{CHECKPOINTS}/{self.made_of['stage']}-{self.key[:16]}"
 
     def write_bytes(self, name: str, content: bytes) -> str:
         """Write a file of the run; returns its name."""

@@ -48,6 +48,10 @@ def taken_twin(role: str) -> str:
     return f"taken/{role}.safetensors"
 
 
+MEASUREMENTS = "measurements/*.npz"
+"""Pattern of the following."""
+
+
 def measurements(config: EngineConfig) -> str:
     """An engine's raw samples."""
     return f"measurements/{config.name}.npz"

@@ -6,7 +6,7 @@ its key. Everything is read and compared before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +14,12 @@ import numpy as np
 
 from madx.errors import ArtifactError
 from madx.pipeline import keys
-from madx.pipeline.chunks import (
-    RECORD,
-    begin_record,
-    chunks_in_all,
-    file_name,
-    folder_name,
-    note_merged,
-    read_chunk,
-    read_record,
-)
+from madx.pipeline.chunks import begin_record, chunks_in_all, file_name, note_merged, read_chunk
 from madx.pipeline.context import Context
 from madx.pipeline.stages import begin, stage_named
+from madx.pipeline.unfinished import unfinished
 from madx.pipeline.verifying import why_missing
-from madx.rundir import CHECKPOINTS, RunDirectory
+from madx.rundir import RunDirectory
 from madx.verify import Accuracy
 
 _NAMED = 5
@@ -53,7 +45,7 @@ def merge(context: Context, roots: Sequence[Path], *, again: bool = False) -> No
     Raises:
         ArtifactError: one is no run directory, measured something else, or disagrees with another one.
     """
-    if not begin(context, stage_named("verify"), asked=f"--merge of {len(roots)}") and not again:
+    if not begin(context, stage_named("verify"), part=f"--merge of {len(roots)}") and not again:
         context.progress.say(f"{context.run.root} has its verdict for this recipe already: nothing is merged into it")
         return
     context.world.share(lambda: _merge(context, roots))
@@ -61,16 +53,21 @@ def merge(context: Context, roots: Sequence[Path], *, again: bool = False) -> No
 
 def _merge(context: Context, roots: Sequence[Path]) -> None:
     found: dict[str, _Found] = {}
+    damaged: list[Path] = []
     for root in (None, *roots):  # what this run has itself comes first
-        folder = context.run.path(folder_name(context)) if root is None else _shard_folder(context, root)
-        for name, value in _chunks_in(context, folder):
-            first = found.setdefault(name, _Found(root or context.run.root, value))
-            _check_same(name, first, _Found(root or context.run.root, value))
+        folder = context.run.path(context.checkpoints) if root is None else _shard_folder(context, root)
+        for path, value in _chunks_in(context, folder):
+            if value is None:
+                damaged.append(path)
+                continue
+            first = found.setdefault(path.name, _Found(root or context.run.root, value))
+            _check_same(path.name, first, _Found(root or context.run.root, value))
     taken = {name: chunk.root for name, chunk in found.items() if chunk.root != context.run.root}
     begin_record(context)
     note_merged(context, list(taken))
     for name in taken:
-        context.write_arrays(f"{folder_name(context)}/{name}", found[name].value.to_arrays())
+        context.write_arrays(f"{context.checkpoints}/{name}", found[name].value.to_arrays())
+    _tell_damaged(context, found, damaged)
     _tell(context, found, taken)
 
 
@@ -84,7 +81,7 @@ def _shard_folder(context: Context, root: Path) -> Path:
     if not (root / "manifest.json").is_file():
         raise ArtifactError(f"--merge {root} is no run directory: there is no {root / 'manifest.json'}")
     stages = run.manifest()["stages"]
-    records = {path.parent: read_record(path) for path in sorted(run.path(CHECKPOINTS).glob(f"*/{RECORD}"))}
+    records = {one.folder: record for one in unfinished(run) if (record := one.record) is not None}
     for folder, record in records.items():
         if record["key"] == context.key:
             return folder
@@ -103,13 +100,11 @@ def _shard_folder(context: Context, root: Path) -> Path:
     raise ArtifactError(f"--merge {root} has no measured images; run `madx verify --shard I/N` there first")
 
 
-def _chunks_in(context: Context, folder: Path) -> Iterator[tuple[str, Accuracy]]:
-    """The chunks of this verification that lie in a folder, by file name; damaged ones are said and left out."""
-    for config in context.recipe.export.engines:
-        for number in range(chunks_in_all(context)):
-            path = folder / file_name(config, number)
-            if path.is_file() and (value := read_chunk(context, path, number)) is not None:
-                yield path.name, value
+def _chunks_in(context: Context, folder: Path) -> list[tuple[Path, Accuracy | None]]:
+    """The files of this verification's chunks that lie in a folder, and what is in them: None if it is damaged."""
+    numbers = range(chunks_in_all(context))
+    paths = [(folder / file_name(config, n), n) for config in context.recipe.export.engines for n in numbers]
+    return [(path, read_chunk(context, path, number)) for path, number in paths if path.is_file()]
 
 
 def _check_same(name: str, first: _Found, second: _Found) -> None:
@@ -136,6 +131,14 @@ def _equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], key: 
         and one[key].shape == other[key].shape
         and one[key].tobytes() == other[key].tobytes()
     )
+
+
+def _tell_damaged(context: Context, found: Mapping[str, _Found], damaged: Sequence[Path]) -> None:
+    """What becomes of images whose file is damaged: another directory may have them whole."""
+    for path in damaged:
+        whole = found.get(path.name)
+        instead = f"those of {whole.root} are used" if whole else "no other directory has them whole"
+        context.progress.say(f"the stored images {path} are damaged; {instead}")
 
 
 def _tell(context: Context, found: Mapping[str, _Found], taken: Mapping[str, Path]) -> None:

@@ -84,14 +84,14 @@ def measure_shard(context: Context, shard: Shard, *, again: bool = False) -> Sha
         ArtifactError: the run has its verdict already, or a stage before is missing.
         EngineError: an engine does not work; what was measured so far is kept.
     """
-    if not begin(context, stage_named("verify"), asked=f"--shard {shard}") and not again:
+    if not begin(context, stage_named("verify"), part=f"--shard {shard}") and not again:
         raise ArtifactError(
             f"{context.run.root} has its verdict for this recipe already, so there is nothing to share; "
             "add --again to measure a shard of it once more"
         )
     total = chunks_in_all(context)
     numbers, engines, missing = shard.chunks(total), [], {}
-    context.world.share(lambda: begin_record(context))
+    context.world.share(lambda: begin_record(context, shard=f"{shard.number}/{shard.of}"))
     for config in context.recipe.export.engines:
         if reason := context.world.share(partial(why_missing, context, config)):
             context.progress.say(f"{config.name}: missing: {reason}")

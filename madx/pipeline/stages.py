@@ -8,8 +8,6 @@ network it does not speak of.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ from madx.errors import ArtifactError, DistributedError
 from madx.machine import describe_machine
 from madx.pipeline import keys
 from madx.pipeline.context import Context
+from madx.pipeline.unfinished import remove_earlier, remove_own
 from madx.pipeline.versions import tool_versions
 from madx.recipe import canonical_json
 
@@ -120,17 +119,18 @@ def run_stages(
         DistributedError: the processes do not have the same recipe, data, code or tools.
         RecipeError: the processes cannot share a training batch evenly.
     """
-    own = _prepared(context, wanted, current=current, asked="")
+    _check_alike(context, wanted)
+    own = _prepared(context, wanted, current=current)
     return [_bring_up_to_date(context, stage, again=stage.name in again) for stage in own]
 
 
-def begin(context: Context, wanted: Stage, *, asked: str) -> str:
+def begin(context: Context, wanted: Stage, *, part: str) -> str:
     """Check what comes before a stage and bind the context to its key, so that parts of its work can be done and read.
 
     Args:
         context: the run; every process of a job calls this with the same one.
         wanted: the stage; nothing is entered in the manifest for it.
-        asked: what is to be done with it, in words that are the same in every process of a job.
+        part: which part of its work is meant, as the command line names it; every process of a job must mean the same.
 
     Returns:
         Why the stage has to be done; nothing if it is up to date.
@@ -139,7 +139,9 @@ def begin(context: Context, wanted: Stage, *, asked: str) -> str:
         ArtifactError: as `run_stages`; or the run was compared with files that are not given now.
         DistributedError: as `run_stages`.
     """
-    [stage] = _prepared(context, [wanted], current=False, asked=asked)
+    _check_alike(context, [wanted], part=part)
+    context.world.share(lambda: _refuse_to_forget(context))
+    [stage] = _prepared(context, [wanted], current=False)
     state = context.world.share(lambda: _state(context, stage))
     context.key, context.made_of = state.key, state.content
     return state.reason
@@ -154,11 +156,8 @@ def _refuse_to_forget(context: Context) -> None:
         )
 
 
-def _prepared(context: Context, wanted: Sequence[Stage], *, current: bool, asked: str) -> list[Stage]:
+def _prepared(context: Context, wanted: Sequence[Stage], *, current: bool) -> list[Stage]:
     """The wanted stages as they are in this run, when nothing stands in their way."""
-    _check_alike(context, wanted, asked)
-    if asked:
-        context.world.share(lambda: _refuse_to_forget(context))
     context.world.share(lambda: _settle_origin(context, wanted))
     names = [stage.name for stage in wanted]
     own = [stage for stage in walk(context) if stage.name in names]  # they know what comes before them in this run
@@ -186,12 +185,12 @@ def _settle_origin(context: Context, wanted: Sequence[Stage]) -> None:
     context.run.forget_stage(_TAKE.name)
 
 
-def _check_alike(context: Context, wanted: Sequence[Stage], asked: str) -> None:
+def _check_alike(context: Context, wanted: Sequence[Stage], *, part: str | None = None) -> None:
     """Processes that work on different things would end in nonsense, or wait for each other for ever."""
     if context.world.size == 1:
         return
     facts: dict[str, Any] = {"stages": [stage.name for stage in wanted], "tools": tool_versions()}
-    facts["--shard or --merge"] = asked
+    facts["--shard or --merge"] = part
     together = [stage for stage in wanted if stage.together]
     facts |= {stage.name: keys.across_processes(stage.depends(context)) for stage in together}
     if together:
@@ -271,9 +270,9 @@ def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) ->
     context.afresh, context.key, context.made_of = again, state.key, state.content
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
-        context.world.share(lambda: _remove_checkpoints(context))  # a kill right after the record leaves them
+        context.world.share(lambda: remove_own(context))  # a kill right after the record leaves them
         return StageReport(stage.name, False, 0.0)
-    word = "continuing where it stopped" if context.checkpoint_folder.exists() else "running"
+    word = "continuing where it stopped" if context.run.path(context.checkpoints).exists() else "running"
     context.progress.say(f"{stage.name}: {word} ({reason})")
     started = time.monotonic()
     outputs = stage.work(context) if stage.together else context.world.share(lambda: stage.work(context))
@@ -297,14 +296,8 @@ def _record(context: Context, stage: Stage, state: _State, outputs: list[str], f
     }
     context.run.record_stage(stage.name, record, outputs)
     _forget_outdated(context)
-    _remove_checkpoints(context)
-
-
-def _remove_checkpoints(context: Context) -> None:
-    """Those of the finished stage; the folder goes with its last one."""
-    shutil.rmtree(context.checkpoint_folder, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        context.checkpoint_folder.parent.rmdir()
+    remove_own(context)
+    remove_earlier(context)
 
 
 def _forget_outdated(context: Context) -> None:

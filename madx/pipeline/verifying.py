@@ -69,7 +69,12 @@ def verify(context: Context) -> list[str]:
     verdict = replace(verdict, warnings=(*verdict.warnings, *attempts.warnings()))
     attacked = max((values.accuracy.images for values in measured), default=0)
     provenance = _provenance(context, attacked) | attempts.to_json()
-    provenance |= {"engines": hashes, "gates": gates, "merged": taken_over}
+    provenance |= {
+        "engines": hashes,
+        "gates": gates,
+        "merged": taken_over,
+        "attempts": world.share(context.run.attempts),
+    }
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*(names[values.engine] for values in measured), files.VERDICT]
 
@@ -185,7 +190,7 @@ def _provenance(context: Context, attacked: int) -> dict[str, Any]:
     gate, suite = context.splits.gate, suite_of(context.recipe.verify.attack)
     with_twins = all(source.twin for source in context.sources.values())
     return {
-        "recipe": context.recipe.model_dump(mode="json"),
+        "recipe": context.recipe_to_show(),
         "seed": context.recipe.seed,
         "threat": context.recipe.threat.model_dump(mode="json"),
         "attack": {

@@ -20,7 +20,14 @@ from madx.recipe.models import (
     TrainConfig,
     VerifyConfig,
 )
-from madx.recipe.reading import canonical_json, load_recipe, parse_recipe, recipe_schema
+from madx.recipe.reading import (
+    canonical_json,
+    load_recipe,
+    load_written,
+    parse_recipe,
+    recipe_schema,
+    resolve_paths,
+)
 from madx.recipe.template import commented_recipe
 
 __all__ = [
@@ -42,6 +49,8 @@ __all__ = [
     "canonical_json",
     "commented_recipe",
     "load_recipe",
+    "load_written",
     "parse_recipe",
     "recipe_schema",
+    "resolve_paths",
 ]

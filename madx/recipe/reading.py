@@ -28,6 +28,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: with one line per mistake.
     """
+    return resolve_paths(load_written(path, overrides), path.resolve().parent)
+
+
+def load_written(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The same with its paths as they are written there: what is passed on shall not name folders of one machine.
+
+    Raises:
+        RecipeError: with one line per mistake.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -36,7 +45,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"the recipe {path} is not UTF-8 text ({error.reason}); expected a YAML file") from None
     except OSError as error:
         raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}; expected a YAML file") from None
-    return parse_recipe(text, source=str(path), base=path.resolve().parent, overrides=overrides)
+    return _parse(text, str(path), overrides)
 
 
 def parse_recipe(text: str, *, source: str, base: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -45,6 +54,10 @@ def parse_recipe(text: str, *, source: str, base: Path, overrides: Sequence[str]
     Raises:
         RecipeError: with one line per mistake, each naming the key, what was given and what was expected.
     """
+    return resolve_paths(_parse(text, source, overrides), base)
+
+
+def _parse(text: str, source: str, overrides: Sequence[str]) -> Recipe:
     content = _parse_yaml(text, source)
     if content is None:
         content = {}
@@ -59,11 +72,28 @@ def parse_recipe(text: str, *, source: str, base: Path, overrides: Sequence[str]
             "update madx (pip install -U madx)"
         )
     try:
-        recipe = Recipe.model_validate(content)
+        return Recipe.model_validate(content)
     except ValidationError as error:
         lines = [_explain(detail) for detail in error.errors()]
         raise RecipeError("\n".join(f"{source}: {line}" for line in lines)) from None
-    return _resolve_paths(recipe, base)
+
+
+def resolve_paths(recipe: Recipe, base: Path) -> Recipe:
+    """The recipe with absolute paths; relative ones are taken from `base`.
+
+    Raises:
+        RecipeError: a path cannot be resolved, such as one of an unknown user's home.
+    """
+
+    def resolved(path: Path | None) -> Path | None:
+        try:
+            return None if path is None else (base / path.expanduser()).resolve()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise RecipeError(f"the path {str(path)!r} cannot be resolved: {error}") from None
+
+    data = recipe.data.model_copy(update={"path": resolved(recipe.data.path)})
+    model = recipe.model.model_copy(update={"weights": resolved(recipe.model.weights)})
+    return recipe.model_copy(update={"data": data, "model": model})
 
 
 def canonical_json(value: BaseModel | dict[str, Any] | list[Any]) -> str:
@@ -140,15 +170,3 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
         if found := _section_of(argument):
             return found
     return None
-
-
-def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
-    def resolved(path: Path | None) -> Path | None:
-        try:
-            return None if path is None else (base / path.expanduser()).resolve()
-        except (RuntimeError, ValueError, OSError) as error:
-            raise RecipeError(f"the path {str(path)!r} cannot be resolved: {error}") from None
-
-    data = recipe.data.model_copy(update={"path": resolved(recipe.data.path)})
-    model = recipe.model.model_copy(update={"weights": resolved(recipe.model.weights)})
-    return recipe.model_copy(update={"data": data, "model": model})

@@ -13,9 +13,10 @@ from typing import Any, Literal, Self
 
 from madx.errors import ArtifactError, ExitCode
 
-SCHEMA = 2
-"""Of verdict.json. 2: the provenance holds the recipe that was judged by. Files of schema 1 are still read."""
-_READABLE = (1, SCHEMA)
+SCHEMA = 3
+"""Of verdict.json. 2: the provenance holds the recipe that was judged by. 3: that recipe's paths are as they were
+written, and the provenance holds all counts of attempts. Files of schema 1 and 2 are still read."""
+_READABLE = (1, 2, SCHEMA)
 
 
 class Outcome(StrEnum):
@@ -101,7 +102,7 @@ class Verdict:
             ArtifactError: if the schema is another, a field is missing, or the outcome does not follow from the gates.
         """
         if content.get("schema") not in _READABLE:
-            readable = " and ".join(str(schema) for schema in _READABLE)
+            readable = ", ".join(str(schema) for schema in _READABLE)
             raise ArtifactError(f"the verdict has schema {content.get('schema')!r}; this madx reads schema {readable}")
         try:
             gates = tuple(GateResult.from_json(gate) for gate in content["gates"])

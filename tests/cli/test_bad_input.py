@@ -152,6 +152,29 @@ def test_a_run_directory_that_is_a_file(cli: Cli, tiny_recipe: Path) -> None:
     refused(cli, tiny_recipe, "run", "cannot be written")
 
 
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        (("data", "fetch", "fashion-mnist", "--to", "file"), "choose another folder with --to"),
+        (("data", "fetch", "fashion-mnist", "--to", "file/below"), "choose another folder with --to"),
+        (("init", "file/recipe.yaml"), "give another path"),
+        (("train", "tiny.yaml", "--run-dir", "file/run"), "choose another --run-dir"),
+        (("verify", "tiny.yaml", "--engine", "file", "--out", "file"), "choose another --run-dir"),
+    ],
+    ids=["to", "below it", "init", "run-dir", "out"],
+)
+def test_a_file_where_a_folder_is_needed(
+    cli: Cli, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], remedy: str
+) -> None:
+    monkeypatch.chdir(tiny_recipe.parent)
+    Path("file").write_text("in the way")
+    answer = cli(*command)
+    assert answer.code == 2
+    assert f"cannot be written: a file stands where a folder is needed; {remedy}" in " ".join(answer.err.split())
+    assert answer.err.count("madx:") == 1
+    assert Path("file").read_text() == "in the way"
+
+
 def test_two_runs_on_one_directory(cli: Cli, tiny_recipe: Path) -> None:
     run_dir = tiny_recipe.parent / "run"
     code = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,10 +101,27 @@ def test_a_site_that_sends_too_much(tmp_path, monkeypatch):
         fetch_files(FILES, tmp_path / "t", Told(), ways=[good_site(tmp_path)])
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+@pytest.mark.parametrize("below", ["", "deep", "deep/er"])
+def test_a_file_where_a_folder_is_needed_is_told_before_anything_is_fetched(tmp_path, below):
     (tmp_path / "t").write_text("in the way")
-    with pytest.raises(DataError, match="t cannot be written"):
-        fetch_files(FILES, tmp_path / "t", Told(), ways=[good_site(tmp_path)])
+    told, target = Told(), tmp_path / "t" / below
+    with pytest.raises(DataError) as caught:
+        fetch_files(FILES, target, told, ways=[refusing("never asked")])
+    reason = "a file stands where a folder is needed; choose another folder with --to"
+    assert str(caught.value) == f"{target} cannot be written: {reason}"
+    assert told.lines == []
+
+
+def test_a_folder_that_cannot_be_written_says_why_and_what_to_do(tmp_path, monkeypatch):
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    way = good_site(tmp_path)
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(DataError) as caught:
+        fetch_files(FILES, tmp_path / "t", Told(), ways=[way])
+    reason = "the file system is read-only; choose another folder with --to"
+    assert str(caught.value) == f"{tmp_path / 't' / 'a.gz'} cannot be written: {reason}"
 
 
 class FakeMachine:

@@ -11,8 +11,8 @@ import torch
 import yaml
 from conftest import TINY
 
-from madx.distributed import World
-from madx.errors import DistributedError, RecipeError
+from madx.distributed import SINGLE, World
+from madx.errors import ArtifactError, DistributedError, RecipeError
 from madx.pipeline import Context, keys, run_stages, stage_named
 from madx.pipeline.stages import begin
 from madx.progress import Silent
@@ -69,7 +69,21 @@ def test_what_differs_is_named(tmp_path: Path, change: Callable[[Facts], None], 
 def test_processes_work_on_the_same_shard(tmp_path: Path) -> None:
     other = Beside(lambda facts: facts.update({"--shard or --merge": "--shard 2 of 2"}))
     with pytest.raises(DistributedError, match="do not agree on --shard or --merge;"):
-        begin(context(tmp_path, other), stage_named("train"), asked="--shard 1 of 2")
+        begin(context(tmp_path, other), stage_named("train"), part="--shard 1 of 2")
+
+
+def test_all_of_a_stage_and_a_part_of_it_are_not_the_same(tmp_path: Path) -> None:
+    other = Beside(lambda facts: facts.update({"--shard or --merge": "--shard 2 of 2"}))
+    with pytest.raises(DistributedError, match="do not agree on --shard or --merge;"):
+        run_stages(context(tmp_path, other), [stage_named("train")])
+
+
+def test_a_part_never_forgets_files_from_outside_whatever_it_is_called(tmp_path: Path) -> None:
+    found = context(tmp_path, SINGLE)
+    found.run.record_stage("take", {"depends": {"given": {"baseline": {}}}}, [])
+    with pytest.raises(ArtifactError, match="give them again"):
+        begin(found, stage_named("verify"), part="")
+    assert found.run.stage("take") is not None
 
 
 def test_copies_of_a_folder_have_times_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,46 @@ ALL = (
 )
 
 
+def test_deleting_the_manifest_does_not_undo_an_attempt(workspace: Path, cli: Cli) -> None:
+    """As the message on a damaged one advises."""
+    given = ("--engine", workspace / ENGINE)
+    for attempt, bound in enumerate((0.99, 0.01), start=1):
+        answer = verify(cli, workspace, *given, *QUICK, gates=f"{{metric: clean_accuracy, at_least: {bound}}}")
+        assert answer.code in (0, 1, 3), answer.err
+        found = told(workspace)
+        assert (found["provenance"]["attempt"], found["provenance"]["gates_changed"]) == (attempt, attempt - 1)
+        assert found["provenance"]["attempts_known"]
+        manifest = workspace / "out/manifest.json"
+        assert found["provenance"]["attempts"] == json.loads(manifest.read_text())["attempts"]
+        manifest.unlink()
+    assert any("measured 2 times" in warning for warning in found["warnings"])
+    assert any("gates were changed once" in warning for warning in found["warnings"])
+
+
+def test_what_is_passed_on_names_no_folder_of_this_machine(workspace: Path, cli: Cli) -> None:
+    """The recipe's paths stay as they were written, and work as before."""
+    text = (workspace / "tiny.yaml").read_text()
+    recipe = text.replace("{name: digits, selection: 100}", "{name: npz, path: data/images.npz, selection: 100}")
+    (workspace / "tiny.yaml").write_text(recipe.replace("resnet8,", "resnet8, weights: ../elsewhere/weights.pt,"))
+    (workspace / "data").mkdir()
+    draws = np.random.default_rng(0)
+    images = {f"x_{part}": draws.random((400, 1, 8, 8), dtype=np.float32) for part in ("train", "test")}
+    np.savez(workspace / "data/images.npz", **images, y_train=np.arange(400) % 10, y_test=np.arange(400) % 10)
+    given = ("--engine", workspace / ENGINE, "--reference", workspace / DENSE)
+    answer = verify(cli, workspace, *given, *QUICK)
+    assert answer.code in (0, 1, 3), answer.err
+    shown = told(workspace)["provenance"]["recipe"]
+    assert (shown["data"]["path"], shown["model"]["weights"]) == ("data/images.npz", "../elsewhere/weights.pt")
+    files = [path for path in (workspace / "out").rglob("*") if path.is_file()]
+    assert len(files) > 6
+    assert not [path for path in files if str(workspace.parent).encode() in path.read_bytes()]
+    moved = workspace.rename(workspace.with_name("moved"))
+    before = (moved / "out/verdict.json").read_bytes()
+    given = ("--engine", moved / ENGINE, "--reference", moved / DENSE)
+    assert "nothing to do" in verify(cli, moved, *given, *QUICK).out
+    assert (moved / "out/verdict.json").read_bytes() == before
+
+
 def test_a_file_with_everything_is_judged_as_a_run_is(workspace: Path, cli: Cli) -> None:
     files = ("--engine", workspace / ENGINE, "--reference", workspace / DENSE)
     twins = ("--twin", workspace / TWIN, "--reference-twin", workspace / DENSE_TWIN)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from madx.artifacts import write_atomically, write_json
 from madx.pipeline.attempts import Attempts, counted, one_more
 from madx.pipeline.keys import measuring
 from madx.rundir import RunDirectory
@@ -41,6 +42,68 @@ def test_gates_in_another_order_are_the_same_gates(tmp_path):
         assert counted(context, engine, gates, kept=["one"]).gates_changed == 0
 
 
+def judged(run, counts, *, attempts=None):
+    """A verdict as the verify stage leaves it, with all counts or with those that are given."""
+    provenance = counts.to_json() | {"attempts": run.attempts() if attempts is None else attempts}
+    write_json(run.path("verdict.json"), {"provenance": provenance})
+    return counts
+
+
+def test_a_manifest_that_was_deleted_takes_no_count_along(tmp_path):
+    context = SimpleNamespace(run=RunDirectory(tmp_path))
+    one, other = {"one": {"pruned": "12"}}, {"one": {"pruned": "34"}}
+    for engines, gates in ((one, STRICT), (one, LOOSE), (other, STRICT)):
+        last = judged(context.run, counted(context, engines, gates, kept=()))
+    assert last == Attempts(1, 0)
+    before = context.run.attempts()
+    context.run.path("manifest.json").unlink()
+    assert counted(context, other, STRICT, kept=()) == Attempts(2, 0)
+    assert context.run.attempts().keys() == before.keys()
+    assert judged(context.run, counted(context, one, LOOSE, kept=())) == Attempts(3, 1)
+    assert counted(context, one, STRICT, kept=()) == Attempts(4, 2)
+
+
+def test_the_larger_count_is_taken_up(tmp_path):
+    """As where an older manifest was put back; an older verdict takes nothing away from a newer manifest."""
+    context, engine = SimpleNamespace(run=RunDirectory(tmp_path)), {"one": {"pruned": "12"}}
+    contents = []
+    for gates in (STRICT, LOOSE, STRICT):
+        judged(context.run, counted(context, engine, gates, kept=()))
+        names = ("manifest.json", "verdict.json")
+        contents.append({name: context.run.path(name).read_bytes() for name in names})
+    assert contents[0]["manifest.json"] != contents[2]["manifest.json"]
+    for older in ("manifest.json", "verdict.json"):
+        for name, content in (contents[2] | {older: contents[0][older]}).items():
+            context.run.path(name).write_bytes(content)
+        assert counted(context, engine, STRICT, kept=()) == Attempts(4, 2), older
+
+
+def test_a_verdict_without_an_engine_has_lost_nothing(tmp_path):
+    context = SimpleNamespace(run=RunDirectory(tmp_path))
+    assert judged(context.run, counted(context, {}, STRICT, kept=())) == Attempts(1, 0)
+    assert counted(context, {"one": {"pruned": "12"}}, STRICT, kept=()) == Attempts(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("verdict.json", "{"),
+        ("verdict.json", "[]"),
+        ("verdict.json", '{"schema": 2, "provenance": {"attempt": 2}}'),
+        ("verdict.json", '{"provenance": {"attempts": {"x": {"attempt": "many"}}}}'),
+        ("measurements/ort-cpu-fp32.npz", "images"),
+    ],
+    ids=["not JSON", "no object", "of schema 2", "no count", "no verdict"],
+)
+def test_what_was_judged_without_a_count_is_never_known_again(tmp_path, name, content):
+    context, engine = SimpleNamespace(run=RunDirectory(tmp_path)), {"one": {"pruned": "12"}}
+    write_atomically(tmp_path / name, content)
+    for number, engines in enumerate((engine, engine, {"other": {"pruned": "34"}}), start=1):
+        found = judged(context.run, counted(context, engines, STRICT, kept=()))
+        assert found == Attempts(1 if engines != engine else number, 0, known=False)
+        context.run.path("manifest.json").unlink()
+
+
 @pytest.mark.parametrize(
     ("attempts", "said"),
     [
@@ -48,6 +111,7 @@ def test_gates_in_another_order_are_the_same_gates(tmp_path):
         (Attempts(2, 0), ["measured 2 times"]),
         (Attempts(1, 1), ["changed once"]),
         (Attempts(3, 2), ["measured 3 times", "changed 2 times"]),
+        (Attempts(1, 0, known=False), ["is not known"]),
     ],
 )
 def test_what_is_warned_of(attempts, said):

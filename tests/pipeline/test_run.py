@@ -211,7 +211,7 @@ def test_a_verdict_of_an_older_madx_shows_the_recipe_at_hand_and_says_so(workspa
 
 def test_json_answers_are_json(workspace: Path, cli: Cli) -> None:
     verdict = json.loads(run(cli, workspace, "run", "--json").out)
-    assert verdict["schema"] == 2
+    assert verdict["schema"] == 3
     assert verdict["outcome"] in ("PASS", "FAIL", "INCONCLUSIVE")
     assert json.loads(cli("inspect", workspace / "run", "--json").out)["stages"].keys() == set(STAGES)
     assert json.loads(run(cli, workspace, "prune", "--json").out)["stages"] == [
@@ -366,7 +366,7 @@ def test_the_users_own_code_is_followed_and_kept_off_stdout(
     (tmp_path / "tiny.yaml").write_text(text)
     answer = run(cli, tmp_path, "run", "--json")
     assert answer.code in (0, 1, 3), answer.err
-    assert json.loads(answer.out)["schema"] == 2
+    assert json.loads(answer.out)["schema"] == 3
     assert "reading the user's data" in answer.err
     before = finish_times(tmp_path)
     assert "nothing to do" in run(cli, tmp_path).out

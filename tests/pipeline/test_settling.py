@@ -100,7 +100,7 @@ def test_killed_in_mid_saliency_it_ends_with_the_same_bytes(
 def test_what_a_kill_right_after_the_record_left_is_tidied_up(folder: Path, cli: Cli) -> None:
     prune(cli, folder, *OPTIONS)
     key = json.loads((folder / "run/manifest.json").read_text())["stages"]["prune"]["key"]
-    left = folder / "run/.madx/checkpoints" / key[:16] / "finetuning.pt"
+    left = folder / "run/.madx/checkpoints" / f"prune-{key[:16]}" / "finetuning.pt"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"left over")
     assert "prune: up to date" in prune(cli, folder, *OPTIONS)

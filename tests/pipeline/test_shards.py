@@ -193,9 +193,27 @@ def test_damaged_chunks_are_said_and_measured_again(workspace: Path, cli: Cli) -
     answer = merged(cli, workspace)
     assert answer.code == undisturbed.code, answer.err
     for path in (cut, other):
-        assert f"{path} are damaged and measured again" in answer.err.replace("\n", "")
+        assert f"{path} are damaged; no other directory has them whole" in answer.err.replace("\n", "")
     assert "no shard has the 2 chunks 0, 1; they are measured here" in answer.err
     assert images(workspace / "run") == images(workspace / "beside/run")
+
+
+def test_a_damaged_chunk_that_another_directory_has_whole_is_not_measured_again(workspace: Path, cli: Cli) -> None:
+    """In a shard, and in the run itself, which a killed merge may have left."""
+    spare = Path(shutil.copytree(workspace / "first", workspace / "spare"))
+    assert verify(cli, workspace, "run", "--shard", "3/3").code == 3
+    for run, number in (("first", 0), ("run", 2)):
+        chunk(workspace / run, number).write_bytes(b"damaged")
+    paths = chunk(workspace / "first", 0), chunk(workspace / "run", 2)
+    whole = spare, workspace / "first"
+    answer = merged(cli, workspace, "--merge", spare)
+    told = answer.err.replace("\n", "")
+    for path, root in zip(paths, whole, strict=True):
+        assert f"the stored images {path} are damaged; those of {root} are used" in told
+    assert "measured again" not in told
+    assert "no shard has" not in told
+    provenance = json.loads((workspace / "run/verdict.json").read_text())["provenance"]
+    assert provenance["merged"] == [f"ort-cpu-fp32-{number:05d}.npz" for number in range(3)]
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -245,7 +263,19 @@ def test_a_machine_with_other_tools_is_named(workspace: Path, cli: Cli) -> None:
     words = ("they differ in tools.onnxruntime, engines/ort-cpu-fp32/pruned.onnx.",)
     refused(cli, workspace, "--merge", workspace / "first", words=words)
     record.write_text("[]")
-    refused(cli, workspace, "--merge", workspace / "first", words=("measure that shard again",))
+    refused(cli, workspace, "--merge", workspace / "first", words=("delete it and measure that shard again",))
+
+
+def test_a_shard_that_forgot_what_it_belongs_to_keeps_its_images(workspace: Path, cli: Cli) -> None:
+    [record] = (workspace / "first").glob(".madx/checkpoints/*/verification.json")
+    before, content = chunk(workspace / "first", 0).stat().st_mtime_ns, record.read_text()
+    record.write_text("[]")
+    again = verify(cli, workspace, "first", "--shard", "1/2")
+    assert (again.code, "delete it and measure that shard again" in again.err) == (2, True)
+    record.unlink()
+    assert verify(cli, workspace, "first", "--shard", "1/2").code == 3
+    assert record.read_text() == content
+    assert chunk(workspace / "first", 0).stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

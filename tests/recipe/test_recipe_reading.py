@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from madx.errors import RecipeError
-from madx.recipe import Recipe, load_recipe, parse_recipe
+from madx.recipe import Recipe, load_recipe, load_written, parse_recipe, resolve_paths
 
 TRAINED = "train: {}\n"
 """The least that a recipe needs."""
@@ -268,6 +268,15 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
     file.write_text("data: {name: npz, path: /abs/x.npz}\nmodel: {weights: ~/w.pt}\n")
     assert load_recipe(file).data.path == Path("/abs/x.npz")
     assert load_recipe(file).model.weights == tmp_path / "w.pt"
+
+
+@pytest.mark.parametrize("path", ["images.npz", "../images.npz", "/abs/x.npz", "~/x.npz"])
+def test_a_path_is_also_known_as_it_was_written(tmp_path: Path, path: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"data: {{name: npz, path: {path}}}\nmodel: {{weights: {path}}}\nseed: 1\n")
+    written = load_written(file, ["seed=2"])
+    assert (written.data.path, written.model.weights, written.seed) == (Path(path), Path(path), 2)
+    assert resolve_paths(written, tmp_path) == load_recipe(file, ["seed=2"])
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

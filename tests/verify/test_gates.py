@@ -325,7 +325,7 @@ def a_verdict():
 def test_a_verdict_survives_json():
     verdict = a_verdict()
     text = json.dumps(verdict.to_json(), allow_nan=False)
-    assert json.loads(text)["schema"] == 2
+    assert json.loads(text)["schema"] == 3
     assert Verdict.from_json(json.loads(text)) == verdict
 
 
@@ -370,7 +370,7 @@ def test_what_nobody_looks_at_early_is_judged_as_ever(metric):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda content: content.update(schema=3), "schema 3; this madx reads schema 1 and 2"),
+        (lambda content: content.update(schema=4), "schema 4; this madx reads schema 1, 2, 3"),
         (lambda content: content.pop("schema"), "schema None"),
         (lambda content: content.pop("gates"), "gates"),
         (lambda content: content["gates"][0].pop("bound"), "bound"),
