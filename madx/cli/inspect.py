@@ -53,17 +53,13 @@ def examine(root: Path) -> dict[str, Any]:
 def print_findings(findings: dict[str, Any]) -> None:
     """For people, and for what reads lines."""
     console = Console(highlight=False, soft_wrap=True)
-    for name, stage in findings["stages"].items():
-        console.print(
-            f"[bold]{name}[/bold]  {stage['finished'] or 'at an unknown time'}, {stage['seconds'] or 0:.0f} s"
-        )
-        for file, entry in stage["files"].items():
-            state = "  [red]CHANGED since the stage wrote it[/red]" if file in stage["changed"] else ""
-            console.print(f"  {escape(file)}  {entry.get('bytes', 0):,} bytes  {entry['sha256'][:12]}{state}")
+    root = Path(findings["run_dir"])
+    with _reading(root / "manifest.json"):
+        _print_stages(console, findings["stages"])
     shown = {"coverage": _print_coverage, "saliency": _print_saliency, "verdict": _print_verdict}
     for name, show in shown.items():
         if content := findings[name]:
-            with _reading(Path(findings["run_dir"]) / f"{name}.json"):
+            with _reading(root / f"{name}.json"):
                 show(console, content)
 
 
@@ -77,6 +73,16 @@ def _reading(path: Path) -> Iterator[None]:
             f"{path} does not hold what madx writes there ({type(error).__name__}: {error}); delete it, and the "
             f"command that made it makes it again: {RunDirectory(path.parent).maker}"
         ) from error
+
+
+def _print_stages(console: Console, stages: dict[str, Any]) -> None:
+    for name, stage in stages.items():
+        console.print(
+            f"[bold]{name}[/bold]  {stage['finished'] or 'at an unknown time'}, {stage['seconds'] or 0:.0f} s"
+        )
+        for file, entry in stage["files"].items():
+            state = "  [red]CHANGED since the stage wrote it[/red]" if file in stage["changed"] else ""
+            console.print(f"  {escape(file)}  {entry.get('bytes', 0):,} bytes  {entry['sha256'][:12]}{state}")
 
 
 def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
@@ -111,7 +117,7 @@ def _print_saliency(console: Console, saliency: dict[str, Any]) -> None:
                 f"  {escape(row.name)}: mean {row.mean:.3g}, kept {row.kept:.1%}, below zero {row.negative:.1%}, "
                 f"exactly zero {row.zero:.1%}"
             )
-    for sentence in (sensitivity.basis(saliency), sensitivity.settled(saliency)):
+    for sentence in filter(None, (sensitivity.basis(saliency), sensitivity.settled(saliency))):
         console.print(escape(sentence), soft_wrap=not console.is_terminal)
     if points:
         overlaps = ", ".join(f"{point.overlap:.0%} after {point.batches}" for point in points)

@@ -64,7 +64,7 @@ def unscored_layers(module: nn.Module, *, shape: Sequence[int] | None = None) ->
     """Every layer that holds weights and has no saliency, with the reason.
 
     What the structure does not tell shows in one pass over uniform noise: layers that are not called, that compute
-    something else than their weight and bias say, or whose output does not reach the logits.
+    something else than their weight and bias say, or that no gradient of the logits comes back to.
 
     Args:
         module: not changed.
@@ -173,7 +173,7 @@ def _reasons_in_use(module: nn.Module, shape: Sequence[int]) -> dict[str, str]:
             without_call = "the forward pass uses its weight without calling the layer"
             reasons[name] = without_call if parameter_name(name, "weight") in used else NOT_USED
         elif name not in reached:
-            reasons[name] = "its output does not reach the logits"
+            reasons[name] = "no gradient of the logits comes back to its output"
     return reasons
 
 

@@ -105,6 +105,21 @@ def test_a_run_without_a_saliency_record_is_shown(run_dir: Path, cli: Cli) -> No
     assert "mean" not in answer.out
 
 
+def test_a_criterion_that_looks_at_no_image_has_no_empty_line(run_dir: Path, cli: Cli) -> None:
+    path = run_dir / "saliency.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"criterion": "random", "batches": 0, "settling": None}))
+    assert cli("inspect", run_dir).out.splitlines()[-1] == "Criterion: random, which looks at nothing."
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_record_with_a_number_that_is_none_is_no_bug(options: tuple[str, ...], run_dir: Path, cli: Cli) -> None:
+    path = run_dir / "saliency.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"passes": float("nan")}))
+    answer = cli("inspect", run_dir, *options)
+    assert (answer.code, answer.out) == (2, "")
+    assert "saliency.json is not readable JSON (NaN is no finite number); delete it" in " ".join(answer.err.split())
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -113,6 +128,7 @@ def test_a_run_without_a_saliency_record_is_shown(run_dir: Path, cli: Cli) -> No
         ("saliency.json", [1, 2]),
         ("coverage.json", {"kept_share": 0.5}),
         ("verdict.json", {"gates": []}),
+        ("manifest.json", {"schema": 1, "stages": {"prune": {"outputs": {}, "seconds": "1 s"}}}),
     ],
 )
 def test_a_damaged_record_is_no_bug(name: str, content: object, run_dir: Path, cli: Cli) -> None:

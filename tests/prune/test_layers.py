@@ -19,7 +19,7 @@ from madx.prune.layers import scored_layers, scored_parameters, unscored_layers
 COMPUTED = "its weight is computed from other tensors (a parametrisation such as weight_norm)"
 NOT_USED = "the forward pass does not use this layer"
 BYPASSED = "the forward pass uses its weight without calling the layer"
-UNREACHED = "its output does not reach the logits"
+UNREACHED = "no gradient of the logits comes back to its output"
 OTHERWISE = "its output is not that of its weight and bias (a forward pass of its own, or a hook)"
 
 
