@@ -7,7 +7,7 @@ weights. Layers are keyed by module name, parameters by parameter name ("layer1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,11 @@ def own_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
 def parameter_name(layer: str, kind: str) -> str:
     """The network's name of a layer's parameter."""
     return f"{layer}.{kind}" if layer else kind
+
+
+def rows_with_bias(values: Iterable[Tensor]) -> Tensor:
+    """A linear layer's values [out, columns]: its weight's, and its bias's as the last column."""
+    return torch.cat([value if value.dim() > 1 else value[:, None] for value in values], dim=1)
 
 
 def linear_map(layer: ScoredLayer, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
