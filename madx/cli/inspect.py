@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LEVELS = "▁▂▃▄▅▆▇█"
 _NARROWEST = 80
-"""Columns that the tables are made for; a wider terminal gets longer bars."""
+"""Columns that the tables are made for; of more, names, bars and spreads get a quarter each."""
+_NAME, _BAR, _SPREAD = 17, 8, 13
+"""Characters of a layer's name, of each of its two bars and of the spread of its scores, in the narrowest terminal."""
 
 
 def examine(root: Path) -> dict[str, Any]:
@@ -95,11 +97,12 @@ def _print_coverage(console: Console, coverage: dict[str, Any]) -> None:
     if not console.is_terminal:
         console.print(title)
     for layer in coverage["layers"]:
+        name = layer["name"] or "the network"
         before, after = ("x".join(map(str, layer[side])) for side in ("shape_before", "shape_after"))
         kept, reason = f"{layer['kept'] / layer['weights']:.1%}", escape(layer["reason"])
-        table.add_row(escape(layer["name"]), before, after, kept, reason)
+        table.add_row(_ending(name, console.width), before, after, kept, reason)
         if not console.is_terminal:
-            console.print(f"  {escape(layer['name'])}: {before} to {after}, kept {kept}{reason and f'; {reason}'}")
+            console.print(f"  {escape(name)}: {before} to {after}, kept {kept}{reason and f'; {reason}'}")
     if console.is_terminal:
         console.print(table)
 
@@ -130,18 +133,20 @@ def _sensitivity(rows: Sequence[LayerRow], width: int) -> Table:
     from madx.report.sensitivity import scale_of
 
     table = _table("saliency", "layer", "mean:", "log scale", "kept:", "", "spread")
-    length = 10 + max(0, width - _NARROWEST) // 4
+    length = _BAR + _quarter(width)
     places = scale_of([row.mean for row in rows]).place([row.mean for row in rows])
     largest = max(abs(places)) or 1.0
     for row, place in zip(rows, places, strict=True):
         colour = "yellow" if place < 0 else "blue"
         table.add_row(
-            escape(row.name),
+            _ending(row.name, width),
             words.scientific(float(f"{row.mean:.1e}")),
             f"[{colour}]{_bar(abs(place) / largest, length)}[/{colour}]",
             f"{row.kept:.1%}",
             f"[blue]{_bar(row.kept, length)}[/blue]",
-            _spark([a + b for a, b in zip(row.kept_counts, row.removed_counts, strict=True)], length + 6),
+            _spark(
+                [a + b for a, b in zip(row.kept_counts, row.removed_counts, strict=True)], _SPREAD + _quarter(width)
+            ),
         )
     return table
 
@@ -153,6 +158,18 @@ def _table(title: str, *headings: str) -> Table:
         numbers = heading.endswith(":")
         table.add_column(heading.rstrip(":"), justify="right" if numbers else "left", no_wrap=heading != headings[-1])
     return table
+
+
+def _quarter(width: int) -> int:
+    """What names, bars and spreads each get of what a terminal is wider than the narrowest."""
+    return max(0, width - _NARROWEST) // 4
+
+
+def _ending(name: str, width: int) -> str:
+    """A layer's name as far as a table has place for it; plain lines have it whole."""
+    from madx.report import words
+
+    return escape(words.ending(name, _NAME + _quarter(width)))
 
 
 def _bar(share: float, length: int) -> str:
