@@ -42,6 +42,7 @@ def averaged(context: Context, dense: nn.Module) -> Saliency:
     state = checkpoint.load()
     start, total = state["batches"] if state else 0, _most_batches(config)
     rule = Rule(dense, config, example=torch.zeros(2, *context.splits.train.shape))
+    rule.rehearse()  # before hours are spent on a saliency that would be for nothing
     example = numbered_batch(context, config.batch_size, 0)[0].to(context.device)
     attacked = input_gradient(folded(model, example))
     scores = context.world.map(partial(_batch_scores, context, model, attacked, rule.unscored), range(start, total))
