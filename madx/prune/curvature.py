@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from madx.errors import ModelError
 from madx.models.modes import evaluating
 from madx.prune.layers import ScoredLayer, linear_map, scored_layers
 
@@ -47,35 +49,43 @@ def watched_pass(
     Returns:
         diag(G), [out], by layer name. A layer called several times adds up its calls; one whose output the loss does
         not depend on, or only through a detached tensor, has none.
+
+    Raises:
+        ModelError: a layer is computed again during the backward pass.
     """
     curvatures: dict[str, Tensor] = {}
     sources = [x_adv.detach().requires_grad_()]
+    going_back = False
 
-    def observe(name: str) -> Callable[..., Tensor | None]:
-        def on_gradient(layer: ScoredLayer, gradient: Tensor) -> None:
+    def on_inputs(name: str, layer: ScoredLayer, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        if going_back:
+            raise ModelError(
+                f"the network computes {name} a second time on the way back (activation checkpointing), where masked "
+                "weights are no longer in its place; switch that off in eval mode, or use prune.criterion: mad"
+            )
+        look(name, layer, (*inputs, *named.values())[0])
+
+    def on_output(name: str, layer: ScoredLayer, _: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        def on_gradient(gradient: Tensor) -> None:
             curvatures[name] = curvatures.get(name, 0) + output_curvature(layer, gradient, images=len(y))
 
-        def on_forward(
-            layer: ScoredLayer, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
-        ) -> Tensor | None:
-            look(name, layer, (*inputs, *named.values())[0])
-            if output.requires_grad:
-                output.register_hook(lambda gradient: on_gradient(layer, gradient))  # type: ignore[no-untyped-call]
-                return None
-            # It does not depend on the images (a learned query, say): backward has to reach it on its own account.
-            sources.append(output.detach().requires_grad_())
-            sources[-1].register_hook(lambda gradient: on_gradient(layer, gradient))  # type: ignore[no-untyped-call]
-            return sources[-1].clone()
-
-        return on_forward
+        if output.requires_grad:
+            output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+            return None
+        # It does not depend on the images (a learned query, say): backward has to reach it on its own account.
+        sources.append(output.detach().requires_grad_())
+        sources[-1].register_hook(on_gradient)  # type: ignore[no-untyped-call]
+        return sources[-1].clone()
 
     frozen = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    hooks = [
-        layer.register_forward_hook(observe(name), with_kwargs=True) for name, layer in scored_layers(model).items()
-    ]
+    hooks = []
+    for name, layer in scored_layers(model).items():
+        hooks.append(layer.register_forward_pre_hook(partial(on_inputs, name), with_kwargs=True))
+        hooks.append(layer.register_forward_hook(partial(on_output, name)))
     try:
         with evaluating(model), torch.enable_grad():
             loss = F.cross_entropy(functional_call(model, frozen | dict(values or {}), (sources[0],)), y)
+            going_back = True
             # For its hooks: the gradients at the layers' outputs.
             torch.autograd.grad(loss, sources, allow_unused=True)
     finally:
