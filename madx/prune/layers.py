@@ -141,6 +141,8 @@ def _why_unscored(name: str, layer: nn.Module, owners: dict[nn.Parameter, list[s
         )
     if "weight" not in own:
         return "its weight is computed from other tensors (a parametrisation such as weight_norm)"
+    if more := own.keys() - {"weight", "bias"}:
+        return f"holds more than a weight and a bias: {', '.join(sorted(more))}"
     for kind, parameter in own.items():
         others = [other or "the network" for other in owners[parameter] if other != name]
         if others:
