@@ -97,7 +97,7 @@ def kfac_saliency(model: nn.Module, x_adv: Tensor, y: Tensor, masks: dict[str, T
 
         def keep(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name, layer=layer) -> None:
             inputs[name] = given[0].detach()
-            output.register_hook(lambda g: curvature.__setitem__(name, output_curvature(layer, g)))
+            output.register_hook(lambda g: curvature.__setitem__(name, output_curvature(layer, g, images=len(y))))
 
         hooks.append(layer.register_forward_hook(keep))
     images = x_adv.detach().requires_grad_()

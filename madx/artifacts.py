@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import lzma
+import math
 import os
 import pickle
 import struct
@@ -83,14 +84,21 @@ def read_json(path: Path) -> Any:
     """Content of a JSON file.
 
     Raises:
-        ArtifactError: missing, unreadable or not JSON.
+        ArtifactError: missing, unreadable, not JSON, or with a number that `write_json` would refuse.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
         raise ArtifactError(f"there is no {path}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not readable JSON ({error}); delete it to make it again") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 class Checkpoint(Protocol):

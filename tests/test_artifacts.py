@@ -151,7 +151,9 @@ def test_json_round_trips(tmp_path: Path) -> None:
     assert list(read_json(tmp_path / "x.json")) == ["b", "a"], "the order is the writer's"
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"{'a': 1}", b"\xff\xfe", b"[" * 100_000, b'{"a": 1} x'])
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"{'a': 1}", b"\xff\xfe", b"[" * 100_000, b'{"a": 1} x', b"[NaN]", b"[-1e999]"]
+)
 def test_json_that_cannot_be_read_says_which_file(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(raw)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LEVELS = "▁▂▃▄▅▆▇█"
 _NARROWEST = 80
-"""Columns that the tables are made for; a wider terminal gets longer bars."""
+"""Columns that the tables are made for; of more, names, bars and spreads get a quarter each."""
+_NAME, _BAR, _SPREAD = 17, 8, 13
+"""Characters of a layer's name, of each of its two bars and of the spread of its scores, in the narrowest terminal."""
 
 
 def examine(root: Path) -> dict[str, Any]:
@@ -54,19 +56,15 @@ def examine(root: Path) -> dict[str, Any]:
 def print_findings(findings: dict[str, Any]) -> None:
     """For people, and for what reads lines."""
     console = Console(highlight=False, soft_wrap=True)
-    for name, stage in findings["stages"].items():
-        console.print(
-            f"[bold]{name}[/bold]  {stage['finished'] or 'at an unknown time'}, {stage['seconds'] or 0:.0f} s"
-        )
-        for file, entry in stage["files"].items():
-            state = "  [red]CHANGED since the stage wrote it[/red]" if file in stage["changed"] else ""
-            console.print(f"  {escape(file)}  {entry.get('bytes', 0):,} bytes  {entry['sha256'][:12]}{state}")
+    root = Path(findings["run_dir"])
+    with _reading(root / "manifest.json"):
+        _print_stages(console, findings["stages"])
     for work in findings["unfinished"]:
         console.print(f"[yellow]unfinished[/yellow] {escape(_standing(work))}")
     shown = {"coverage": _print_coverage, "saliency": _print_saliency, "verdict": _print_verdict}
     for name, show in shown.items():
         if content := findings[name]:
-            with _reading(Path(findings["run_dir"]) / f"{name}.json"):
+            with _reading(root / f"{name}.json"):
                 show(console, content)
     for work in findings["unfinished"]:
         if findings["verdict"] and work["stage"] == "verify" and work["later"]:
@@ -115,6 +113,16 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _print_stages(console: Console, stages: dict[str, Any]) -> None:
+    for name, stage in stages.items():
+        console.print(
+            f"[bold]{name}[/bold]  {stage['finished'] or 'at an unknown time'}, {stage['seconds'] or 0:.0f} s"
+        )
+        for file, entry in stage["files"].items():
+            state = "  [red]CHANGED since the stage wrote it[/red]" if file in stage["changed"] else ""
+            console.print(f"  {escape(file)}  {entry.get('bytes', 0):,} bytes  {entry['sha256'][:12]}{state}")
+
+
 def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
     console.print(f"verdict: [bold]{verdict['outcome']}[/bold]")
 
@@ -125,11 +133,12 @@ def _print_coverage(console: Console, coverage: dict[str, Any]) -> None:
     if not console.is_terminal:
         console.print(title)
     for layer in coverage["layers"]:
+        name = layer["name"] or "the network"
         before, after = ("x".join(map(str, layer[side])) for side in ("shape_before", "shape_after"))
         kept, reason = f"{layer['kept'] / layer['weights']:.1%}", escape(layer["reason"])
-        table.add_row(escape(layer["name"]), before, after, kept, reason)
+        table.add_row(_ending(name, console.width), before, after, kept, reason)
         if not console.is_terminal:
-            console.print(f"  {escape(layer['name'])}: {before} to {after}, kept {kept}{reason and f'; {reason}'}")
+            console.print(f"  {escape(name)}: {before} to {after}, kept {kept}{reason and f'; {reason}'}")
     if console.is_terminal:
         console.print(table)
 
@@ -147,7 +156,7 @@ def _print_saliency(console: Console, saliency: dict[str, Any]) -> None:
                 f"  {escape(row.name)}: mean {row.mean:.3g}, kept {row.kept:.1%}, below zero {row.negative:.1%}, "
                 f"exactly zero {row.zero:.1%}"
             )
-    for sentence in (sensitivity.basis(saliency), sensitivity.settled(saliency)):
+    for sentence in filter(None, (sensitivity.basis(saliency), sensitivity.settled(saliency))):
         console.print(escape(sentence), soft_wrap=not console.is_terminal)
     if points:
         overlaps = ", ".join(f"{point.overlap:.0%} after {point.batches}" for point in points)
@@ -160,18 +169,20 @@ def _sensitivity(rows: Sequence[LayerRow], width: int) -> Table:
     from madx.report.sensitivity import scale_of
 
     table = _table("saliency", "layer", "mean:", "log scale", "kept:", "", "spread")
-    length = 10 + max(0, width - _NARROWEST) // 4
+    length = _BAR + _quarter(width)
     places = scale_of([row.mean for row in rows]).place([row.mean for row in rows])
     largest = max(abs(places)) or 1.0
     for row, place in zip(rows, places, strict=True):
         colour = "yellow" if place < 0 else "blue"
         table.add_row(
-            escape(row.name),
+            _ending(row.name, width),
             words.scientific(float(f"{row.mean:.1e}")),
             f"[{colour}]{_bar(abs(place) / largest, length)}[/{colour}]",
             f"{row.kept:.1%}",
             f"[blue]{_bar(row.kept, length)}[/blue]",
-            _spark([a + b for a, b in zip(row.kept_counts, row.removed_counts, strict=True)], length + 6),
+            _spark(
+                [a + b for a, b in zip(row.kept_counts, row.removed_counts, strict=True)], _SPREAD + _quarter(width)
+            ),
         )
     return table
 
@@ -183,6 +194,18 @@ def _table(title: str, *headings: str) -> Table:
         numbers = heading.endswith(":")
         table.add_column(heading.rstrip(":"), justify="right" if numbers else "left", no_wrap=heading != headings[-1])
     return table
+
+
+def _quarter(width: int) -> int:
+    """What names, bars and spreads each get of what a terminal is wider than the narrowest."""
+    return max(0, width - _NARROWEST) // 4
+
+
+def _ending(name: str, width: int) -> str:
+    """A layer's name as far as a table has place for it; plain lines have it whole."""
+    from madx.report import words
+
+    return escape(words.ending(name, _NAME + _quarter(width)))
 
 
 def _bar(share: float, length: int) -> str:

@@ -51,6 +51,9 @@ def _learn(context: Context, dense: nn.Module, averages: dict[str, Tensor]) -> t
     rule = Rule(dense, config, example=torch.zeros(2, *context.splits.train.shape))
     attack = partial(_attack, context)
     if not removes_channels(config):
+        if not rule.masks(averages):
+            context.progress.say("no layer can lose weights, so that there is no mask to learn")
+            return averages, 0
         return _run(context, dense, averages, Task(config.learning, rule.masks, attack)), config.learning.steps
     gates = rule.gates(averages)
     if not gates.groups:

@@ -47,7 +47,7 @@ def prune(context: Context) -> list[str]:
 
 
 def _removed(context: Context, dense: nn.Module, saliency: Saliency) -> Removal:
-    """What the recipe's structure leaves. Rounding decides how many channels go, so what was reached is said."""
+    """What the recipe's structure leaves; what the sparsity does not tell of it is said."""
     config = context.recipe.prune
     removal = remove(dense, saliency.scores, config, example=torch.zeros(2, *context.splits.train.shape))
     before, after = removal.channels or (0, 0)
@@ -56,6 +56,11 @@ def _removed(context: Context, dense: nn.Module, saliency: Saliency) -> Removal:
             f"asked to remove {config.sparsity:.0%} of the channels, removed {1 - after / before:.0%}: what is kept of "
             f"each layer is a multiple of {config.round_to} (prune.round_to)"
         )
+    if all(mask.all() for mask in removal.masks.values()):
+        context.progress.say("nothing was removed; `madx inspect` says which layers cannot be pruned, and why")
+    emptied = [name for name, mask in removal.masks.items() if mask.dim() > 1 and not mask.any()]
+    if emptied:
+        context.progress.say(f"nothing is left of {', '.join(emptied)}: no image gets through there (prune.sparsity)")
     return removal
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -41,11 +41,13 @@ def averaged(context: Context, dense: nn.Module) -> Saliency:
     checkpoint = context.checkpoint("saliency")
     state = checkpoint.load()
     start, total = state["batches"] if state else 0, _most_batches(config)
+    rule = Rule(dense, config, example=torch.zeros(2, *context.splits.train.shape))
+    rule.rehearse()  # before hours are spent on a saliency that would be for nothing
     example = numbered_batch(context, config.batch_size, 0)[0].to(context.device)
     attacked = input_gradient(folded(model, example))
-    scores = context.world.map(partial(_batch_scores, context, model, attacked), range(start, total))
+    scores = context.world.map(partial(_batch_scores, context, model, attacked, rule.unscored), range(start, total))
     scores = context.progress.track(scores, f"saliency ({config.criterion})", total=total, done=start)
-    settling = None if config.criterion in IMAGE_FREE else _settling(context, dense)
+    settling = None if config.criterion in IMAGE_FREE else _settling(context, rule)
     saliency = average_scores(model, scores, settling=settling, state=state, checkpoint=checkpoint)
     if saliency.curve:
         context.progress.say(_verdict(config, saliency.curve))
@@ -83,10 +85,9 @@ def _most_batches(config: PruneConfig) -> int:
     return config.max_batches if config.batches == "auto" else config.batches
 
 
-def _settling(context: Context, dense: nn.Module) -> Settling:
+def _settling(context: Context, rule: Rule) -> Settling:
     """The halves are compared by the very rule that prunes; for a criterion that learns, where its learning starts."""
     config = context.recipe.prune
-    rule = Rule(dense, config, example=torch.zeros(2, *context.splits.train.shape))
     # Gates of channels start in the order of the averages added up, by which the rule itself ranks.
     learner = None if removes_channels(config) else LEARNERS.get(config.criterion)
     return Settling(
@@ -114,8 +115,13 @@ def _verdict(config: PruneConfig, curve: Sequence[Round]) -> str:
     return f"the kept set has NOT settled {found}; that would take at least about {needed:,} batches (prune.{key})"
 
 
-def _batch_scores(context: Context, model: nn.Module, attacked: Gradient, number: int) -> dict[str, Tensor]:
-    """The criterion on one adversarial batch; on the CPU, where every process can take them up."""
+def _batch_scores(
+    context: Context, model: nn.Module, attacked: Gradient, unscored: Mapping[str, str], number: int
+) -> dict[str, Tensor]:
+    """The criterion on one adversarial batch; on the CPU, where every process can take them up.
+
+    Some criteria give numbers to layers that others cannot score; what is listed as unscored has none with any.
+    """
     recipe, config = context.recipe, context.recipe.prune
     images, labels = numbered_batch(context, config.batch_size, number)
     x, y = images.to(context.device), labels.to(context.device)
@@ -123,7 +129,7 @@ def _batch_scores(context: Context, model: nn.Module, attacked: Gradient, number
     x_adv = last_iterate(attacked, x, y, threat=recipe.threat, attack=config.attack, generator=generator)
     criterion = (BF16 if config.precision == "bf16" else CRITERIA)[config.criterion]
     scores = criterion(model, x_adv, y, generator)
-    return {name: score.detach().cpu() for name, score in scores.items()}
+    return {name: score.detach().cpu() for name, score in scores.items() if name.rpartition(".")[0] not in unscored}
 
 
 def numbered_batch(context: Context, batch_size: int, number: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from madx.prune.layers import scored_layers
+from madx.prune.layers import parameter_name, rows_with_bias, scored_layers
 from madx.seeds import torch_generator
 from madx.stats import spearman
 
@@ -132,10 +132,9 @@ def _pools(model: nn.Module, scores: Scores) -> list[Tensor]:
     convolutions: list[Tensor] = []
     pools: list[Tensor] = []
     for name, layer in scored_layers(model).items():
-        prefix = f"{name}." if name else ""
-        own = [scores[prefix + kind] for kind in ("weight", "bias") if prefix + kind in scores]
+        own = [scores[full] for kind in ("weight", "bias") if (full := parameter_name(name, kind)) in scores]
         if own and isinstance(layer, nn.Linear):
-            pools.append(torch.cat([score.flatten(1) if score.dim() > 1 else score[:, None] for score in own], dim=1))
+            pools.append(rows_with_bias(own))
         else:
             convolutions += [score.flatten() for score in own]
     return [torch.cat(convolutions)[None], *pools] if convolutions else pools

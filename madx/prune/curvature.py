@@ -17,10 +17,81 @@ one convolution forward and one weight gradient, for any stride, dilation, paddi
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 
-from madx.prune.layers import ScoredLayer, linear_map
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from madx.errors import ModelError
+from madx.models.modes import evaluating
+from madx.prune.layers import ScoredLayer, linear_map, scored_layers
+
+Look = Callable[[str, ScoredLayer, Tensor], None]
+"""Is told a scored layer's name, the layer and the input of one call."""
+
+
+def watched_pass(
+    model: nn.Module, x_adv: Tensor, y: Tensor, *, look: Look, values: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """One forward and backward pass of the mean cross-entropy in eval mode.
+
+    Args:
+        model: not changed.
+        x_adv: adversarial images, [B, ...].
+        y: labels, int64 [B].
+        look: is called while the forward pass has a layer's input at hand, so that none is kept.
+        values: take the place of the parameters of these names.
+
+    Returns:
+        diag(G), [out], by layer name. A layer called several times adds up its calls; one whose output the loss does
+        not depend on, or only through a detached tensor, has none.
+
+    Raises:
+        ModelError: a layer is computed again during the backward pass.
+    """
+    curvatures: dict[str, Tensor] = {}
+    sources = [x_adv.detach().requires_grad_()]
+    going_back = False
+
+    def on_inputs(name: str, layer: ScoredLayer, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        if going_back:
+            raise ModelError(
+                f"the network computes {name} a second time on the way back (activation checkpointing), where masked "
+                "weights are no longer in its place; switch that off in eval mode, or use prune.criterion: mad"
+            )
+        look(name, layer, (*inputs, *named.values())[0])
+
+    def on_output(name: str, layer: ScoredLayer, _: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        def on_gradient(gradient: Tensor) -> None:
+            curvatures[name] = curvatures.get(name, 0) + output_curvature(layer, gradient, images=len(y))
+
+        if output.requires_grad:
+            output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+            return None
+        # It does not depend on the images (a learned query, say): backward has to reach it on its own account.
+        sources.append(output.detach().requires_grad_())
+        sources[-1].register_hook(on_gradient)  # type: ignore[no-untyped-call]
+        return sources[-1].clone()
+
+    frozen = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    hooks = []
+    for name, layer in scored_layers(model).items():
+        hooks.append(layer.register_forward_pre_hook(partial(on_inputs, name), with_kwargs=True))
+        hooks.append(layer.register_forward_hook(partial(on_output, name)))
+    try:
+        with evaluating(model), torch.enable_grad():
+            loss = F.cross_entropy(functional_call(model, frozen | dict(values or {}), (sources[0],)), y)
+            going_back = True
+            # For its hooks: the gradients at the layers' outputs.
+            torch.autograd.grad(loss, sources, allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return curvatures
 
 
 def input_product(layer: ScoredLayer, inputs: Tensor, perturbation: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -39,9 +110,18 @@ def input_product(layer: ScoredLayer, inputs: Tensor, perturbation: dict[str, Te
     return dict(zip(leaves, products, strict=True))
 
 
-def output_curvature(layer: ScoredLayer, gradient: Tensor) -> Tensor:
-    """diag(G), [out]: the summed squares of the gradient at the layer's output over batch and positions, over S."""
-    channel = gradient.dim() - 1 if isinstance(layer, nn.Linear) else 1
-    others = [dimension for dimension in range(gradient.dim()) if dimension != channel]
-    positions = gradient.numel() // (gradient.shape[0] * gradient.shape[channel])
-    return gradient.square().sum(others) / positions
+def output_curvature(layer: ScoredLayer, gradient: Tensor, *, images: int) -> Tensor:
+    """diag(G), [out]: the summed squares of the gradient at the layer's output over batch and positions, over S.
+
+    Args:
+        layer: tells which axis has the channels.
+        gradient: at the output of one call.
+        images: of the batch. They are the first axis, unless the network has them elsewhere: transformers may take
+            the sequence first, windows and frames are folded into the first axis. What does not see the images has
+            none of them.
+    """
+    linear = isinstance(layer, nn.Linear)
+    others = [dimension for dimension in range(gradient.dim()) if dimension != (gradient.dim() - 1 if linear else 1)]
+    sizes = [gradient.shape[dimension] for dimension in others]
+    items = images if sizes[0] % images == 0 or (linear and images in sizes) else sizes[0]
+    return gradient.square().sum(others) / (math.prod(sizes) // items)

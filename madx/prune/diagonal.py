@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from madx.models.modes import evaluating
-from madx.prune.curvature import output_curvature
-from madx.prune.layers import ScoredLayer, linear_map, parameter_name, scored_layers
+from madx.prune.curvature import watched_pass
+from madx.prune.layers import ScoredLayer, linear_map, parameter_name
 
 
 def diagonal_curvature(model: nn.Module, x_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -23,38 +19,20 @@ def diagonal_curvature(model: nn.Module, x_adv: Tensor, y: Tensor) -> dict[str, 
 
     Returns:
         Curvatures shaped as their parameters. A layer called several times adds up its factors over the calls; one that
-        is not called, or whose output does not reach the loss, has none.
+        is not called, or that no gradient of the loss comes back to, has none.
     """
-    inputs: dict[str, dict[str, Tensor]] = {}
-    outputs: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
 
-    def observe(name: str, layer: ScoredLayer) -> Callable[..., None]:
-        def on_gradient(gradient: Tensor) -> None:
-            outputs[name] = outputs.get(name, 0) + output_curvature(layer, gradient)
+    def add_squares(layer_name: str, layer: ScoredLayer, inputs: Tensor) -> None:
+        for kind, found in _input_squares(layer, inputs).items():
+            name = parameter_name(layer_name, kind)
+            squares[name] = squares.get(name, 0) + found
 
-        def on_forward(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
-            found = _input_squares(layer, (*args, *named.values())[0])
-            inputs[name] = {kind: value + inputs.get(name, {}).get(kind, 0) for kind, value in found.items()}
-            output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
-
-        return on_forward
-
-    hooks = [
-        layer.register_forward_hook(observe(name, layer), with_kwargs=True)
-        for name, layer in scored_layers(model).items()
-    ]
-    try:
-        with evaluating(model), torch.enable_grad():
-            images = x_adv.detach().requires_grad_()
-            torch.autograd.grad(F.cross_entropy(model(images), y), images)  # for its hooks
-    finally:
-        for hook in hooks:
-            hook.remove()
+    curvatures = watched_pass(model, x_adv, y, look=add_squares)
     return {
-        parameter_name(name, kind): outputs[name].view(-1, *[1] * (squares.dim() - 1)) * squares
-        for name, kinds in inputs.items()
-        if name in outputs
-        for kind, squares in kinds.items()
+        name: curvatures[layer].view(-1, *[1] * (found.dim() - 1)) * found
+        for name, found in squares.items()
+        if (layer := name.rpartition(".")[0]) in curvatures
     }
 
 
@@ -64,6 +42,8 @@ def _input_squares(layer: ScoredLayer, given: Tensor) -> dict[str, Tensor]:
     with torch.enable_grad():
         outputs = linear_map(layer, given.detach().square(), weight, None)
         (squares,) = torch.autograd.grad(outputs.sum(), weight)
-    if layer.bias is None:
-        return {"weight": squares}
-    return {"weight": squares, "bias": torch.full_like(layer.bias, outputs.numel() / len(layer.bias)).detach()}
+    found = {"weight": squares}
+    bias = dict(layer.named_parameters(recurse=False)).get("bias")  # none where it is computed from other tensors
+    if bias is not None:
+        found["bias"] = torch.full_like(bias, outputs.numel() / len(bias)).detach()
+    return found

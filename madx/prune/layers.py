@@ -7,7 +7,7 @@ weights. Layers are keyed by module name, parameters by parameter name ("layer1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,7 @@ def unscored_layers(module: nn.Module, *, shape: Sequence[int] | None = None) ->
     """Every layer that holds weights and has no saliency, with the reason.
 
     What the structure does not tell shows in one pass over uniform noise: layers that are not called, that compute
-    something else than their weight and bias say, or whose output does not reach the logits.
+    something else than their weight and bias say, or that no gradient of the logits comes back to.
 
     Args:
         module: not changed.
@@ -104,6 +104,11 @@ def parameter_name(layer: str, kind: str) -> str:
     return f"{layer}.{kind}" if layer else kind
 
 
+def rows_with_bias(values: Iterable[Tensor]) -> Tensor:
+    """A linear layer's values [out, columns]: its weight's, and its bias's as the last column."""
+    return torch.cat([value if value.dim() > 1 else value[:, None] for value in values], dim=1)
+
+
 def linear_map(layer: ScoredLayer, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The layer's map with other weights; convolutions bring their own padding mode."""
     if isinstance(layer, nn.Linear):
@@ -136,6 +141,8 @@ def _why_unscored(name: str, layer: nn.Module, owners: dict[nn.Parameter, list[s
         )
     if "weight" not in own:
         return "its weight is computed from other tensors (a parametrisation such as weight_norm)"
+    if more := own.keys() - {"weight", "bias"}:
+        return f"holds more than a weight and a bias: {', '.join(sorted(more))}"
     for kind, parameter in own.items():
         others = [other or "the network" for other in owners[parameter] if other != name]
         if others:
@@ -173,7 +180,7 @@ def _reasons_in_use(module: nn.Module, shape: Sequence[int]) -> dict[str, str]:
             without_call = "the forward pass uses its weight without calling the layer"
             reasons[name] = without_call if parameter_name(name, "weight") in used else NOT_USED
         elif name not in reached:
-            reasons[name] = "its output does not reach the logits"
+            reasons[name] = "no gradient of the logits comes back to its output"
     return reasons
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from madx.errors import ModelError
-from madx.prune.layers import ScoredLayer, parameter_name, scored_layers
+from madx.prune.layers import ScoredLayer, parameter_name, rows_with_bias, scored_layers
 
 GROUP = 4
 """Consecutive input channels that 2:4 looks at together."""
@@ -132,9 +132,9 @@ def _why_dense(layer: ScoredLayer) -> str:
 
 def _row_masks(scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     """Masks of a linear layer, row by row with the bias as the last column."""
-    columns = torch.cat([score.flatten(1) if score.dim() > 1 else score[:, None] for score in scores.values()], dim=1)
+    rows = rows_with_bias(scores.values())
     # An output that nothing feeds is a constant logit: a row keeps one entry whatever the sparsity.
-    kept = _keep_highest(columns, min(sparsity, 1 - 1 / columns.shape[1]))
+    kept = _keep_highest(rows, min(sparsity, 1 - 1 / rows.shape[1]))
     widths = [score.shape[1] if score.dim() > 1 else 1 for score in scores.values()]
     parts = torch.split(kept, widths, dim=1)
     return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}

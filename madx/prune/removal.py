@@ -94,6 +94,15 @@ class Rule:
         apply_masks_(module, held)
         return Removal(module, held, masks, reasons, channels)
 
+    def rehearse(self) -> None:
+        """Remove the smallest weights of a copy: whether this network can lose channels shows without any saliency.
+
+        Raises:
+            ModelError: it cannot.
+        """
+        if removes_channels(self.config):
+            self.remove({name: parameter.detach().abs() for name, parameter in scored_parameters(self.dense).items()})
+
     def masks(self, scores: Mapping[str, Tensor]) -> Masks:
         """`remove(scores).masks` without the network, and much faster; on the scores' device or on the CPU."""
         if self.config.structure == "unstructured":

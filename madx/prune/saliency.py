@@ -22,8 +22,8 @@ from torch.func import functional_call
 from madx.errors import ModelError
 from madx.models.folding import folded
 from madx.models.modes import evaluating
-from madx.prune.curvature import input_product, output_curvature
-from madx.prune.layers import ScoredLayer, scored_layers, scored_parameters
+from madx.prune.curvature import input_product, watched_pass
+from madx.prune.layers import ScoredLayer, parameter_name, scored_parameters
 
 _EXAMPLES = 8
 """Images that folding is observed and checked on."""
@@ -101,7 +101,15 @@ def mad_saliency(model: nn.Module, x_adv: Tensor, y: Tensor, masks: dict[str, Te
     _check_masks(parameters, masks)
     masked = {name: parameter.detach() * masks[name] for name, parameter in parameters.items()}
     removed = {name: parameter.detach() - masked[name] for name, parameter in parameters.items()}
-    products, curvatures = _statistics(model, x_adv, y, masked, removed)
+    products: dict[str, Tensor] = {}
+
+    def add_product(layer_name: str, layer: ScoredLayer, inputs: Tensor) -> None:
+        names = {kind: parameter_name(layer_name, kind) for kind in ("weight", "bias")}
+        perturbation = {kind: removed[name] for kind, name in names.items() if name in removed}
+        for kind, product in input_product(layer, inputs, perturbation).items():
+            products[names[kind]] = products.get(names[kind], 0) + product
+
+    curvatures = watched_pass(model, x_adv, y, look=add_product, values=masked)
     saliency: dict[str, Tensor] = {}
     for name, product in products.items():
         curvature = curvatures.get(name.rpartition(".")[0])
@@ -109,57 +117,6 @@ def mad_saliency(model: nn.Module, x_adv: Tensor, y: Tensor, masks: dict[str, Te
             rows = curvature.view(-1, *([1] * (product.dim() - 1)))
             saliency[name] = 0.5 * rows * removed[name] * product
     return saliency
-
-
-def _statistics(
-    model: nn.Module, x_adv: Tensor, y: Tensor, masked: dict[str, Tensor], removed: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One forward and backward of the masked network: dw A by parameter name, diag(G) by layer name.
-
-    dw A is formed while the forward pass has the layer's input at hand, so no input is kept for it. A layer called
-    several times adds up its calls.
-    """
-    products: dict[str, Tensor] = {}
-    curvatures: dict[str, Tensor] = {}
-    sources = [x_adv.detach().requires_grad_()]
-
-    def observe(name: str, layer: ScoredLayer) -> Callable[..., Tensor | None]:
-        prefix = f"{name}." if name else ""
-
-        def on_gradient(gradient: Tensor) -> None:
-            curvatures[name] = curvatures.get(name, 0) + output_curvature(layer, gradient)
-
-        def on_forward(
-            _: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
-        ) -> Tensor | None:
-            kinds = [kind for kind in ("weight", "bias") if f"{prefix}{kind}" in removed]
-            perturbation = {kind: removed[f"{prefix}{kind}"] for kind in kinds}
-            for kind, product in input_product(layer, (*inputs, *named.values())[0], perturbation).items():
-                products[f"{prefix}{kind}"] = products.get(f"{prefix}{kind}", 0) + product
-            if output.requires_grad:
-                output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
-                return None
-            # It does not depend on the images (a learned query, say): backward has to reach it on its own account.
-            sources.append(output.detach().requires_grad_())
-            sources[-1].register_hook(on_gradient)  # type: ignore[no-untyped-call]
-            return sources[-1].clone()
-
-        return on_forward
-
-    frozen = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    hooks = [
-        layer.register_forward_hook(observe(name, layer), with_kwargs=True)
-        for name, layer in scored_layers(model).items()
-    ]
-    try:
-        with evaluating(model), torch.enable_grad():
-            loss = F.cross_entropy(functional_call(model, frozen | masked, (sources[0],)), y)
-            # For its hooks: the gradients at the layers' outputs.
-            torch.autograd.grad(loss, sources, allow_unused=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return products, curvatures
 
 
 def _masked_network(model: nn.Module, x_adv: Tensor, *, fold: bool) -> Callable[[dict[str, Tensor]], Tensor]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from madx.prune.layers import scored_layers
+from madx.prune.layers import parameter_name, scored_layers
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Levels of LayerSaliency.quantiles."""
@@ -83,7 +83,7 @@ Part = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
 def _entries(name: str, layer: nn.Module, scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Part:
-    own = [f"{name}.{kind}" if name else kind for kind, _ in layer.named_parameters(recurse=False)]
+    own = [parameter_name(name, kind) for kind, _ in layer.named_parameters(recurse=False)]
     found = [key for key in own if key in scores]
     if not found:
         return np.zeros(0), np.zeros(0, dtype=np.bool_)

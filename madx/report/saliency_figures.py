@@ -23,7 +23,7 @@ _WIDTH = 4.7
 """Inches of a figure, as in `figures`."""
 _ROW = 0.2
 """Inches of a layer's row."""
-_LONGEST_NAME = 22
+_LONGEST_NAME = 23
 """Characters of a label beside a picture."""
 
 
@@ -40,7 +40,7 @@ def layers(rows: Sequence[LayerRow], name: str) -> Markup:
         left.axvline(0, color=svg.MUTED, linewidth=0.8)
         left.set_xlim(min(0, 1.08 * places.min()), max(0.5, 1.08 * places.max()))
         _signed_axis(left, scale)
-        left.set_yticks(number, [_short(row.name) for row in rows])
+        left.set_yticks(number, [words.ending(row.name, _LONGEST_NAME) for row in rows])
         left.set(ylim=(len(rows) - 0.4, -0.6), xlabel="mean saliency of a weight")
         kept = [100 * row.kept for row in rows]
         right.barh(number, [100] * len(rows), height=0.5, color=svg.RULE)
@@ -84,7 +84,7 @@ def histograms(saliency: Mapping[str, Any], rows: Sequence[LayerRow], name: str)
         for number, row in enumerate(rows):
             kept, removed = np.array(row.kept_counts, dtype=np.float64), np.array(row.removed_counts, dtype=np.float64)
             _stacked(axes, scale.place(edges), removed, kept, base=number + 0.45, height=-0.85)
-        axes.set_yticks(range(len(rows)), [_short(row.name) for row in rows])
+        axes.set_yticks(range(len(rows)), [words.ending(row.name, _LONGEST_NAME) for row in rows])
         axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="saliency of a weight")
         axes.tick_params(axis="y", length=0, labelcolor=svg.INK)
         axes.spines["left"].set_visible(False)
@@ -163,9 +163,3 @@ def _say_what_is_cut(axes: Axes, scale: SignedLog, share: float, top: float) -> 
 def _signed_axis(axes: Axes, scale: SignedLog) -> None:
     ticks = scale.ticks(*axes.get_xlim())
     axes.set_xticks(list(ticks), list(ticks.values()))
-
-
-def _short(name: str) -> str:
-    """The end of a long name tells it from its neighbours."""
-    name = words.clean(name)
-    return name if len(name) <= _LONGEST_NAME else f"…{name[-_LONGEST_NAME:]}"

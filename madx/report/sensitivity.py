@@ -107,7 +107,8 @@ def basis(saliency: Mapping[str, Any]) -> str:
     steps = saliency.get("learned_steps", 0)
     learned = f" From there masks were learned in {steps} steps; what is shown is where they started." if steps else ""
     if batches == 0:
-        return f"Criterion: {saliency['criterion']}, from the weights alone.{learned}"
+        source = "which looks at nothing" if saliency["criterion"] == "random" else "from the weights alone"
+        return f"Criterion: {saliency['criterion']}, {source}.{learned}"
     images = f"{batches} {'batch' if batches == 1 else 'batches'} of {size} adversarial images"
     share = (
         f"{words.percent(passes)} of the training split"

@@ -44,6 +44,12 @@ def clean(text: str) -> str:
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
+def ending(name: str, most: int) -> str:
+    """A name of at most `most` characters; its end is what tells a layer from its neighbours."""
+    name = clean(name)
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
 def title(metric: str) -> str:
     """The metric's name in words; an unknown one keeps its own."""
     return TITLES.get(metric, metric)

@@ -86,11 +86,42 @@ def test_a_terminal_gets_bars_that_fit(run_dir: Path, cli: Cli, monkeypatch: pyt
     assert max(map(len, text.splitlines())) <= width
     table = text[text.index("saliency\n") :].splitlines()
     conv, other, network = (
-        next(line for line in table if line.strip().startswith(name)) for name in ("conv1", "feat", "the")
+        next(line for line in table if name in line) for name in (" conv1 ", "long_name.conv2 ", " the network ")
     )
     assert "3×10⁻⁶" in conv  # noqa: RUF001
     assert conv.count("█") > 2 * other[: other.index("%")].count("█"), "the mean's bar is the longest"
     assert network.split("%")[1].count("█") > 2 * other.split("%")[1].count("█")
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_long_names_and_full_bars_leave_place_for_the_numbers(
+    run_dir: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """The end of a name tells layers apart; whatever else there is to see is seen whole, in one line for each layer."""
+    long = "module.backbone.features.denseblock1.denselayer1.layer2.shortcut.0"
+    for file in ("saliency.json", "coverage.json"):
+        content = json.loads((run_dir / file).read_text())
+        for number, layer in enumerate(content["layers"]):
+            layer |= {"name": f"{long}{number}", "kept": 1000, "mean": -1.7e-10, "reason": ""}
+            layer |= {"shape_before": [512, 512, 3, 3], "shape_after": [512, 512, 3, 3]}
+            layer |= {"kept_counts": [5] * 64, "removed_counts": [0] * 64}
+        (run_dir / file).write_text(json.dumps(content))
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": str(width)}.items():
+        monkeypatch.setenv(name, value)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", cli("inspect", run_dir).out)
+    assert max(map(len, text.splitlines())) <= width
+    for number in range(3):
+        coverage, saliency = (line for line in text.splitlines() if f"shortcut.0{number} " in line)
+        assert "…" not in coverage[2:] + saliency[2:]
+        assert coverage.split()[1:] == ["512x512x3x3", "512x512x3x3", "100.0%"]
+        assert saliency.split()[1] == "−1.7×10⁻¹⁰"  # noqa: RUF001
+        assert saliency.split()[3] == "100.0%"
+        assert len(saliency.split()) == 6
+
+
+def test_the_network_itself_has_a_name_in_every_list(run_dir: Path, cli: Cli) -> None:
+    lines = cli("inspect", run_dir).out.splitlines()
+    assert "  the network: 8x3x3x3 to 8x3x3x3, kept 100.0%" in lines
 
 
 def test_machines_get_the_saliency(run_dir: Path, cli: Cli) -> None:
@@ -105,6 +136,21 @@ def test_a_run_without_a_saliency_record_is_shown(run_dir: Path, cli: Cli) -> No
     assert "mean" not in answer.out
 
 
+def test_a_criterion_that_looks_at_no_image_has_no_empty_line(run_dir: Path, cli: Cli) -> None:
+    path = run_dir / "saliency.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"criterion": "random", "batches": 0, "settling": None}))
+    assert cli("inspect", run_dir).out.splitlines()[-1] == "Criterion: random, which looks at nothing."
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_record_with_a_number_that_is_none_is_no_bug(options: tuple[str, ...], run_dir: Path, cli: Cli) -> None:
+    path = run_dir / "saliency.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"passes": float("nan")}))
+    answer = cli("inspect", run_dir, *options)
+    assert (answer.code, answer.out) == (2, "")
+    assert "saliency.json is not readable JSON (NaN is no finite number); delete it" in " ".join(answer.err.split())
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -113,6 +159,7 @@ def test_a_run_without_a_saliency_record_is_shown(run_dir: Path, cli: Cli) -> No
         ("saliency.json", [1, 2]),
         ("coverage.json", {"kept_share": 0.5}),
         ("verdict.json", {"gates": []}),
+        ("manifest.json", {"schema": 1, "stages": {"prune": {"outputs": {}, "seconds": "1 s"}}}),
     ],
 )
 def test_a_damaged_record_is_no_bug(name: str, content: object, run_dir: Path, cli: Cli) -> None:

@@ -408,6 +408,17 @@ def test_what_rounding_made_of_the_sparsity_is_said(workspace: Path, cli: Cli) -
     assert "asked to remove 90% of the channels, removed 50%" in " ".join(answer.err.split())
 
 
+def test_layers_that_are_emptied_are_named(workspace: Path, cli: Cli) -> None:
+    settings = ("prune.structure=unstructured", "prune.criterion=magnitude", "prune.sparsity=0.9999")
+    answer = run(cli, workspace, "prune", *(word for setting in settings for word in ("--set", setting)))
+    masks = load_file(workspace / "run/masks.safetensors")
+    emptied = [name for name, mask in masks.items() if mask.dim() > 1 and not mask.any()]
+    said = " ".join(answer.err.split()).split("nothing is left of ")[1].split(":")[0].split(", ")
+    assert sorted(said) == sorted(emptied)
+    assert "layer3.conv1.weight" in emptied
+    assert "linear.weight" not in emptied
+
+
 def test_a_kill_between_new_files_and_tidying_leaves_no_old_verdict_for_good(
     workspace: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,13 +203,29 @@ def _by_kronecker(a: Array, g: Array, removed: Array) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("layer", "shape", "channel"),
-    [(nn.Linear(2, 4), (3, 4), 1), (nn.Linear(2, 4), (3, 5, 4), 2), (nn.Conv2d(2, 4, 1), (3, 4, 2, 5), 1)],
-    ids=["linear", "positions", "convolution"],
+    ("layer", "shape", "channel", "positions"),
+    [
+        (nn.Linear(2, 4), (3, 4), 1, 1),
+        (nn.Linear(2, 4), (3, 5, 4), 2, 5),
+        (nn.Linear(2, 4), (5, 3, 4), 2, 5),
+        (nn.Linear(2, 4), (6, 5, 4), 2, 10),
+        (nn.Linear(2, 4), (6, 4), 1, 2),
+        (nn.Linear(2, 4), (1, 5, 4), 2, 5),
+        (nn.Linear(2, 4), (1, 4), 1, 1),
+        (nn.Conv2d(2, 4, 1), (3, 4, 2, 5), 1, 10),
+        (nn.Conv2d(2, 4, 1), (6, 4, 2, 5), 1, 20),
+        (nn.Conv2d(2, 4, 1), (1, 4, 2, 3), 1, 6),
+    ],
+    ids=[
+        *("linear", "positions", "sequence first", "windows", "folded", "learned queries", "one learned query"),
+        *("convolution", "frames", "convolution of no image"),
+    ],
 )
-def test_output_curvature_divides_by_positions_only(layer: ScoredLayer, shape: tuple[int, ...], channel: int) -> None:
+def test_output_curvature_divides_by_positions_only(
+    layer: ScoredLayer, shape: tuple[int, ...], channel: int, positions: int
+) -> None:
+    """Of a batch of three images, wherever they are."""
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     flat = gradient.movedim(channel, 0).flatten(1)
-    positions = flat.shape[1] // 3
     expected = torch.stack([sum(value**2 for value in row) / positions for row in flat])
-    torch.testing.assert_close(output_curvature(layer, gradient), expected)
+    torch.testing.assert_close(output_curvature(layer, gradient, images=3), expected)

@@ -33,7 +33,7 @@ def test_it_is_what_a_unit_perturbation_meets(name: str) -> None:
     found = diagonal_curvature(network, x, y)
     output = layer(x).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(pooled(output), y), output)
-    rows = output_curvature(layer, gradient)
+    rows = output_curvature(layer, gradient, images=len(y))
     parameters = dict(layer.named_parameters())
     assert {key.rpartition(".")[2] for key in found} == set(parameters)
     for kind, parameter in parameters.items():
@@ -72,12 +72,53 @@ def test_a_layer_called_twice_adds_up_its_factors() -> None:
     torch.testing.assert_close(twice["0.bias"], ratio[:, 0] * 6)
 
 
-def test_what_does_not_reach_the_loss_has_none() -> None:
-    network = Lambda(
+def called_under_no_grad() -> nn.Module:
+    def forward(parts: nn.ModuleDict, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = parts["side"](x)
+        return parts["head"](hidden + x)
+
+    return Lambda(forward, head=nn.Linear(4, 3), side=nn.Linear(4, 4))
+
+
+WITHOUT: dict[str, nn.Module] = {
+    "its output is thrown away, or it is not called": Lambda(
         lambda parts, x: parts["head"](x) + 0 * parts["side"](x).detach().sum(),
         head=nn.Linear(4, 3),
         side=nn.Linear(4, 2),
         idle=nn.Linear(4, 2),
-    )
-    found = diagonal_curvature(network, torch.rand(3, 4), torch.tensor([0, 1, 2]))
+    ),
+    "no gradients": called_under_no_grad(),
+    "nothing depends on the images": Lambda(
+        lambda parts, x: parts["head"](parts["side"](x).detach()), head=nn.Linear(4, 3), side=nn.Linear(4, 4)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_what_does_not_reach_the_loss_has_none(name: str) -> None:
+    found = diagonal_curvature(WITHOUT[name], torch.rand(3, 4), torch.tensor([0, 1, 2]))
     assert set(found) == {"parts.head.weight", "parts.head.bias"}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_layer_that_does_not_see_the_images(frozen: bool) -> None:
+    """One row of input, so the gradients of weight and bias give G_ii A_jj by themselves."""
+    seed = torch.rand(1, 4, dtype=torch.float64)
+    network = Lambda(
+        lambda parts, x: parts["head"](x * torch.tanh(parts["query"](seed))),
+        query=nn.Linear(4, 4),
+        head=nn.Linear(4, 3),
+    ).double()
+    x, y = torch.rand(3, 4, dtype=torch.float64), torch.tensor([0, 1, 2])
+    query = network.parts["query"]
+    slopes = torch.autograd.grad(F.cross_entropy(network(x), y), list(query.parameters()))
+    found = diagonal_curvature(network.requires_grad_(not frozen), x, y)
+    for kind, slope in zip(("weight", "bias"), slopes, strict=True):
+        torch.testing.assert_close(found[f"parts.query.{kind}"], slope**2)
+
+
+def test_a_bias_that_is_computed_has_none() -> None:
+    layer = nn.Linear(4, 3)
+    nn.utils.parametrize.register_parametrization(layer, "bias", nn.Tanh())
+    assert set(diagonal_curvature(layer, torch.rand(3, 4), torch.tensor([0, 1, 2]))) == {"weight"}

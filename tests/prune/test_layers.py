@@ -19,7 +19,7 @@ from madx.prune.layers import scored_layers, scored_parameters, unscored_layers
 COMPUTED = "its weight is computed from other tensors (a parametrisation such as weight_norm)"
 NOT_USED = "the forward pass does not use this layer"
 BYPASSED = "the forward pass uses its weight without calling the layer"
-UNREACHED = "its output does not reach the logits"
+UNREACHED = "no gradient of the logits comes back to its output"
 OTHERWISE = "its output is not that of its weight and bias (a forward pass of its own, or a hook)"
 
 
@@ -123,6 +123,21 @@ def standardised() -> nn.Module:
     return nn.Sequential(Standardised(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 2), nn.Flatten(), head(8))
 
 
+class Scaled(nn.Linear):
+    """A linear layer with a learned scale, which starts at 1: the layer computes its own map, and not for long."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.scale = nn.Parameter(torch.ones(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+def scaled() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), Scaled(32, 16), nn.ReLU(), head(16))
+
+
 def unused_and_unreached() -> nn.Module:
     def forward(m: nn.ModuleDict, x: Tensor) -> Tensor:
         h = m["conv"](x)
@@ -176,6 +191,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     ),
     "parametrised": (weight_norm, {"0": COMPUTED}),
     "a forward pass of its own": (standardised, {"0": OTHERWISE}),
+    "a parameter of its own": (scaled, {"1": "holds more than a weight and a bias: scale"}),
     "not used": (
         unused_and_unreached,
         {"parts.monitor": UNREACHED, "parts.watch": UNREACHED, "parts.spare": NOT_USED},

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from prune_cases import reference, reference_network
 from small_networks import Lambda, plain
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from madx.errors import ModelError
-from madx.prune import mad_saliency, optimise_masks, unstructured_masks
+from madx.prune import CRITERIA, mad_saliency, optimise_masks, unstructured_masks
 from madx.prune.layers import scored_layers, scored_parameters
 
 PRECISIONS = {torch.float32: 1e-4, torch.float64: 1e-6}
@@ -227,6 +228,19 @@ def test_a_mask_of_exactly_one_gives_exactly_nothing() -> None:
     scores = mad_saliency(network, torch.rand(3, 2, 4, 4), torch.tensor([0, 1, 2]), ones)
     assert scores.keys() == ones.keys()
     assert all((score == 0).all() for score in scores.values())
+
+
+@pytest.mark.parametrize("criterion", ["mad-paper", "obd"])
+def test_layers_that_are_computed_twice_are_refused(criterion: str) -> None:
+    """The way back would meet them with other weights, and count their inputs twice."""
+
+    def forward(m: nn.ModuleDict, x: Tensor) -> Tensor:
+        return m["head"](checkpoint(m["body"], x, use_reentrant=False))
+
+    network = Lambda(forward, body=nn.Linear(4, 4), head=nn.Linear(4, 3))
+    with pytest.raises(ModelError, match=r"computes parts\.body a second time .*activation checkpointing"):
+        CRITERIA[criterion](network, torch.rand(2, 4), torch.tensor([0, 1]), torch.Generator())
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules())
 
 
 def test_masks_that_do_not_fit() -> None:
