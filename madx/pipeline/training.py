@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from madx.models import load_weights, state_digest
 from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.twins import twin
-from madx.recipe import LoopConfig
+from madx.plugins import USER_ERRORS, describe
+from madx.prune import LEARNERS
+from madx.recipe import LoopConfig, Recipe
 from madx.train import TrainingJob, train_
 from madx.verify import check_form
 
@@ -29,6 +32,7 @@ def train(context: Context) -> list[str]:
         module.load_state_dict(context.world.share(lambda: _given(module, weights)))
         context.progress.say(f"weights taken from {weights}")
     _check_it_returns_logits(context, module)
+    _check_it_runs_in_bf16(context, module)
     log = []
     if recipe.train is not None:
         module.to(context.device)
@@ -62,6 +66,35 @@ def _check_it_returns_logits(context: Context, module: nn.Module) -> None:
             f"model: {context.recipe.model.name} does not behave like a classifier in eval mode: {'; '.join(found)}; "
             "its forward must return logits [B, K], the same for an image whatever else is in the batch"
         )
+
+
+def _check_it_runs_in_bf16(context: Context, module: nn.Module) -> None:
+    """What training and learning would end with, hours later perhaps, is found on a few images.
+
+    Raises:
+        ModelError: it does not run under autocast, and the recipe has something done in bfloat16.
+    """
+    settings = _settings_in_bf16(context.recipe)
+    if not settings:
+        return
+    images, _ = context.splits.selection.tensors(0, _PROBES)
+    network = copy.deepcopy(module).to(context.device).eval()
+    try:
+        with torch.no_grad(), torch.autocast(context.device.type, torch.bfloat16):
+            network(images.to(context.device))
+    except USER_ERRORS as problem:
+        raise ModelError(
+            f"model: {context.recipe.model.name} does not run under bfloat16 autocast: {describe(problem)}; "
+            f"set {' and '.join(f'{setting}: fp32' for setting in settings)}"
+        ) from problem
+
+
+def _settings_in_bf16(recipe: Recipe) -> list[str]:
+    """Where the recipe has the network run in bfloat16."""
+    prune = recipe.prune
+    learning = prune.learning if prune.criterion in LEARNERS else None
+    parts = {"train": recipe.train, "prune": prune, "prune.learning": learning, "prune.finetune": prune.finetune}
+    return [f"{name}.precision" for name, part in parts.items() if part is not None and part.precision == "bf16"]
 
 
 def _given(module: nn.Module, weights: Path) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """A network whose outputs are no logits is refused before anything is trained on it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ def from_zero(classes=10):
     net = Net(classes, lambda out: out)
     nn.init.zeros_(net[-1].weight), nn.init.zeros_(net[-1].bias)
     return net
+
+def in_float32_alone(classes=10):
+    net = Net(classes, lambda out: out)
+    net.after = lambda out, pairs=nn.Bilinear(classes, classes, classes): pairs(out, out.float())
+    return net
 """
 RESNET = "{name: resnet8, args: {widths: [16, 16, 16], stem_stride: 1}}"
 
@@ -44,12 +50,12 @@ RESNET = "{name: resnet8, args: {widths: [16, 16, 16], stem_stride: 1}}"
 def train(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """`madx train` on one of the networks above."""
 
-    def with_net(name: str):
+    def with_net(name: str, *settings: str):
         assert RESNET in TINY
         monkeypatch.chdir(tmp_path)
         Path("nets_before_training.py").write_text(NETS)
         Path("tiny.yaml").write_text(TINY.replace(RESNET, f"{{name: factory, factory: 'nets_before_training:{name}'}}"))
-        return cli("train", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run")
+        return cli("train", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", *settings)
 
     return with_net
 
@@ -74,3 +80,16 @@ def test_what_export_would_refuse_is_refused_before_training(train, tmp_path: Pa
 
 def test_a_last_layer_that_starts_at_zero_may_be_trained(train) -> None:
     assert train("from_zero").code == 0
+
+
+def test_a_network_that_does_not_run_in_bfloat16_is_told_what_to_set(train) -> None:
+    """Both lines of the answer together make it run."""
+    answer = train("in_float32_alone")
+    assert answer.code == 2
+    said = " ".join(answer.err.split())
+    assert "does not run under bfloat16 autocast: RuntimeError" in said
+    found = re.search(r"set (.*)", said)
+    assert found
+    settings = [setting.replace(": ", "=") for setting in found[1].split(" and ")]
+    assert settings
+    assert train("in_float32_alone", *(word for setting in settings for word in ("--set", setting))).code == 0
