@@ -136,13 +136,15 @@ def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> 
     rule = Rule(model, config, example=torch.zeros(2, *splits().train.shape))
     if criterion in LEARNERS:
         gates = rule.gates(scores) if removes_channels(config) else None
-        learning, attack = LearningConfig(steps=LEARNING_STEPS), learning_attack
+        learning, attack, share = LearningConfig(steps=LEARNING_STEPS), learning_attack, 1 - sparsity
         scores = scores | learn_scores(
             model,
             ((x, y, torch_generator(seed, "learn", n)) for n, x, y in batches(LEARNING_STEPS, seed, "learn")),
             gates.start(scores) if gates else scores,
             LEARNERS[criterion],
-            Task(learning, gates.masks, attack, gates.slopes) if gates else Task(learning, rule.masks, attack),
+            Task(learning, gates.masks, attack, share, gates.slopes)
+            if gates
+            else Task(learning, rule.masks, attack, share),
         )
     return rule.remove(scores)
 
