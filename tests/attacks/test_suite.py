@@ -254,7 +254,9 @@ def reference() -> tuple[nn.Module, Tensor, Tensor]:
 # torchattacks 3.5.1, a copy of AutoAttack's own code, leaves with its seeds 0 to 3 and the same budget:
 # in L-inf 25, 25, 25, 26 of 32, in L2 24, 25, 25, 25 of 32; of all 128 with 50 steps and 3 targets
 # 97, 97, 97 and 87, 88, 87.
-@pytest.mark.parametrize(("norm", "eps", "most"), [("linf", 0.1, 26), pytest.param("l2", 1.0, 26, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("norm", "eps", "most"), [("linf", 0.1, 26), pytest.param("l2", 1.0, 26, marks=pytest.mark.slow)]
+)
 def test_a_robust_network_is_left_with_what_the_published_attack_leaves(norm: str, eps: float, most: int) -> None:
     module, x, y = reference()
     found = outcome_of(module, x[:32], y[:32], Apgd(20), TargetedApgd(20, targets=2), norm=norm, eps=eps)
