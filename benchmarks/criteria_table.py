@@ -97,21 +97,34 @@ def ranking(cells: Cells, sparsity: float, state: str) -> list[str]:
     return sorted(found, key=found.__getitem__, reverse=True)
 
 
+def above_dense(cells: Cells, sparsity: float, state: str) -> tuple[float, float, int] | None:
+    """OURS minus the dense network, after the same fine-tuning where there is one: mean, half width, seeds."""
+    ours = over_seeds(cells.get((OURS, sparsity), {}), state, "apgd")
+    theirs = over_seeds(cells.get(("dense", 0.0), {}), _dense_state(state), "apgd")
+    seeds = sorted(set(ours) & set(theirs))
+    if not seeds:
+        return None
+    gap = np.mean([ours[seed] - theirs[seed][: len(ours[seed])] for seed in seeds], axis=0)
+    return 100 * float(gap.mean()), half_width(gap), len(seeds)
+
+
+def _dense_state(state: str) -> str:
+    return state if state.startswith("finetuned") else "one_shot"
+
+
 def dense_row(cells: Cells, sparsity: float, state: str) -> list[str]:
     """The dense network on the same images, after the same fine-tuning where there is one."""
     cell = cells.get(("dense", 0.0), {})
-    own = state if state.startswith("finetuned") else "one_shot"
     ours = over_seeds(cells.get((OURS, sparsity), {}), state, "apgd")
-    images = min((len(value) for value in ours.values()), default=0)
-    found = {name: over_seeds(cell, own, name) for name in ATTACKS}
-    seeds = sorted(set(ours) & set(found["apgd"]))
-    if not seeds:
+    gap = above_dense(cells, sparsity, state)
+    if gap is None:
         return []
-    gap = np.mean([ours[seed] - found["apgd"][seed][:images] for seed in seeds], axis=0)
+    images = min(len(value) for value in ours.values())
+    found = {name: over_seeds(cell, _dense_state(state), name) for name in ATTACKS}
     figures = " | ".join(
         f"{100 * np.mean([value[:images] for value in values.values()]):.1f}" for values in found.values()
     )
-    return [f"| dense | {len(cell)} | {figures} | {100 * gap.mean():+.1f} ± {half_width(gap):.1f} |"]
+    return [f"| dense | {len(cell)} | {figures} | {gap[0]:+.1f} ± {gap[1]:.1f} |"]
 
 
 def rows(cells: Cells, sparsity: float, state: str) -> list[str]:
@@ -183,6 +196,25 @@ def glance(cells: Cells) -> list[str]:
     return lines
 
 
+def differences(cells: Cells) -> list[str]:
+    """OURS minus each other under APGD, criteria over sparsities: a table for each state of several sparsities."""
+    shares = sorted({share for _, share in cells if share})
+    lines: list[str] = []
+    for state, words in STATES.items():
+        names = [name for name in dict.fromkeys(name for name, _ in cells) if name not in ("dense", OURS)]
+        found = {name: [difference(cells, name, share, state) for share in shares] for name in names}
+        found["dense"] = [above_dense(cells, share, state) for share in shares]
+        if sum(gap is not None for gap in found["dense"]) < 2:
+            continue
+        lines += ["", f"**{words}**", "", f"| `{OURS}` minus | {' | '.join(f'{share:.0%}' for share in shares)} |"]
+        lines.append(f"| --- {'| ---: ' * len(shares)}|")
+        for name, gaps in found.items():
+            if any(gaps):
+                row = [f"{gap[0]:+.1f} ± {gap[1]:.1f} ({gap[2]})" if gap else "" for gap in gaps]
+                lines.append(f"| {name} | {' | '.join(row)} |")
+    return lines
+
+
 def _at_a_glance(cells: Cells, name: str, share: float, state: str, *, best: bool) -> str:
     """Mean over images and seeds, and the number of seeds."""
     found = over_seeds(cells.get((name, share), {}), state, "apgd")
@@ -207,7 +239,12 @@ def main() -> None:
     """Write both."""
     cells = read("unstructured")
     lines = ["<!-- written by benchmarks/criteria_table.py -->", "", NOTE, "", *dense_lines(cells)]
-    lines += ["", "## Accuracy under APGD over weights removed (number of seeds)", *glance(cells), "", "## All figures"]
+    lines += ["", "## Accuracy under APGD over weights removed (number of seeds)", *glance(cells)]
+    lines += [
+        "",
+        f"## `{OURS}` minus the others under APGD: points, paired 95 % intervals over images (number of seeds)",
+    ]
+    lines += [*differences(cells), "", "## All figures"]
     lines += tables("unstructured", "weights") + tables("channels", "channels")
     TABLE.write_text("\n".join(lines) + "\n")
     plot(cells)
