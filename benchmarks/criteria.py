@@ -136,15 +136,13 @@ def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> 
     rule = Rule(model, config, example=torch.zeros(2, *splits().train.shape))
     if criterion in LEARNERS:
         gates = rule.gates(scores) if removes_channels(config) else None
-        learning, attack, share = LearningConfig(steps=LEARNING_STEPS), learning_attack, 1 - sparsity
+        learning, attack = LearningConfig(steps=LEARNING_STEPS), learning_attack
         scores = scores | learn_scores(
             model,
             ((x, y, torch_generator(seed, "learn", n)) for n, x, y in batches(LEARNING_STEPS, seed, "learn")),
             gates.start(scores) if gates else scores,
             LEARNERS[criterion],
-            Task(learning, gates.masks, attack, share, gates.slopes)
-            if gates
-            else Task(learning, rule.masks, attack, share),
+            Task(learning, gates.masks, attack, gates.slopes) if gates else Task(learning, rule.masks, attack),
         )
     return rule.remove(scores)
 

@@ -49,17 +49,17 @@ def _learn(context: Context, dense: nn.Module, averages: dict[str, Tensor]) -> t
     """
     config = context.recipe.prune
     rule = Rule(dense, config, example=torch.zeros(2, *context.splits.train.shape))
-    attack, share = partial(_attack, context), 1 - config.sparsity
+    attack = partial(_attack, context)
     if not removes_channels(config):
         if not rule.masks(averages):
             context.progress.say("no layer can lose weights, so that there is no mask to learn")
             return averages, 0
-        return _run(context, dense, averages, Task(config.learning, rule.masks, attack, share)), config.learning.steps
+        return _run(context, dense, averages, Task(config.learning, rule.masks, attack)), config.learning.steps
     gates = rule.gates(averages)
     if not gates.groups:
         context.progress.say("no channel can go, so that there is no gate to learn")
         return averages, 0
-    task = Task(config.learning, gates.masks, attack, share, gates.slopes)
+    task = Task(config.learning, gates.masks, attack, gates.slopes)
     return averages | _run(context, dense, gates.start(averages), task), config.learning.steps
 
 

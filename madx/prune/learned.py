@@ -32,8 +32,6 @@ Scores = dict[str, Tensor]
 Attack = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 """(network, images, labels, generator) -> adversarial images."""
 
-FLOOR = 0.5
-"""Of an equal share of what is kept: no layer ends with less in the masks that `mad` learns."""
 _SAVE_EVERY = 25
 """Steps between checkpoints: some seconds of work."""
 
@@ -46,8 +44,8 @@ class Learner:
     """Averaged scores of batches -> the learned scores before the first step."""
     optimiser: Callable[[list[Tensor]], torch.optim.Optimizer]
     """Its learning rate falls to zero along half a cosine."""
-    ranked: Callable[[Mapping[str, Tensor], float], Mapping[str, Tensor]]
-    """Learned scores, share that is kept -> scores as the pruning rule compares them."""
+    ranked: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    """Learned scores -> scores as the pruning rule compares them."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,6 @@ class Task:
     """The pruning rule at the recipe's sparsity and structure: the scores that are learned -> masks of entries."""
     attack: Attack
     """Makes the adversarial images."""
-    share: float
-    """What `keep` keeps of all."""
     collect: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda slopes: slopes
     """Slopes of the masks' entries -> slopes of the scores; the same where each entry has a score of its own."""
 
@@ -100,7 +96,7 @@ def learn_scores(
         run.advance(task.attack(run.masked_network(), images, labels, generator), labels)
         if run.step % _SAVE_EVERY == 0:
             checkpoint.save(run.state())
-    return {name: score.cpu() for name, score in run.ranked().items()}
+    return {name: score.detach().cpu() for name, score in learner.ranked(run.scores).items()}
 
 
 class _Run:
@@ -139,12 +135,8 @@ class _Run:
                 parameter.copy_(self.weights[name] * masks[name])
         return self.masked
 
-    def ranked(self) -> Mapping[str, Tensor]:
-        """The scores as the pruning rule compares them."""
-        return self.learner.ranked({name: score.detach() for name, score in self.scores.items()}, self.task.share)
-
     def _masks(self) -> Mapping[str, Tensor]:
-        return self.task.keep(self.ranked())
+        return self.task.keep({name: score.detach() for name, score in self.learner.ranked(self.scores).items()})
 
     def _loss(self, x_adv: Tensor, labels: Tensor) -> tuple[float, dict[str, Tensor]]:
         """Mean cross-entropy and its gradient at the masked weights; BatchNorm sees the batch, as in training."""
@@ -194,20 +186,9 @@ def scaled_by_fan_in(scores: Mapping[str, Tensor]) -> Scores:
     }
 
 
-def without_starved_layers(scores: Mapping[str, Tensor], share: float) -> Scores:
-    """The scores, with the best of every layer first: all compete, but each layer keeps FLOOR times its equal share.
-
-    Left to compete alone, layers were seen to end with a fifth of it, at the price of several points
-    (docs/criteria-tried.md). The order within a layer stays.
-    """
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    lift = float(flat.max() - flat.min()) + 1
-    return {name: _lifted(score, math.ceil(FLOOR * share * score.numel()), lift) for name, score in scores.items()}
-
-
-def shares_alike(scores: Mapping[str, Tensor], _: float) -> Scores:
-    """Ranks within layers: every layer keeps the same share."""
-    return ranks_in_layer(scores)
+def unchanged(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The scores themselves: all entries compete as the pruning rule has it."""
+    return scores
 
 
 def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -223,12 +204,6 @@ def sgd(parameters: list[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
 
-def _lifted(score: Tensor, count: int, lift: float) -> Tensor:
-    lifted = score.flatten().clone()
-    lifted[lifted.argsort(descending=True, stable=True)[:count]] += lift
-    return lifted.view_as(score)
-
-
 def _ranks(values: Tensor) -> Tensor:
     order = values.argsort(stable=True)
     ranks = torch.empty(len(values), device=values.device)
@@ -237,7 +212,7 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 LEARNERS: dict[str, Learner] = {
-    "mad": Learner(ranks_in_layer, adam, without_starved_layers),
-    "hydra": Learner(scaled_by_fan_in, sgd, shares_alike),
+    "mad": Learner(ranks_in_layer, adam, unchanged),
+    "hydra": Learner(scaled_by_fan_in, sgd, ranks_in_layer),
 }
 """Criteria whose averaged scores are only the start."""

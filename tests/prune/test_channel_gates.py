@@ -180,7 +180,7 @@ def test_learning_brings_removed_channels_back(name: str) -> None:
     start = CRITERIA["magnitude"](network, *batches[0])
     rule = Rule(network, PruneConfig(structure="channels", sparsity=0.5, round_to=1), example=torch.zeros(2, 4))
     gates = rule.gates(start)
-    task = Task(LearningConfig(steps=100, precision="fp32"), gates.masks, lambda _, x, *__: x, 0.5, gates.slopes)
+    task = Task(LearningConfig(steps=100, precision="fp32"), gates.masks, lambda _, x, *__: x, gates.slopes)
     scores = start | learn_scores(network, batches, gates.start(start), LEARNERS[name], task)
     before, after = rule.masks(start)["1.weight"], rule.masks(scores)["1.weight"]
     assert before.tolist() == [[False, False, True, True]] * 2

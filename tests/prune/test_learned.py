@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from madx.errors import TrainingError
 from madx.models import state_digest
 from madx.prune import CRITERIA, LEARNERS, Task, learn_scores, unstructured_masks
-from madx.prune.learned import ranks_in_layer, scaled_by_fan_in, without_starved_layers
+from madx.prune.learned import ranks_in_layer, scaled_by_fan_in
 from madx.recipe import LearningConfig
 from madx.seeds import torch_generator
 
@@ -67,7 +66,7 @@ def test_learning_finds_what_magnitude_misses(name: str) -> None:
         return unstructured_masks(model, scores, 0.5)
 
     config = LearningConfig(steps=100, precision="fp32")
-    scores = learn_scores(model, batches, start, LEARNERS[name], Task(config, keep, clean, 0.5))
+    scores = learn_scores(model, batches, start, LEARNERS[name], Task(config, keep, clean))
     assert keep(start)["0.weight"].tolist() == [[False, False, True, True]] * 2
     assert keep(scores)["0.weight"].tolist() == [[True, True, False, False]] * 2
 
@@ -101,7 +100,7 @@ def learn(
         batches,
         start,
         LEARNERS[name],
-        Task(LearningConfig(steps=30), lambda scores: unstructured_masks(model, scores, 0.5), noise, 0.5),
+        Task(LearningConfig(steps=30), lambda scores: unstructured_masks(model, scores, 0.5), noise),
         state=state,
         checkpoint=checkpoint,
     )
@@ -139,12 +138,7 @@ def test_a_loss_that_is_not_finite_ends_it(network: nn.Module) -> None:
             images(1),
             {name: torch.rand(value.shape) for name, value in network.named_parameters() if value.dim() > 1},
             LEARNERS["mad"],
-            Task(
-                LearningConfig(steps=1),
-                lambda scores: {name: score > 0.5 for name, score in scores.items()},
-                clean,
-                0.5,
-            ),
+            Task(LearningConfig(steps=1), lambda scores: {name: score > 0.5 for name, score in scores.items()}, clean),
         )
 
 
@@ -153,22 +147,6 @@ def test_ranks() -> None:
     layer = ranks_in_layer(scores)
     torch.testing.assert_close(layer["a"] * 4, torch.tensor([[2.0, 1.0], [3.0, 4.0]]))
     torch.testing.assert_close(layer["b"] * 2, torch.tensor([1.0, 2.0]))
-
-
-def test_no_layer_is_left_with_less_than_half_of_an_equal_share() -> None:
-    """One convolution scores higher all through: alone it would be all that is kept."""
-    network = nn.Sequential(nn.Conv2d(4, 10, 1, bias=False), nn.Conv2d(10, 40, 1, bias=False))
-    generator = torch_generator(0, "starved")
-    high, low = torch.rand(10, 4, 1, 1, generator=generator) + 5, torch.rand(40, 10, 1, 1, generator=generator) - 5
-    alone = {"0.weight": high, "1.weight": low}
-    ranked = without_starved_layers(alone, 0.09)
-    kept = {name: mask.sum().item() for name, mask in unstructured_masks(network, ranked, 0.91).items()}
-    assert {name: mask.sum().item() for name, mask in unstructured_masks(network, alone, 0.91).items()} == {
-        "0.weight": 40,
-        "1.weight": 0,
-    }
-    assert kept == {"0.weight": 22, "1.weight": 18}  # 0.09 of 440 in all; of the 400, half of 0.09
-    assert all(torch.equal(ranked[name].argsort(dim=0), alone[name].argsort(dim=0)) for name in alone)
 
 
 def test_hydra_starts_within_kaimings_bound() -> None:
@@ -189,10 +167,9 @@ def test_every_step_attacks_and_descends_the_network_that_the_scores_prune(netwo
         seen.append({name: value.detach().clone() for name, value in given.state_dict().items()})
         return points + 0.01
 
-    task = Task(LearningConfig(steps=2, precision="fp32"), lambda s: unstructured_masks(network, s, 0.5), attack, 0.5)
+    task = Task(LearningConfig(steps=2, precision="fp32"), lambda s: unstructured_masks(network, s, 0.5), attack)
     two = [(x, y, generator)] * 2
-    competing = replace(LEARNERS["mad"], ranked=lambda scores, _: scores)
-    scores = learn_scores(network, two, start, competing, task)
+    scores = learn_scores(network, two, start, LEARNERS["mad"], task)
     first = ranks_in_layer(start)
     masks = unstructured_masks(network, first, 0.5)
     by_hand = plain().train()
