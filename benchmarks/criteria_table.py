@@ -171,9 +171,16 @@ def plot(cells: Cells) -> None:
                 label=name, color=f"C{number}", marker="o", markersize=3, capsize=2,
                 linewidth=2.2 if name == OURS else 1,
             )  # fmt: skip
-        dense = over_seeds(cells.get(("dense", 0.0), {}), "one_shot", "apgd")
-        if dense:
-            axes.axhline(100 * np.mean(list(dense.values())), color="0.5", linewidth=0.8, linestyle="--")
+        dense = over_seeds(cells.get(("dense", 0.0), {}), _dense_state(state), "apgd")
+        images = [
+            len(bits)
+            for (name, _), cell in cells.items()
+            if name == OURS
+            for bits in over_seeds(cell, state, "apgd").values()
+        ]
+        if dense and images:
+            level = 100 * np.mean([value[: min(images)] for value in dense.values()])
+            axes.axhline(level, color="0.5", linewidth=0.8, linestyle="--", label="dense")
         axes.set(title=STATES[state], xlabel="weights removed")
     figure.axes[0].set_ylabel("accuracy under APGD, %")
     figure.axes[0].legend(frameon=False, fontsize=7.5)
