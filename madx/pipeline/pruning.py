@@ -14,7 +14,7 @@ from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.learning import learned
 from madx.pipeline.scoring import averaged, numbered_batch, summary
-from madx.pipeline.training import job
+from madx.pipeline.training import check_it_runs_in_bf16, job
 from madx.prune import Removal, Saliency, coverage, remove
 from madx.seeds import torch_generator
 from madx.train import evaluate, recalibrate_, train_
@@ -25,6 +25,7 @@ _SPARSITY_SLACK = 0.02
 def prune(context: Context) -> list[str]:
     """Write the saliency, the masks (in dense shapes), the coverage and the pruned, fine-tuned network."""
     dense = context.dense_model()
+    check_it_runs_in_bf16(context, dense, trained=True)  # the recipe may ask for bfloat16 only now
     saliency = learned(context, dense, averaged(context, dense))
     removal = _removed(context, dense, saliency)
     module = removal.module.to(context.device)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import io
-import lzma
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.artifacts import write_atomically
+from madx.artifacts import UNREADABLE, write_atomically
 from madx.errors import ArtifactError
 from madx.pipeline import files
 from madx.pipeline.contenders import build_record
@@ -21,12 +17,6 @@ from madx.pipeline.context import Context
 from madx.recipe import EngineConfig
 from madx.report import ReportContent, render_html, render_junit, render_markdown
 from madx.verify import Measurements, Verdict
-
-_DAMAGED = (
-    *(ValueError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile),
-    *(zlib.error, OSError, lzma.LZMAError),  # of the three codecs; the one to use is a byte of the file
-)
-"""What numpy and zipfile raise where bytes of an .npz file are cut off or flipped: tests/pipeline/test_chunks.py."""
 
 
 def report(context: Context) -> list[str]:
@@ -99,7 +89,7 @@ def read_arrays(payload: bytes) -> dict[str, NDArray[Any]]:
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
-    except _DAMAGED as error:
+    except UNREADABLE as error:
         raise ArtifactError(f"the arrays cannot be read ({type(error).__name__}: {error})") from None
     if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ArtifactError(f"{foreign[0]} is no array, so the file is not one that madx wrote")

@@ -32,7 +32,7 @@ def train(context: Context) -> list[str]:
         module.load_state_dict(context.world.share(lambda: _given(module, weights)))
         context.progress.say(f"weights taken from {weights}")
     _check_it_returns_logits(context, module)
-    _check_it_runs_in_bf16(context, module)
+    check_it_runs_in_bf16(context, module)
     log = []
     if recipe.train is not None:
         module.to(context.device)
@@ -68,13 +68,18 @@ def _check_it_returns_logits(context: Context, module: nn.Module) -> None:
         )
 
 
-def _check_it_runs_in_bf16(context: Context, module: nn.Module) -> None:
+def check_it_runs_in_bf16(context: Context, module: nn.Module, *, trained: bool = False) -> None:
     """What training and learning would end with, hours later perhaps, is found on a few images.
+
+    Args:
+        context: of the run.
+        module: the network, in any mode and on any device; it is not touched.
+        trained: only the settings of pruning count, as `prune` asks when the training is done.
 
     Raises:
         ModelError: it does not run under autocast, and the recipe has something done in bfloat16.
     """
-    settings = _settings_in_bf16(context.recipe)
+    settings = [name for name in _settings_in_bf16(context.recipe) if not (trained and name == "train.precision")]
     if not settings:
         return
     images, _ = context.splits.selection.tensors(0, _PROBES)

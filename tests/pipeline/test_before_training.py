@@ -50,12 +50,12 @@ RESNET = "{name: resnet8, args: {widths: [16, 16, 16], stem_stride: 1}}"
 def train(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """`madx train` on one of the networks above."""
 
-    def with_net(name: str, *settings: str):
+    def with_net(name: str, *settings: str, command: str = "train"):
         assert RESNET in TINY
         monkeypatch.chdir(tmp_path)
         Path("nets_before_training.py").write_text(NETS)
         Path("tiny.yaml").write_text(TINY.replace(RESNET, f"{{name: factory, factory: 'nets_before_training:{name}'}}"))
-        return cli("train", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", *settings)
+        return cli(command, tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", *settings)
 
     return with_net
 
@@ -93,3 +93,13 @@ def test_a_network_that_does_not_run_in_bfloat16_is_told_what_to_set(train) -> N
     settings = [setting.replace(": ", "=") for setting in found[1].split(" and ")]
     assert settings
     assert train("in_float32_alone", *(word for setting in settings for word in ("--set", setting))).code == 0
+
+
+def test_so_is_one_whose_recipe_asks_for_bfloat16_after_training(train) -> None:
+    """The training stands; only what pruning would run in bfloat16 is named."""
+    in_fp32 = [f"--set={part}.precision=fp32" for part in ("train", "prune", "prune.finetune", "prune.learning")]
+    assert train("in_float32_alone", *in_fp32).code == 0
+    answer = train("in_float32_alone", *in_fp32, "--set=prune.finetune.precision=bf16", command="prune")
+    assert answer.code == 2
+    assert "does not run under bfloat16 autocast: RuntimeError" in " ".join(answer.err.split())
+    assert re.findall(r"[a-z.]+\.precision: fp32", answer.err) == ["prune.finetune.precision: fp32"]
