@@ -19,6 +19,7 @@ from typing import IO, Any
 from madx.artifacts import explain_write, read_json, sha256_bytes, sha256_file, write_json
 from madx.errors import ArtifactError
 
+MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 PRIVATE = ".madx"
 LOCK = f"{PRIVATE}/lock"
@@ -34,6 +35,11 @@ class RunDirectory:
     def path(self, name: str) -> Path:
         """Full path of the run's file `name` (posix, relative to the run directory)."""
         return self.root / name
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder is that of a run, finished or not."""
+        return self.path(MANIFEST).is_file()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -70,7 +76,7 @@ class RunDirectory:
         Raises:
             ArtifactError: it is corrupt, or of a newer madx.
         """
-        path = self.path("manifest.json")
+        path = self.path(MANIFEST)
         if not path.exists():
             return {"schema": MANIFEST_SCHEMA, "stages": {}}
         content: dict[str, Any] = read_json(path)
@@ -105,7 +111,7 @@ class RunDirectory:
         for leftover in before.keys() - files.keys():
             self.path(leftover).unlink(missing_ok=True)
         manifest["stages"][name] = record | {"outputs": files}
-        write_json(self.path("manifest.json"), manifest)
+        write_json(self.path(MANIFEST), manifest)
 
     def forget_stage(self, name: str) -> None:
         """Drop a stage that no longer speaks of the files before it.
@@ -118,7 +124,7 @@ class RunDirectory:
             return
         for output in record["outputs"]:
             self.path(output).unlink(missing_ok=True)
-        write_json(self.path("manifest.json"), manifest)
+        write_json(self.path(MANIFEST), manifest)
 
     def attempts(self) -> dict[str, dict[str, Any]]:
         """What `keep_attempts` kept, by subject."""
@@ -129,7 +135,7 @@ class RunDirectory:
         """Keep how often something was tried; no stage that is done again or forgotten takes it back."""
         manifest = self.manifest()
         manifest.setdefault("attempts", {})[subject] = dict(record)
-        write_json(self.path("manifest.json"), manifest)
+        write_json(self.path(MANIFEST), manifest)
 
     def read(self, name: str) -> bytes:
         """Bytes of a file that a finished stage wrote, checked against the manifest at this moment.
@@ -186,7 +192,7 @@ class RunDirectory:
 
     def _refuse_foreign(self) -> None:
         """A folder that madx did not make may hold the user's own dense/ or report.html: it is not written to."""
-        if not self.root.is_dir() or self.path(PRIVATE).exists() or self.path("manifest.json").exists():
+        if not self.root.is_dir() or self.path(PRIVATE).exists() or self.begun:
             return
         if any(self.root.iterdir()):
             raise ArtifactError(

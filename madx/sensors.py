@@ -17,6 +17,7 @@ from statistics import fmean
 from types import MappingProxyType
 
 from madx.errors import MadxError
+from madx.machine import usable_cpus
 
 Reading = Mapping[str, float]
 
@@ -53,7 +54,7 @@ class Sensors:
         self, *, gpu: bool = False, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._root, self._clock = root, clock
-        self._cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self._cpus = sorted(usable_cpus())
         self._gpu = _Gpu.find() if gpu else None
         self._waits, self._waits_at = self._thread_waits(), clock()
         self._ticks, self._since = self._cpu_times(), clock()

@@ -47,6 +47,7 @@ WITHIN_A_LAYER = {
     ("rundir", "errors"),
     ("plugins", "errors"),
     ("sensors", "errors"),
+    ("sensors", "machine"),
     ("distributed", "errors"),
     ("recipe", "errors"),
     ("stats", "errors"),

@@ -3,7 +3,6 @@
 Images are float32 [B, C, H, W] in [0, 1], eps in the same unit. The norm owns start, direction and projection.
 """
 
-from madx.attacks.apgd import apgd_examples
 from madx.attacks.gradients import Gradient, input_gradient, through_twin
 from madx.attacks.losses import DLR, CrossEntropy, Loss, TargetedDLR, TargetedMargin, targeted_loss
 from madx.attacks.norms import Norm, norm_named
@@ -40,7 +39,6 @@ __all__ = [
     "TargetedMargin",
     "Victim",
     "Worst",
-    "apgd_examples",
     "input_gradient",
     "last_iterate",
     "linear_classifier",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from madx.attacks.gradients import Gradient
-from madx.attacks.losses import Loss, labels_of
+from madx.attacks.losses import Loss
 from madx.attacks.norms import Norm, inside, norm_named, per_image
 from madx.attacks.worst import Worst
 from madx.recipe import ThreatConfig
@@ -24,33 +24,6 @@ _FIRST_STEP = 2.0
 """First step size, in units of eps."""
 
 
-def apgd_examples(
-    gradient: Gradient,
-    images: Tensor,
-    targets: Tensor,
-    *,
-    loss: Loss,
-    threat: ThreatConfig,
-    steps: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """For each image the point that is furthest on the wrong side in one run of APGD, [B, ...].
-
-    Args:
-        gradient: of `loss` on the network under attack, or on a substitute for it; the logits it returns decide.
-        images: clean images in [0, 1].
-        targets: what `loss` takes: labels [B], or labels and target classes [B, 2].
-        loss: what is maximised.
-        threat: norm and eps; the examples obey both, and stay in [0, 1].
-        steps: moves; each is one forward and one backward pass, and the start is one more.
-        generator: CPU generator of the random start. It is drawn for all images, so that an example depends on its
-            image's position, and not on which of its neighbours fall.
-    """
-    worst = Worst(images, labels_of(targets))
-    climb(gradient, worst, targets, loss=loss, threat=threat, steps=steps, generator=generator)
-    return worst.points
-
-
 def climb(
     gradient: Gradient,
     worst: Worst,
@@ -61,7 +34,18 @@ def climb(
     steps: int,
     generator: torch.Generator,
 ) -> None:
-    """One run of APGD on the images of `worst` that still stand; `worst` sees every point. See `apgd_examples`."""
+    """One run of APGD on the images of `worst` that still stand; `worst` sees every point.
+
+    Args:
+        gradient: of `loss` on the network under attack, or on a substitute for it; the logits it returns decide.
+        worst: clean images in [0, 1], their labels, and the furthest point so far on the wrong side of each.
+        targets: what `loss` takes: labels [B], or labels and target classes [B, 2].
+        loss: what is maximised.
+        threat: norm and eps; the points obey both, and stay in [0, 1].
+        steps: moves; each is one forward and one backward pass, and the start is one more.
+        generator: CPU generator of the random start. It is drawn for all images, so that a point depends on its image's
+            position, and not on which of its neighbours fall.
+    """
     norm, eps = norm_named(threat.norm), threat.eps
     start = inside(norm, worst.images + norm.start(worst.images, eps, generator), worst.images, eps)
     rows = worst.standing()

@@ -89,11 +89,6 @@ def targeted_loss(classes: int) -> Loss:
     return TargetedDLR() if classes >= 4 else TargetedMargin()
 
 
-def labels_of(targets: Tensor) -> Tensor:
-    """The true classes [B] in the targets of any loss."""
-    return targets if targets.dim() == 1 else targets[:, 0]
-
-
 def likeliest_wrong(logits: Tensor, labels: Tensor, count: int) -> Tensor:
     """The `count` wrong classes with the largest logits, largest first, int64 [B, count]; fewer if there are fewer."""
     wrong = logits.scatter(1, labels[:, None], -torch.inf)

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from madx.artifacts import read_json
 from madx.errors import ArtifactError
-from madx.rundir import CHECKPOINTS, RunDirectory
+from madx.rundir import CHECKPOINTS, MANIFEST, RunDirectory
 
 if TYPE_CHECKING:
     from madx.report.sensitivity import LayerRow
@@ -36,9 +36,9 @@ def examine(root: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: the folder is not a run directory.
     """
-    if not root.joinpath("manifest.json").is_file():
-        raise ArtifactError(f"{root} is not a madx run directory: it has no manifest.json")
     run = RunDirectory(root)
+    if not run.begun:
+        raise ArtifactError(f"{root} is not a madx run directory: it has no {MANIFEST}")
     stages = {}
     for name, record in run.manifest()["stages"].items():
         kept = {key: record.get(key) for key in ("key", "seconds", "finished", "tools", "machine")}
@@ -57,7 +57,7 @@ def print_findings(findings: dict[str, Any]) -> None:
     """For people, and for what reads lines."""
     console = Console(highlight=False, soft_wrap=True)
     root = Path(findings["run_dir"])
-    with _reading(root / "manifest.json"):
+    with _reading(root / MANIFEST):
         _print_stages(console, findings["stages"])
     for work in findings["unfinished"]:
         console.print(f"[yellow]unfinished[/yellow] {escape(_standing(work))}")

@@ -19,7 +19,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.stages import begin, stage_named
 from madx.pipeline.unfinished import unfinished
 from madx.pipeline.verifying import why_missing
-from madx.rundir import RunDirectory
+from madx.rundir import MANIFEST, RunDirectory
 from madx.verify import Accuracy
 
 _NAMED = 5
@@ -78,8 +78,8 @@ def _shard_folder(context: Context, root: Path) -> Path:
         ArtifactError: it has none, with the reason.
     """
     run = RunDirectory(root)
-    if not (root / "manifest.json").is_file():
-        raise ArtifactError(f"--merge {root} is no run directory: there is no {root / 'manifest.json'}")
+    if not run.begun:
+        raise ArtifactError(f"--merge {root} is no run directory: there is no {run.path(MANIFEST)}")
     stages = run.manifest()["stages"]
     records = {one.folder: record for one in unfinished(run) if (record := one.record) is not None}
     for folder, record in records.items():

@@ -40,7 +40,7 @@ def sources(given: Given, engines: Iterable[EngineConfig]) -> dict[str, Source]:
 def _baseline(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
     if not path.exists():
         raise ArtifactError(f"--baseline {path}: there is no such file or folder; give a run directory or a bundle")
-    if path.is_dir() and (path / "manifest.json").is_file():
+    if RunDirectory(path).begun:
         return _run_source(path, configs)
     return bundle_source("baseline", path, names={config.name: config.precision for config in configs})
 

@@ -45,19 +45,15 @@ def load_written(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"the recipe {path} is not UTF-8 text ({error.reason}); expected a YAML file") from None
     except OSError as error:
         raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}; expected a YAML file") from None
-    return _parse(text, str(path), overrides)
+    return parse_recipe(text, source=str(path), overrides=overrides)
 
 
-def parse_recipe(text: str, *, source: str, base: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Validate the YAML `text`; relative paths in it are taken from `base`.
+def parse_recipe(text: str, *, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Validate the YAML `text` of `source`; its paths stay as they are written.
 
     Raises:
         RecipeError: with one line per mistake, each naming the key, what was given and what was expected.
     """
-    return resolve_paths(_parse(text, source, overrides), base)
-
-
-def _parse(text: str, source: str, overrides: Sequence[str]) -> Recipe:
     content = _parse_yaml(text, source)
     if content is None:
         content = {}

@@ -7,7 +7,7 @@ confidence, so a pair of limits at 0.95 is a two-sided 90 % interval.
 """
 
 from madx.stats.betting import betting_drop, betting_retention, betting_share, planned_bets
-from madx.stats.paired import drop_interval, planned_images, tango_interval, tango_statistic, tango_test
+from madx.stats.paired import drop_interval, planned_images, tango_interval, tango_statistic
 from madx.stats.percentiles import Percentile, percentile, samples_needed
 from madx.stats.ranks import hodges_lehmann, signed_rank_cut, spearman
 from madx.stats.ratios import retention_interval, retention_statistic
@@ -32,5 +32,4 @@ __all__ = [
     "spearman",
     "tango_interval",
     "tango_statistic",
-    "tango_test",
 ]

@@ -44,17 +44,6 @@ def tango_statistic(n: int, b: int, c: int, *, margin: float) -> float:
     return deviation / math.sqrt(variance)
 
 
-def tango_test(n: int, b: int, c: int, *, margin: float, confidence: float) -> tuple[float, bool]:
-    """Non-inferiority: (Z, whether "the drop is at least `margin`" is rejected at this one-sided confidence).
-
-    Raises:
-        MadxError: if an argument is out of range.
-    """
-    check_confidence(confidence)
-    z = tango_statistic(n, b, c, margin=margin)
-    return z, z >= float(ndtri(confidence))
-
-
 def tango_interval(n: int, b: int, c: int, *, confidence: float) -> tuple[float, float]:
     """Limits of the drop: the margins at which Tango's Z is -z and +z, each one-sided at `confidence`.
 

@@ -18,7 +18,7 @@ from madx.attacks import (
     Loss,
     TargetedDLR,
     TargetedMargin,
-    apgd_examples,
+    Worst,
     input_gradient,
     norm_named,
     strongest_examples,
@@ -41,7 +41,9 @@ def attacked(
     loss = loss or CrossEntropy()
     gradient, threat = input_gradient(module, loss=loss), attack_cases.threat(norm, eps)
     draws = attack_cases.generator(5)
-    return apgd_examples(gradient, x, targets, loss=loss, threat=threat, steps=steps, generator=draws)
+    worst = Worst(x, targets if targets.dim() == 1 else targets[:, 0])
+    climb(gradient, worst, targets, loss=loss, threat=threat, steps=steps, generator=draws)
+    return worst.points
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), DLR(), TargetedDLR(), TargetedMargin()], ids=lambda loss: loss.name)

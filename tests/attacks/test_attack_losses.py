@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from madx.attacks import DLR, CrossEntropy, Loss, TargetedDLR, TargetedMargin, input_gradient, targeted_loss
-from madx.attacks.losses import labels_of, likeliest_wrong
+from madx.attacks.losses import likeliest_wrong
 from madx.errors import RecipeError
 
 LOGITS = torch.randn(40, 6, generator=attack_cases.generator(4)) * 3
@@ -112,8 +112,3 @@ def test_the_likeliest_wrong_classes_come_first_and_the_label_never() -> None:
         ranked = sorted((index for index in range(6) if index != label), key=lambda index: -row[index])
         assert classes == ranked[:3]
     assert likeliest_wrong(LOGITS, LABELS, 9).shape == (40, 5)
-
-
-def test_labels_are_found_in_the_targets_of_any_loss() -> None:
-    assert torch.equal(labels_of(LABELS), LABELS)
-    assert torch.equal(labels_of(GOALS), LABELS)

@@ -24,6 +24,7 @@ from madx.recipe import (
     load_recipe,
     parse_recipe,
     recipe_schema,
+    resolve_paths,
 )
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("**/*.yaml"))
@@ -42,7 +43,7 @@ verify: {gates: [{metric: clean_accuracy, at_least: 0.1, confidence: 0.99}]}
 
 
 def parsed(text: str) -> Recipe:
-    return parse_recipe(text, source="r.yaml", base=Path("/base"))
+    return resolve_paths(parse_recipe(text, source="r.yaml"), Path("/base"))
 
 
 def sections(model: type[BaseModel]) -> set[type[BaseModel]]:
@@ -142,7 +143,7 @@ def test_canonical_text_has_no_nan(value: float) -> None:
 
 
 def test_an_explicit_default_is_the_default() -> None:
-    written = parse_recipe(commented_recipe(), source="r.yaml", base=Path("/base"))
+    written = parsed(commented_recipe())
     assert canonical_json(written) == canonical_json(parsed("train: {}"))
 
 

@@ -18,7 +18,7 @@ TRAINED = "train: {}\n"
 
 
 def parsed(text: str, *overrides: str) -> Recipe:
-    return parse_recipe(TRAINED + text, source="r.yaml", base=Path("/base"), overrides=overrides)
+    return resolve_paths(parse_recipe(TRAINED + text, source="r.yaml", overrides=overrides), Path("/base"))
 
 
 def refused(text: str, *overrides: str) -> str:
@@ -170,13 +170,13 @@ def test_a_billion_laughs_end_at_the_first() -> None:
 )
 def test_a_recipe_is_a_mapping(text: str, kind: str) -> None:
     with pytest.raises(RecipeError, match=f"r.yaml: a recipe is a mapping of sections, this is a {kind}"):
-        parse_recipe(text, source="r.yaml", base=Path())
+        parse_recipe(text, source="r.yaml")
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment", "---", "train: null"])
 def test_nothing_to_prune(text: str) -> None:
     with pytest.raises(RecipeError, match=r"give a train section, or model\.weights"):
-        parse_recipe(text, source="r.yaml", base=Path())
+        parse_recipe(text, source="r.yaml")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def attempt(text: str) -> Recipe | str:
     """The recipe, or what its error says; any other error is a bug."""
     try:
-        return parse_recipe(text, source="r.yaml", base=Path("/base"))
+        return resolve_paths(parse_recipe(text, source="r.yaml"), Path("/base"))
     except RecipeError as error:
         return str(error)
 
