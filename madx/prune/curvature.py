@@ -118,10 +118,13 @@ def output_curvature(layer: ScoredLayer, gradient: Tensor, *, images: int) -> Te
         gradient: at the output of one call.
         images: of the batch. They are the first axis, unless the network has them elsewhere: transformers may take
             the sequence first, windows and frames are folded into the first axis. What does not see the images has
-            none of them.
+            none of them; neither has a call with one item that has no axis for others.
     """
     linear = isinstance(layer, nn.Linear)
-    others = [dimension for dimension in range(gradient.dim()) if dimension != (gradient.dim() - 1 if linear else 1)]
+    channels = gradient.dim() - 1 - (0 if linear else len(layer.kernel_size))
+    if channels == 0:
+        gradient, channels = gradient[None], 1
+    others = [dimension for dimension in range(gradient.dim()) if dimension != channels]
     sizes = [gradient.shape[dimension] for dimension in others]
     items = images if sizes[0] % images == 0 or (linear and images in sizes) else sizes[0]
     return gradient.square().sum(others) / (math.prod(sizes) // items)

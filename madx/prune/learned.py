@@ -86,7 +86,7 @@ def learn_scores(
         Scores on the CPU, float32, as the pruning rule compares them.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss or a slope is not finite.
     """
     checkpoint = checkpoint or NoCheckpoint()
     run = _Run(model, start, learner, task)
@@ -121,6 +121,12 @@ class _Run:
             raise TrainingError(f"the loss of the masked network is {loss} at step {self.step} of learning its masks")
         products = {name: slope * self.weights[name] for name, slope in slopes.items()}
         for name, slope in self.task.collect(products).items():
+            if not slope.isfinite().all():
+                raise TrainingError(
+                    f"the slopes of the masks of {name} are not finite at step {self.step} of learning them: the "
+                    "network has no gradient where a masked layer gives zero (a root or a norm of it?); "
+                    "prune.criterion: magnitude needs none"
+                )
             self.scores[name].grad = slope
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * (1 + math.cos(math.pi * self.step / self.task.config.steps)) / 2

@@ -215,10 +215,14 @@ def _by_kronecker(a: Array, g: Array, removed: Array) -> Array:
         (nn.Conv2d(2, 4, 1), (3, 4, 2, 5), 1, 10),
         (nn.Conv2d(2, 4, 1), (6, 4, 2, 5), 1, 20),
         (nn.Conv2d(2, 4, 1), (1, 4, 2, 3), 1, 6),
+        (nn.Linear(2, 4), (4,), 0, 1),
+        (nn.Conv2d(2, 4, 1), (4, 4, 5), 0, 20),
+        (nn.Conv1d(2, 4, 1), (4, 5), 0, 5),
     ],
     ids=[
         *("linear", "positions", "sequence first", "windows", "folded", "learned queries", "one learned query"),
         *("convolution", "frames", "convolution of no image"),
+        *("linear on one item", "convolution of one item", "1-D convolution of one item"),
     ],
 )
 def test_output_curvature_divides_by_positions_only(
@@ -226,6 +230,6 @@ def test_output_curvature_divides_by_positions_only(
 ) -> None:
     """Of a batch of three images, wherever they are."""
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    flat = gradient.movedim(channel, 0).flatten(1)
+    flat = gradient.movedim(channel, 0).reshape(4, -1)
     expected = torch.stack([sum(value**2 for value in row) / positions for row in flat])
     torch.testing.assert_close(output_curvature(layer, gradient, images=3), expected)

@@ -142,6 +142,26 @@ def test_a_loss_that_is_not_finite_ends_it(network: nn.Module) -> None:
         )
 
 
+def test_so_does_a_slope_that_is_not_finite() -> None:
+    """A root has no gradient at zero: the loss is finite, and NaN would be removed beyond any budget."""
+
+    def root(m: nn.ModuleDict, x: Tensor) -> Tensor:
+        hidden = m["one"](x)
+        logits: Tensor = m["two"](hidden) + (0 * hidden).square().sum().sqrt()
+        return logits
+
+    network = Lambda(root, one=nn.Linear(4, 4), two=nn.Linear(4, 3))
+    names = ["parts.one.weight", "parts.two.weight"]
+    with pytest.raises(TrainingError, match=r"slopes of the masks of parts.one.weight are not finite at step 0"):
+        learn_scores(
+            network,
+            [(torch.rand(2, 4), torch.tensor([0, 1]), torch.Generator())],
+            {name: torch.rand_like(dict(network.named_parameters())[name]) for name in names},
+            LEARNERS["mad"],
+            Task(LearningConfig(steps=1), lambda scores: {name: score > 0 for name, score in scores.items()}, clean),
+        )
+
+
 def test_ranks() -> None:
     scores = {"a": torch.tensor([[3.0, -1.0], [9.0, 9.0]]), "b": torch.tensor([0.0, 100.0])}
     layer = ranks_in_layer(scores)

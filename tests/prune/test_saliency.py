@@ -119,8 +119,8 @@ def test_calls_of_one_module_add_up() -> None:
     torch.testing.assert_close(score, 0.5 * g[:, None] * removed * (removed @ a))
 
 
-@pytest.mark.parametrize("activation", ["inplace", "keyword"])
-def test_how_a_layer_is_called_changes_nothing(activation: str) -> None:
+@pytest.mark.parametrize("way", ["inplace", "keyword", "one by one"])
+def test_how_a_layer_is_called_changes_nothing(way: str) -> None:
     torch.manual_seed(0)
     parts = {"one": nn.Conv2d(2, 4, 3), "two": nn.Linear(16, 3)}
 
@@ -129,10 +129,12 @@ def test_how_a_layer_is_called_changes_nothing(activation: str) -> None:
         return logits
 
     def otherwise(m: nn.ModuleDict, x: Tensor) -> Tensor:
-        if activation == "inplace":
+        if way == "inplace":
             logits: Tensor = m["two"](F.relu_(m["one"](x)).flatten(1))
-        else:
+        elif way == "keyword":
             logits = m["two"](input=F.relu(m["one"](input=x)).flatten(1))
+        else:  # without an axis for the batch
+            logits = torch.stack([m["two"](F.relu(m["one"](image)).flatten()) for image in x])
         return logits
 
     x, y = torch.rand(3, 2, 4, 4), torch.tensor([0, 1, 2])
