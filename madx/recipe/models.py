@@ -196,7 +196,7 @@ class PruneConfig(Section):
     """Examples the saliency is computed on."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the masks of mad-paper and mad-reversed: bf16 takes half the time and ranks a little differently (at 90 %
-    removed, 99.6 % of the kept set is the same on the reference network)."""
+    removed, 99.6 % of what is removed is the same on the reference network)."""
     learning: LearningConfig = LearningConfig()
     """Masks under the budget, or gates where whole channels go, for the criteria mad and hydra."""
     structure: Literal["unstructured", "channels", "2:4", "channels+2:4"] = "channels"
