@@ -3,16 +3,18 @@
     python benchmarks/saliency.py            # the 78k-parameter ResNet-8 of tests/data, batch 128
     python benchmarks/saliency.py --resnet18 # and ResNet-18 at 3x32x32, batch 32 (minutes)
 
-The straightforward K-FAC unfolds patches, forms A = sum a a^T (K x K) for every layer, and multiplies. Each figure is
-the median over the repeats. Each method runs in a process of its own, and once more for the peak of its memory above
-what a batch of two left loaded, while freed tensors go straight back to the system. The overlap is that of the sets
-pruned at 90 % with plain float32's, after the whole chain from the same random start. Set the threads with
-OMP_NUM_THREADS and quote the ratios: the machine's speed drops out.
+The straightforward K-FAC unfolds patches, forms A = sum a a^T (K x K) for every layer, and multiplies; before it is
+timed, its saliency is compared with madx's. Each figure is the median over the repeats. Each method runs in a process
+of its own, and once more for the peak of its memory above what a batch of two left loaded, while freed tensors go
+straight back to the system. The overlaps with plain float32's are those of the sets that are removed and kept at 90 %,
+after the whole chain from the same random start. Set the threads with OMP_NUM_THREADS and quote the ratios: the
+machine's speed drops out.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import resource
@@ -121,6 +123,17 @@ def kfac_saliency(model: nn.Module, x_adv: Tensor, y: Tensor, masks: dict[str, T
     return saliency
 
 
+def check_kfac(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Both ways must give the weights the same saliency; in float64, where only the mathematics counts."""
+    model, x = copy.deepcopy(model).double(), x.double()
+    masks = {name: torch.full_like(parameter, 0.5) for name, parameter in scored_parameters(model).items()}
+    found = mad_saliency(model, x, y, masks)
+    for name, expected in kfac_saliency(model, x, y, masks).items():
+        weights = found[f"{name}.weight"].flatten(1)
+        error = (weights - expected[:, : weights.shape[1]]).norm() / expected.norm()
+        assert error < 1e-9, f"{name}: K-FAC differs by {error:.1e} of its norm"
+
+
 def training_step(model: nn.Module, x: Tensor, y: Tensor) -> None:
     """One forward and backward pass with weight gradients."""
     model.zero_grad()
@@ -161,6 +174,8 @@ def parts_of(method: str, batch: Batch, results: dict[str, Any]) -> Mapping[str,
 def seconds(network: str, method: str, repeats: int, file: Path) -> dict[str, float]:
     """Median seconds of each part; the pruned set goes to `file`."""
     batch, results = NETWORKS[network](), {}
+    if method == KFAC:
+        check_kfac(*batch)
     found = {name: timed(part, repeats) for name, part in parts_of(method, batch, results).items()}
     if method in VARIANTS:
         np.save(file, pruned_convolutions(batch[0], results["scores"]))
@@ -219,18 +234,19 @@ def compare(network: str, repeats: int) -> None:
             found[method] = child([*options, "--save", str(file)]) | child(options, MALLOC_MMAP_THRESHOLD_="65536")
             if method in VARIANTS:
                 sets[method] = np.load(file)
-    step, kfac = found[STEP], found[KFAC]
+    step, kfac, plain = found[STEP], found[KFAC], sets[PLAIN]
     print(f"{network}, {torch.get_num_threads()} threads, seconds per batch, median of {repeats}")
     print(f"  {STEP}: {step[STEP]:.3f}, peak memory {step['peak MB']:.0f} MB")
     print(f"  {KFAC}: statistics {kfac['statistics']:.3f}, peak memory {kfac['peak MB']:.0f} MB")
-    print("  | madx | attack | masks | statistics | all | statistics / training step | peak memory / its | overlap |")
-    print("  | --- | --- | --- | --- | --- | --- | --- | --- |")
+    columns = (*PARTS, "all", "statistics / training step", "peak memory / its", "same removed", "same kept")
+    print(f"  | madx | {' | '.join(columns)} |")
+    print(f"  | --- {'| ---: ' * len(columns)}|")
     for name, removed in sets.items():
         parts = found[name]
         figures = [f"{parts[part]:.3f}" for part in PARTS] + [f"{sum(parts[part] for part in PARTS):.3f}"]
         ratios = [f"{parts['statistics'] / step[STEP]:.2f}", f"{parts['peak MB'] / step['peak MB']:.2f}"]
-        overlap = (removed & sets[PLAIN]).sum() / sets[PLAIN].sum()
-        print(f"  | {name} | {' | '.join(figures + ratios)} | {overlap:.2%} |")
+        same = [f"{(one & other).sum() / other.sum():.1%}" for one, other in ((removed, plain), (~removed, ~plain))]
+        print(f"  | {name} | {' | '.join(figures + ratios + same)} |")
     print(f"  statistics {kfac['statistics'] / found[PLAIN]['statistics']:.2f} times as fast as {KFAC}'s")
 
 
