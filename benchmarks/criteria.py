@@ -135,14 +135,14 @@ def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> 
     config = PruneConfig(structure=structure, sparsity=sparsity, round_to=RECIPE.prune.round_to)
     rule = Rule(model, config, example=torch.zeros(2, *splits().train.shape))
     if criterion in LEARNERS:
-        gates = rule.gates(scores) if removes_channels(config) else None
+        channels = rule.channel_masks(scores) if removes_channels(config) else None
         learning, attack = LearningConfig(steps=LEARNING_STEPS), learning_attack
         scores = scores | learn_scores(
             model,
             ((x, y, torch_generator(seed, "learn", n)) for n, x, y in batches(LEARNING_STEPS, seed, "learn")),
-            gates.start(scores) if gates else scores,
+            channels.start(scores) if channels else scores,
             LEARNERS[criterion],
-            Task(learning, gates.masks, attack, gates.slopes) if gates else Task(learning, rule.masks, attack),
+            Task(learning, channels.masks, attack, channels.slopes) if channels else Task(learning, rule.masks, attack),
         )
     return rule.remove(scores)
 

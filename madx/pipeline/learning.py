@@ -35,7 +35,7 @@ def learned(context: Context, dense: nn.Module, saliency: Saliency) -> Saliency:
 def learns(config: PruneConfig) -> bool:
     """Whether the averages are only where learning starts.
 
-    The gates that `mad` finds for channels are worth 20 points as long as no weight is trained, and cost 4 after
+    The masks of channels that `mad` learns are worth 20 points as long as no weight is trained, and cost 4 after
     fine-tuning; those of `hydra` cost nothing there (measured: docs/criteria.md).
     """
     trains = config.finetune is not None
@@ -55,12 +55,12 @@ def _learn(context: Context, dense: nn.Module, averages: dict[str, Tensor]) -> t
             context.progress.say("no layer can lose weights, so that there is no mask to learn")
             return averages, 0
         return _run(context, dense, averages, Task(config.learning, rule.masks, attack)), config.learning.steps
-    gates = rule.gates(averages)
-    if not gates.groups:
-        context.progress.say("no channel can go, so that there is no gate to learn")
+    channels = rule.channel_masks(averages)
+    if not channels.groups:
+        context.progress.say("no channel can go, so that there is no mask to learn")
         return averages, 0
-    task = Task(config.learning, gates.masks, attack, gates.slopes)
-    return averages | _run(context, dense, gates.start(averages), task), config.learning.steps
+    task = Task(config.learning, channels.masks, attack, channels.slopes)
+    return averages | _run(context, dense, channels.start(averages), task), config.learning.steps
 
 
 def _run(context: Context, dense: nn.Module, start: dict[str, Tensor], task: Task) -> dict[str, Tensor]:

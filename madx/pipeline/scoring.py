@@ -88,7 +88,7 @@ def _most_batches(config: PruneConfig) -> int:
 def _settling(context: Context, rule: Rule) -> Settling:
     """The halves are compared by the very rule that prunes; for a criterion that learns, where its learning starts."""
     config = context.recipe.prune
-    # Gates of channels start in the order of the averages added up, by which the rule itself ranks.
+    # Scores of channels start in the order of the averages added up, by which the rule itself ranks.
     learner = None if removes_channels(config) else LEARNERS.get(config.criterion)
     return Settling(
         keep=lambda scores: rule.masks(learner.start(scores) if learner else scores),

@@ -5,9 +5,9 @@ bool with the parameter's shape, True = kept.
 """
 
 from madx.prune.averaging import Saliency, average_saliency, average_scores
+from madx.prune.channel_masks import ChannelMasks
 from madx.prune.convergence import Round, Settling, batches_needed, has_settled
 from madx.prune.criteria import BF16, CRITERIA, IMAGE_FREE
-from madx.prune.gates import ChannelGates
 from madx.prune.groups import MAKES_OUTPUTS
 from madx.prune.layers import unscored_layers
 from madx.prune.learned import LEARNERS, Task, learn_scores
@@ -31,7 +31,7 @@ __all__ = [
     "IMAGE_FREE",
     "LEARNERS",
     "MAKES_OUTPUTS",
-    "ChannelGates",
+    "ChannelMasks",
     "Coverage",
     "LayerCoverage",
     "Removal",

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from madx.prune.gates import ChannelGates
+from madx.prune.channel_masks import ChannelMasks
 from madx.prune.groups import MAKES_OUTPUTS, ChannelGroup, channel_groups, dependency_graph, masks_without
 from madx.prune.layers import scored_parameters, unscored_layers
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
@@ -48,7 +48,7 @@ class Rule:
     """A recipe's structure at its sparsity, for one network: what depends on the network alone is found once.
 
     Scores are float32 for every parameter that can be scored, on any device; other layers are listed and stay whole.
-    Groups of channels may have scores of their own (`ChannelGates`), which then decide.
+    Groups of channels may have scores of their own (`ChannelMasks`), which then decide.
 
     Raises:
         ModelError: channels cannot be removed from this network, or scores are missing.
@@ -114,17 +114,17 @@ class Rule:
             return masks_without(self._groups, scores, shapes)
         return self.remove(scores).masks
 
-    def gates(self, scores: Mapping[str, Tensor]) -> ChannelGates:
-        """Gates on the groups of channels that the rule chooses from; it was checked that they act as removal does.
+    def channel_masks(self, scores: Mapping[str, Tensor]) -> ChannelMasks:
+        """Of the groups of channels that the rule chooses from; it was checked that they act as removal does.
 
         Args:
             scores: with which the check removes channels.
         """
-        gates = ChannelGates(self.dense, self._groups)
+        masks = ChannelMasks(self.dense, self._groups)
         alone = self.config.model_copy(update={"structure": "channels"})
         pruned = Rule(self.dense, alone, example=self.example).remove(scores).module
-        gates.check(self.dense, pruned, scores, shape=self.example.shape)
-        return gates
+        masks.check(self.dense, pruned, scores, shape=self.example.shape)
+        return masks
 
     @cached_property
     def _groups(self) -> list[ChannelGroup]:
