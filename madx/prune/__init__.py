@@ -12,7 +12,7 @@ from madx.prune.groups import MAKES_OUTPUTS
 from madx.prune.layers import unscored_layers
 from madx.prune.learned import LEARNERS, Task, learn_scores
 from madx.prune.masks import apply_masks_, fill_zeros_, two_four_masks, unstructured_masks
-from madx.prune.removal import Removal, Rule, remove, removes_channels
+from madx.prune.removal import Removal, Rule, removes_channels
 from madx.prune.resize import resize_to_
 from madx.prune.saliency import mad_saliency, optimise_masks
 from madx.prune.structure import (
@@ -52,7 +52,6 @@ __all__ = [
     "learn_scores",
     "mad_saliency",
     "optimise_masks",
-    "remove",
     "remove_channels_",
     "removes_channels",
     "resize_to_",

@@ -17,7 +17,7 @@ from madx.prune.channel_masks import ChannelMasks
 from madx.prune.groups import MAKES_OUTPUTS, ChannelGroup, channel_groups, dependency_graph, masks_without
 from madx.prune.layers import scored_parameters, unscored_layers
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
-from madx.prune.structure import coverage, remove_channels_, survivor_masks
+from madx.prune.structure import Survivors, coverage, remove_channels_, survivor_masks
 from madx.recipe import PruneConfig
 
 Masks = dict[str, Tensor]
@@ -37,11 +37,6 @@ class Removal:
     """Why layers stayed whole, by name."""
     channels: tuple[int, int] | None = None
     """Output channels before and after, over the layers that do not make the network's outputs; None if none may go."""
-
-
-def remove(dense: nn.Module, scores: Mapping[str, Tensor], config: PruneConfig, *, example: Tensor) -> Removal:
-    """`Rule.remove` of a rule that is used once."""
-    return Rule(dense, config, example=example).remove(scores)
 
 
 class Rule:
@@ -67,24 +62,19 @@ class Rule:
 
     def remove(self, scores: Mapping[str, Tensor]) -> Removal:
         """Apply the rule to a copy of the dense network."""
-        module, config = copy.deepcopy(self.dense), self.config
-        reasons = dict(self.unscored)
+        config = self.config
         masks: Masks = {}
         held: Masks = {}
         channels = None
         if removes_channels(config):
-            scores = {name: score.cpu() for name, score in scores.items()}
-            survivors, reasons = remove_channels_(
-                module,
-                scores,
-                config.sparsity,
-                round_to=config.round_to,
-                example=self.example,
-                unscored=self.unscored,
-            )
+            module, survivors, reasons = self._without_channels(scores)
             masks = survivor_masks(survivors, self.dense)
             channels = _channel_counts(self.dense, module, reasons)
-            scores = {name: score.flatten()[survivors[name]] for name, score in scores.items() if name in survivors}
+            scores = {
+                name: score.cpu().flatten()[survivors[name]] for name, score in scores.items() if name in survivors
+            }
+        else:
+            module, reasons = copy.deepcopy(self.dense), dict(self.unscored)
         if config.structure == "unstructured":
             held = masks = unstructured_masks(module, scores, config.sparsity, unscored=self.unscored)
         elif config.structure in ("2:4", "channels+2:4"):
@@ -121,10 +111,18 @@ class Rule:
             scores: with which the check removes channels.
         """
         masks = ChannelMasks(self.dense, self._groups)
-        alone = self.config.model_copy(update={"structure": "channels"})
-        pruned = Rule(self.dense, alone, example=self.example).remove(scores).module
+        pruned, _, _ = self._without_channels(scores)
         masks.check(self.dense, pruned, scores, shape=self.example.shape)
         return masks
+
+    def _without_channels(self, scores: Mapping[str, Tensor]) -> tuple[nn.Module, Survivors, dict[str, str]]:
+        """A copy of the dense network without the channels of lowest score, and what `remove_channels_` says of it."""
+        module, config = copy.deepcopy(self.dense), self.config
+        scores = {name: score.cpu() for name, score in scores.items()}
+        survivors, reasons = remove_channels_(
+            module, scores, config.sparsity, round_to=config.round_to, example=self.example, unscored=self.unscored
+        )
+        return module, survivors, reasons
 
     @cached_property
     def _groups(self) -> list[ChannelGroup]:
