@@ -48,7 +48,7 @@ class OrtBackend:
         try:
             import onnxruntime
         except (ImportError, OSError) as error:
-            return Availability(False, False, f"onnxruntime cannot be imported ({error})", remedy)
+            return Availability.missing("onnxruntime", error, remedy)
         version = f"onnxruntime {onnxruntime.__version__}"
         if self._provider not in onnxruntime.get_available_providers():
             return Availability(False, False, f"{version} has no {self._provider}", remedy)

@@ -123,7 +123,7 @@ def availability_record(config: EngineConfig) -> dict[str, Any]:
         "engine": config.model_dump(mode="json"),
         "built": available.can_build,
         "can_run": available.can_run,
-        "reason": _sentence(available.reason, available.remedy),
+        "reason": available.explanation,
     }
 
 
@@ -137,7 +137,3 @@ def built_record(name: str, engine: BuiltEngine, artifact: OnnxArtifact) -> dict
         "facts": facts | {"onnx_sha256": artifact.sha256},
         "sparsity_2_4": sparsity,
     }
-
-
-def _sentence(reason: str, remedy: str) -> str:
-    return f"{reason} ({remedy})" if remedy else reason
