@@ -41,7 +41,7 @@ from madx.prune import (
     Removal,
     Rule,
     Task,
-    average_saliency,
+    average_scores,
     learn_scores,
     removes_channels,
 )
@@ -120,13 +120,13 @@ def adversarial(model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, ge
 @lru_cache(maxsize=1)
 def averaged(criterion: str, seed: int) -> dict[str, Tensor]:
     """The criterion's scores, averaged over batches."""
-    model = dense()
+    model, score = dense(), CRITERIA["mad" if criterion == START else criterion]
     count = 1 if criterion in IMAGE_FREE else BATCHES
     made = (
         (adversarial(model, x, y, ATTACK, torch_generator(seed, "scores", n)), y, torch_generator(seed, criterion, n))
         for n, x, y in batches(count, seed, "scores")
     )
-    return average_saliency(model, made, CRITERIA["mad" if criterion == START else criterion]).scores
+    return average_scores(model, (score(model, *batch) for batch in made)).scores
 
 
 def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> Removal:

@@ -4,7 +4,7 @@ Scores are float32, one for each entry of a parameter, keyed by the parameter's 
 bool with the parameter's shape, True = kept.
 """
 
-from madx.prune.averaging import Saliency, average_saliency, average_scores
+from madx.prune.averaging import Saliency, average_scores
 from madx.prune.channel_masks import ChannelMasks
 from madx.prune.convergence import Round, Settling, batches_needed, has_settled
 from madx.prune.criteria import BF16, CRITERIA, IMAGE_FREE
@@ -43,7 +43,6 @@ __all__ = [
     "Survivors",
     "Task",
     "apply_masks_",
-    "average_saliency",
     "average_scores",
     "batches_needed",
     "coverage",
