@@ -6,7 +6,6 @@ bool with the parameter's shape, True = kept.
 
 from madx.prune.averaging import Saliency, average_scores
 from madx.prune.channel_masks import ChannelMasks
-from madx.prune.convergence import Round, Settling, batches_needed, has_settled
 from madx.prune.criteria import BF16, CRITERIA, IMAGE_FREE
 from madx.prune.groups import MAKES_OUTPUTS
 from madx.prune.layers import unscored_layers
@@ -15,6 +14,7 @@ from madx.prune.masks import apply_masks_, fill_zeros_, two_four_masks, unstruct
 from madx.prune.removal import Removal, Rule, removes_channels
 from madx.prune.resize import resize_to_
 from madx.prune.saliency import mad_saliency, optimise_masks
+from madx.prune.settling import Round, Settling, batches_needed, has_settled
 from madx.prune.structure import (
     Coverage,
     LayerCoverage,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.errors import TrainingError
-from madx.prune.convergence import Round, Settling, looks_at
+from madx.prune.settling import Round, Settling, looks_at
 
 _ROUND = 4
 """Most batches between two looks at the sums."""

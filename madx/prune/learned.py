@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.errors import TrainingError
-from madx.prune.convergence import Keep
+from madx.prune.settling import Keep
 from madx.recipe import LearningConfig
 
 Scores = dict[str, Tensor]

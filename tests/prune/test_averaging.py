@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from madx.errors import TrainingError
 from madx.prune import CRITERIA, Saliency, Settling, average_scores, averaging, unstructured_masks
 from madx.prune.averaging import Sums
-from madx.prune.convergence import looks_at
 from madx.prune.criteria import Criterion
 from madx.prune.layers import scored_parameters
+from madx.prune.settling import looks_at
 from madx.seeds import torch_generator
 
 Batch = tuple[Tensor, Tensor, torch.Generator]
