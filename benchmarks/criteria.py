@@ -41,7 +41,7 @@ from madx.prune import (
     Removal,
     Rule,
     Task,
-    average_saliency,
+    average_scores,
     learn_scores,
     removes_channels,
 )
@@ -120,13 +120,13 @@ def adversarial(model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, ge
 @lru_cache(maxsize=1)
 def averaged(criterion: str, seed: int) -> dict[str, Tensor]:
     """The criterion's scores, averaged over batches."""
-    model = dense()
+    model, score = dense(), CRITERIA["mad" if criterion == START else criterion]
     count = 1 if criterion in IMAGE_FREE else BATCHES
     made = (
         (adversarial(model, x, y, ATTACK, torch_generator(seed, "scores", n)), y, torch_generator(seed, criterion, n))
         for n, x, y in batches(count, seed, "scores")
     )
-    return average_saliency(model, made, CRITERIA["mad" if criterion == START else criterion]).scores
+    return average_scores(model, (score(model, *batch) for batch in made)).scores
 
 
 def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> Removal:
@@ -135,14 +135,14 @@ def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> 
     config = PruneConfig(structure=structure, sparsity=sparsity, round_to=RECIPE.prune.round_to)
     rule = Rule(model, config, example=torch.zeros(2, *splits().train.shape))
     if criterion in LEARNERS:
-        gates = rule.gates(scores) if removes_channels(config) else None
+        channels = rule.channel_masks(scores) if removes_channels(config) else None
         learning, attack = LearningConfig(steps=LEARNING_STEPS), learning_attack
         scores = scores | learn_scores(
             model,
             ((x, y, torch_generator(seed, "learn", n)) for n, x, y in batches(LEARNING_STEPS, seed, "learn")),
-            gates.start(scores) if gates else scores,
+            channels.start(scores) if channels else scores,
             LEARNERS[criterion],
-            Task(learning, gates.masks, attack, gates.slopes) if gates else Task(learning, rule.masks, attack),
+            Task(learning, channels.masks, attack, channels.slopes) if channels else Task(learning, rule.masks, attack),
         )
     return rule.remove(scores)
 

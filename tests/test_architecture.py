@@ -281,7 +281,7 @@ for name in {[name for name in modules() if name != "madx.__main__"]!r}:
     assert child.stdout == ""
 
 
-@pytest.mark.parametrize("room", ["pipeline", "verify"])
+@pytest.mark.parametrize("room", ["pipeline", "prune", "verify"])
 def test_a_reader_finds_every_file_of_the_largest_rooms(room: str) -> None:
     """docs/architecture.md says what each of them does, and names none that is gone."""
     text = (PACKAGE.parent / "docs/architecture.md").read_text().partition("### Which file")[2].partition("Rules of")[0]

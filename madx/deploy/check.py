@@ -68,8 +68,7 @@ def check_onnx(
     Raises:
         ExportError: The bytes are no valid ONNX model, or break the layout; the message says where.
     """
-    if precision not in PRECISIONS:
-        raise ExportError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    require_known(precision)
     model = read_model(payload)
     _check_self_contained(model)
     _check_valid(model)
@@ -81,6 +80,12 @@ def check_onnx(
     facts = _facts(model, len(payload))
     sha256 = hashlib.sha256(payload).hexdigest()
     return OnnxArtifact(payload, sha256, shape, found_classes, found_opset, precision, facts)
+
+
+def require_known(precision: str) -> None:
+    """ExportError for a precision that there is none of."""
+    if precision not in PRECISIONS:
+        raise ExportError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
 
 def read_model(payload: bytes) -> ModelProto:
@@ -231,12 +236,16 @@ def _check_no_local_paths(model: ModelProto) -> None:
 
 def texts(model: ModelProto) -> Iterator[str]:
     """Every doc string and metadata value of the model."""
-    parts: list[Any] = [model, *model.functions]
-    for graph in graphs(model.graph):
-        parts += [graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]
-    for part in parts:
+    for part in documented(model):
         yield part.doc_string
         yield from (entry.value for entry in part.metadata_props)
+
+
+def documented(model: ModelProto) -> Iterator[Any]:
+    """Every part of the model that may carry a doc string and metadata."""
+    yield from (model, *model.functions)
+    for graph in graphs(model.graph):
+        yield from (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info)
 
 
 def _facts(model: ModelProto, size: int) -> dict[str, Any]:

@@ -61,6 +61,16 @@ class Availability:
     remedy: str = ""
     """The one pip line that helps, or nothing."""
 
+    @classmethod
+    def missing(cls, package: str, problem: object, remedy: str) -> Availability:
+        """Of a runtime whose package cannot be imported, for the `problem` that Python gives."""
+        return cls(False, False, f"{package} cannot be imported ({problem})", remedy)
+
+    @property
+    def explanation(self) -> str:
+        """The reason, and the remedy where there is one."""
+        return f"{self.reason}; install it with: {self.remedy}" if self.remedy else self.reason
+
 
 @dataclass(frozen=True)
 class BuiltEngine:
@@ -101,8 +111,7 @@ def check_runs(runtime: Backend, config: EngineConfig) -> None:
     """EngineError, with what is missing and how to get it, where engines of this runtime cannot run."""
     available = runtime.availability()
     if not available.can_run:
-        help_ = f"; install it with: {available.remedy}" if available.remedy else ""
-        raise EngineError(f"{config.name} cannot run here: {available.reason}{help_}")
+        raise EngineError(f"{config.name} cannot run here: {available.explanation}")
 
 
 def build_by_loading(runtime: Backend, onnx: OnnxArtifact, config: EngineConfig) -> BuiltEngine:

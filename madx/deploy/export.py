@@ -14,11 +14,11 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from madx.deploy.check import INPUT, OUTPUT, PRECISIONS, OnnxArtifact, check_onnx, graphs, tensors, values
+from madx.deploy.check import INPUT, OUTPUT, OnnxArtifact, check_onnx, documented, require_known, tensors, values
 from madx.errors import ExportError
 
 if TYPE_CHECKING:
@@ -32,13 +32,21 @@ LARGEST_FP16_WEIGHT = 1e4
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def export_onnx(module: nn.Module, shape: tuple[int, int, int], *, opset: int, precision: str = "fp32") -> OnnxArtifact:
+def export_onnx(
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    *,
+    opset: int,
+    classes: int | None = None,
+    precision: str = "fp32",
+) -> OnnxArtifact:
     """Export a network in evaluation mode, on the CPU, with a dynamic batch.
 
     Args:
         module: A network taking float32 images [B, C, H, W] in [0, 1] and returning logits [B, K]. It is not changed.
         shape: (C, H, W) of one image.
         opset: ONNX operator set, 18 or newer.
+        classes: K that the file must have; without it, K must only be fixed.
         precision: 'fp32', or 'fp16' to convert the fp32 file (inputs and outputs stay float32).
 
     Returns:
@@ -47,14 +55,13 @@ def export_onnx(module: nn.Module, shape: tuple[int, int, int], *, opset: int, p
     Raises:
         ExportError: The network cannot be exported or converted, or the written file breaks the layout.
     """
-    if precision not in PRECISIONS:
-        raise ExportError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    require_known(precision)
     model = _traced(_inference_copy(module), shape, opset)
     if precision == "fp16":
         model = _to_fp16(model)
     _strip(model)
     payload = model.SerializeToString(deterministic=True)
-    return check_onnx(payload, shape=shape, opset=opset, precision=precision)
+    return check_onnx(payload, shape=shape, classes=classes, opset=opset, precision=precision)
 
 
 def _inference_copy(module: nn.Module) -> nn.Module:
@@ -113,10 +120,7 @@ def _to_fp16(model: ModelProto) -> ModelProto:
 
 def _strip(model: ModelProto) -> None:
     """Remove doc strings and metadata: the exporter leaves stack traces with local paths there."""
-    parts: list[Any] = [model]
-    for graph in graphs(model.graph):
-        parts += [graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]
-    for part in parts:
+    for part in documented(model):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
 

@@ -43,7 +43,7 @@ class OpenVinoBackend:
         try:
             import openvino
         except (ImportError, OSError) as error:
-            return Availability(False, False, f"openvino cannot be imported ({error})", _REMEDY)
+            return Availability.missing("openvino", error, _REMEDY)
         version = f"openvino {openvino.__version__.split('-')[0]}"
         if "CPU" not in openvino.Core().available_devices:
             return Availability(False, False, f"{version} has no CPU plugin for this machine", _REMEDY)

@@ -7,7 +7,8 @@ that the other is timed on. The choice is recorded in the engine's facts, as are
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class OrtBackend:
         try:
             import onnxruntime
         except (ImportError, OSError) as error:
-            return Availability(False, False, f"onnxruntime cannot be imported ({error})", remedy)
+            return Availability.missing("onnxruntime", error, remedy)
         version = f"onnxruntime {onnxruntime.__version__}"
         if self._provider not in onnxruntime.get_available_providers():
             return Availability(False, False, f"{version} has no {self._provider}", remedy)
@@ -127,21 +128,21 @@ class OrtEngine:
         return self._session
 
 
-class _explained:  # noqa: N801 - reads as a word in a with statement
-    """Turn any error that ONNX Runtime raises into an EngineError; its classes share no base but Exception."""
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn any error that ONNX Runtime raises into an EngineError."""
+    try:
+        yield
+    except _ort_errors() as error:
+        raise EngineError(f"{what}: {' '.join(str(error).split())}") from error
 
-    def __init__(self, what: str) -> None:
-        self._what = what
 
-    def __enter__(self) -> None:
-        return None
+def _ort_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: its own classes share no base but Exception. Asked for only when there is an error."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-        known = tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))
-        if isinstance(error, (*known, RuntimeError, ValueError)):
-            raise EngineError(f"{self._what}: {' '.join(str(error).split())}") from error
+    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*own, RuntimeError, ValueError)
 
 
 def _session(payload: bytes, name: str, provider: str, threads: int) -> Any:

@@ -39,8 +39,7 @@ class TensorRtBackend:
         """Ask a fresh process what it can import; TensorRT also needs a GPU to build."""
         found = self._probe()
         if "missing" in found:
-            reason = f"{self.kind} cannot be imported ({found['missing']})"
-            return Availability(False, False, reason, _REMEDIES[self.kind])
+            return Availability.missing(self.kind, found["missing"], _REMEDIES[self.kind])
         versions = ", ".join(f"{name} {version}" for name, version in found.items())
         if gpu_names():
             return Availability(True, True, versions)
@@ -56,7 +55,7 @@ class TensorRtBackend:
             )
         available = self.availability()
         if not available.can_build:
-            raise EngineError(f"{config.name} cannot be built here: {available.reason}{_help(available)}")
+            raise EngineError(f"{config.name} cannot be built here: {available.explanation}")
         request = Request(self.kind, onnx.input_shape, batch, config.max_batch)
         with tempfile.TemporaryDirectory(prefix="madx-build-") as folder:
             return _built_in(Path(folder), request, onnx.payload, config.name)
@@ -108,7 +107,3 @@ def _how_it_ended(done: subprocess.CompletedProcess[str]) -> str:
         return f"the builder crashed ({signal.Signals(-done.returncode).name})"
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     return lines[-1].strip() if lines else f"the builder ended with exit code {done.returncode} and no message"
-
-
-def _help(available: Availability) -> str:
-    return f"; install it with: {available.remedy}" if available.remedy else ""

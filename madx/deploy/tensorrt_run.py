@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from madx.deploy.engine import Engine, Images, Logits, checked_images, in_chunks
+from madx.deploy.engine import Availability, Engine, Images, Logits, checked_images, in_chunks
 from madx.deploy.tensorrt_build import MODULES
 from madx.errors import EngineError
 
@@ -251,7 +251,8 @@ def load_plan(payload: bytes, kind: str, name: str, remedy: str) -> Engine:
     try:
         trt = importlib.import_module(MODULES[kind])
     except (ImportError, OSError) as error:
-        raise EngineError(f"{name} cannot run here: {kind} cannot be imported ({error}); install: {remedy}") from error
+        missing = Availability.missing(kind, error, remedy)
+        raise EngineError(f"{name} cannot run here: {missing.explanation}") from error
     return TensorRtEngine(trt, deserialised(trt, payload, name), name, CudaDevice())
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from madx.models.layers import per_output
 from madx.models.modes import evaluating
 from madx.plugins import USER_ERRORS, describe
 
@@ -208,7 +209,7 @@ def _fold_(network: nn.Module, convolution: str, norm: str) -> Tensor:
     shift: Tensor = -batch_norm.running_mean * scale
     if batch_norm.affine:
         scale, shift = scale * batch_norm.weight, shift * batch_norm.weight + batch_norm.bias
-    layer.weight = nn.Parameter(layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)))
+    layer.weight = nn.Parameter(layer.weight * per_output(scale, layer.weight))
     layer.bias = nn.Parameter(shift if layer.bias is None else layer.bias * scale + shift)
     parent, _, child = norm.rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())

@@ -1,8 +1,11 @@
-"""What the shipped networks share: convolutions named once, and how fresh weights are drawn."""
+"""Layers: the shipped networks' convolutions, how fresh weights are drawn, and numbers by output channel.
+
+Weights are [out, in, *kernel], or [out, in] of a linear layer; biases are [out].
+"""
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def conv3x3(inputs: int, outputs: int, *, stride: int = 1, bias: bool = False) -> nn.Conv2d:
@@ -13,6 +16,11 @@ def conv3x3(inputs: int, outputs: int, *, stride: int = 1, bias: bool = False) -
 def conv1x1(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
     """A 1x1 convolution: the projection of a shortcut whose width or size changes."""
     return nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False)
+
+
+def per_output(values: Tensor, like: Tensor) -> Tensor:
+    """[out] -> [out, 1, ..., 1] to multiply with `like`, which is shaped as a weight or a bias."""
+    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def kaiming_(network: nn.Module) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from madx.artifacts import write_atomically, write_json
-from madx.deploy.check import OnnxArtifact, check_onnx
+from madx.deploy.check import OnnxArtifact
 from madx.deploy.engine import BuiltEngine, backend
 from madx.deploy.export import export_onnx
 from madx.deploy.sparsity import sparsity_2_4
@@ -34,23 +33,20 @@ def export(context: Context) -> list[str]:
         for precision in precisions:
             artifact = checked_onnx(context, module, precision)
             artifacts[role, precision] = artifact
-            name = files.onnx(role, precision)
-            write_atomically(context.run.path(name), artifact.payload)
+            name = context.write_bytes(files.onnx(role, precision), artifact.payload)
             context.progress.say(f"{name}: {len(artifact.payload) / 1e6:.2f} MB, checked")
             parity[name] = _compared(context, module, artifact)
             outputs.append(name)
-    write_json(context.run.path(files.PARITY), parity)
+    outputs.append(context.write_json(files.PARITY, parity))
     for engine in context.recipe.export.engines:
         outputs += _build(context, engine, {role: artifacts[role, engine.precision] for role in ROLES})
-    return [*outputs, files.PARITY]
+    return outputs
 
 
 def checked_onnx(context: Context, module: nn.Module, precision: str) -> OnnxArtifact:
-    """Export, and hold the bytes themselves against the contract."""
-    train = context.splits.train
-    opset = context.recipe.export.opset
-    artifact = export_onnx(module, train.shape, opset=opset, precision=precision)
-    return check_onnx(artifact.payload, shape=train.shape, classes=train.classes, opset=opset, precision=precision)
+    """The network's ONNX file, held against the contract and the data."""
+    train, opset = context.splits.train, context.recipe.export.opset
+    return export_onnx(module, train.shape, opset=opset, classes=train.classes, precision=precision)
 
 
 def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> dict[str, Any]:
@@ -103,19 +99,17 @@ def _build(context: Context, config: EngineConfig, artifacts: dict[str, OnnxArti
     """
     runtime = backend(config.kind)
     record = availability_record(config)
-    outputs = [files.build(config)]
+    outputs = []
     if record["built"]:
         batch = context.recipe.verify.latency.batch
         built = {role: runtime.build(artifact, config, batch=batch) for role, artifact in artifacts.items()}
         for role, engine in built.items():
-            name = files.engine(config, role, engine.suffix)
-            write_atomically(context.run.path(name), engine.payload)
+            name = context.write_bytes(files.engine(config, role, engine.suffix), engine.payload)
             record[role] = built_record(name, engine, artifacts[role])
             outputs.append(name)
     runs = "" if record["can_run"] else f"; cannot run here: {record['reason']}"
     context.progress.say(f"{config.name}: {'built' if record['built'] else 'NOT built'}{runs}")
-    write_json(context.run.path(files.build(config)), record)
-    return outputs
+    return [*outputs, context.write_json(files.build(config), record)]
 
 
 def availability_record(config: EngineConfig) -> dict[str, Any]:
@@ -125,7 +119,7 @@ def availability_record(config: EngineConfig) -> dict[str, Any]:
         "engine": config.model_dump(mode="json"),
         "built": available.can_build,
         "can_run": available.can_run,
-        "reason": _sentence(available.reason, available.remedy),
+        "reason": available.explanation,
     }
 
 
@@ -139,7 +133,3 @@ def built_record(name: str, engine: BuiltEngine, artifact: OnnxArtifact) -> dict
         "facts": facts | {"onnx_sha256": artifact.sha256},
         "sparsity_2_4": sparsity,
     }
-
-
-def _sentence(reason: str, remedy: str) -> str:
-    return f"{reason} ({remedy})" if remedy else reason

@@ -18,8 +18,8 @@ from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
 
 
-def learned(context: Context, dense: nn.Module, saliency: Saliency) -> Saliency:
-    """The saliency with learned scores, if the recipe's criterion learns them; otherwise as it is.
+def learned(context: Context, rule: Rule, saliency: Saliency) -> Saliency:
+    """The saliency with scores learned under the rule, if the recipe's criterion learns them; otherwise as it is.
 
     Process 0 learns alone: a step depends on the one before, and there are few.
     """
@@ -28,39 +28,38 @@ def learned(context: Context, dense: nn.Module, saliency: Saliency) -> Saliency:
         if config.criterion in LEARNERS:
             context.progress.say(f"{config.criterion} ranks channels by damage: fine-tuning follows (docs/criteria.md)")
         return saliency
-    scores, steps = context.world.share(lambda: _learn(context, dense, saliency.scores))
+    scores, steps = context.world.share(lambda: _learn(context, rule, saliency.scores))
     return replace(saliency, scores=scores, start=saliency.scores, learned_steps=steps) if steps else saliency
 
 
 def learns(config: PruneConfig) -> bool:
     """Whether the averages are only where learning starts.
 
-    The gates that `mad` finds for channels are worth 20 points as long as no weight is trained, and cost 4 after
+    The masks of channels that `mad` learns are worth 20 points as long as no weight is trained, and cost 4 after
     fine-tuning; those of `hydra` cost nothing there (measured: docs/criteria.md).
     """
     trains = config.finetune is not None
     return config.criterion in LEARNERS and not (config.criterion == "mad" and removes_channels(config) and trains)
 
 
-def _learn(context: Context, dense: nn.Module, averages: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+def _learn(context: Context, rule: Rule, averages: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
     """Scores of entries, or of channels beside the averages of entries: those decide what 2:4 leaves of them.
 
     And how many steps that took.
     """
     config = context.recipe.prune
-    rule = Rule(dense, config, example=torch.zeros(2, *context.splits.train.shape))
     attack = partial(_attack, context)
     if not removes_channels(config):
         if not rule.masks(averages):
             context.progress.say("no layer can lose weights, so that there is no mask to learn")
             return averages, 0
-        return _run(context, dense, averages, Task(config.learning, rule.masks, attack)), config.learning.steps
-    gates = rule.gates(averages)
-    if not gates.groups:
-        context.progress.say("no channel can go, so that there is no gate to learn")
+        return _run(context, rule.dense, averages, Task(config.learning, rule.masks, attack)), config.learning.steps
+    channels = rule.channel_masks(averages)
+    if not channels.groups:
+        context.progress.say("no channel can go, so that there is no mask to learn")
         return averages, 0
-    task = Task(config.learning, gates.masks, attack, gates.slopes)
-    return averages | _run(context, dense, gates.start(averages), task), config.learning.steps
+    task = Task(config.learning, channels.masks, attack, channels.slopes)
+    return averages | _run(context, rule.dense, channels.start(averages), task), config.learning.steps
 
 
 def _run(context: Context, dense: nn.Module, start: dict[str, Tensor], task: Task) -> dict[str, Tensor]:

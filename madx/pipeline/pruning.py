@@ -15,7 +15,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.learning import learned
 from madx.pipeline.scoring import averaged, numbered_batch, summary
 from madx.pipeline.training import check_it_runs_in_bf16, job
-from madx.prune import Removal, Saliency, coverage, remove
+from madx.prune import Removal, Rule, Saliency, coverage
 from madx.seeds import torch_generator
 from madx.train import evaluate, recalibrate_, train_
 
@@ -26,8 +26,10 @@ def prune(context: Context) -> list[str]:
     """Write the saliency, the masks (in dense shapes), the coverage and the pruned, fine-tuned network."""
     dense = context.dense_model()
     check_it_runs_in_bf16(context, dense, trained=True)  # the recipe may ask for bfloat16 only now
-    saliency = learned(context, dense, averaged(context, dense))
-    removal = _removed(context, dense, saliency)
+    rule = Rule(dense, context.recipe.prune, example=torch.zeros(2, *context.splits.train.shape))
+    rule.rehearse()  # before hours are spent on a saliency that would be for nothing
+    saliency = learned(context, rule, averaged(context, rule))
+    removal = _removed(context, rule, saliency)
     module = removal.module.to(context.device)
     log = {"one_shot": _measured(context, module, "pruned, one shot")}
     if _recalibrate(context, module):
@@ -47,10 +49,9 @@ def prune(context: Context) -> list[str]:
     ]
 
 
-def _removed(context: Context, dense: nn.Module, saliency: Saliency) -> Removal:
+def _removed(context: Context, rule: Rule, saliency: Saliency) -> Removal:
     """What the recipe's structure leaves; what the sparsity does not tell of it is said."""
-    config = context.recipe.prune
-    removal = remove(dense, saliency.scores, config, example=torch.zeros(2, *context.splits.train.shape))
+    config, removal = rule.config, rule.remove(saliency.scores)
     before, after = removal.channels or (0, 0)
     if before and abs(1 - after / before - config.sparsity) > _SPARSITY_SLACK:
         context.progress.say(

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from madx.attacks import Gradient, input_gradient, last_iterate
@@ -34,15 +33,13 @@ from madx.recipe import PruneConfig
 from madx.seeds import derive_seed, torch_generator
 
 
-def averaged(context: Context, dense: nn.Module) -> Saliency:
-    """The criterion's average over the recipe's batches, taken up where a killed run was."""
+def averaged(context: Context, rule: Rule) -> Saliency:
+    """The criterion's average over the recipe's batches for the rule's network, taken up where a killed run was."""
     config = context.recipe.prune
-    model = copy.deepcopy(dense).to(context.device)
+    model = copy.deepcopy(rule.dense).to(context.device)
     checkpoint = context.checkpoint("saliency")
     state = checkpoint.load()
     start, total = state["batches"] if state else 0, _most_batches(config)
-    rule = Rule(dense, config, example=torch.zeros(2, *context.splits.train.shape))
-    rule.rehearse()  # before hours are spent on a saliency that would be for nothing
     example = numbered_batch(context, config.batch_size, 0)[0].to(context.device)
     attacked = input_gradient(folded(model, example))
     scores = context.world.map(partial(_batch_scores, context, model, attacked, rule.unscored), range(start, total))
@@ -88,7 +85,7 @@ def _most_batches(config: PruneConfig) -> int:
 def _settling(context: Context, rule: Rule) -> Settling:
     """The halves are compared by the very rule that prunes; for a criterion that learns, where its learning starts."""
     config = context.recipe.prune
-    # Gates of channels start in the order of the averages added up, by which the rule itself ranks.
+    # Scores of channels start in the order of the averages added up, by which the rule itself ranks.
     learner = None if removes_channels(config) else LEARNERS.get(config.criterion)
     return Settling(
         keep=lambda scores: rule.masks(learner.start(scores) if learner else scores),

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from madx.artifacts import write_atomically, write_json
 from madx.deploy.check import check_onnx
 from madx.deploy.engine import BuiltEngine, backend
 from madx.errors import ArtifactError, ExportError, ModelError, RecipeError
@@ -67,11 +66,9 @@ def _engines(context: Context, config: EngineConfig) -> _Engines:
 
 def _write(context: Context, engines: _Engines) -> list[str]:
     name, built = engines.config.name, engines.record["built"]
-    for file, payload in engines.payloads.items():
-        write_atomically(context.run.path(file), payload)
+    outputs = [context.write_bytes(file, payload) for file, payload in engines.payloads.items()]
     context.progress.say(f"{name}: {'taken' if built else 'NOT built'}: {', '.join(context.sources)}")
-    write_json(context.run.path(files.taken_build(engines.config)), engines.record)
-    return [files.taken_build(engines.config), *engines.payloads]
+    return [*outputs, context.write_json(files.taken_build(engines.config), engines.record)]
 
 
 def _engine(context: Context, config: EngineConfig, source: Source) -> tuple[BuiltEngine, dict[str, Any]]:

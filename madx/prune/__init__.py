@@ -4,17 +4,17 @@ Scores are float32, one for each entry of a parameter, keyed by the parameter's 
 bool with the parameter's shape, True = kept.
 """
 
-from madx.prune.averaging import Saliency, average_saliency, average_scores
-from madx.prune.convergence import Round, Settling, batches_needed, has_settled
+from madx.prune.averaging import Saliency, average_scores
+from madx.prune.channel_masks import ChannelMasks
 from madx.prune.criteria import BF16, CRITERIA, IMAGE_FREE
-from madx.prune.gates import ChannelGates
 from madx.prune.groups import MAKES_OUTPUTS
 from madx.prune.layers import unscored_layers
 from madx.prune.learned import LEARNERS, Task, learn_scores
 from madx.prune.masks import apply_masks_, fill_zeros_, two_four_masks, unstructured_masks
-from madx.prune.removal import Removal, Rule, remove, removes_channels
+from madx.prune.removal import Removal, Rule, removes_channels
 from madx.prune.resize import resize_to_
 from madx.prune.saliency import mad_saliency, optimise_masks
+from madx.prune.settling import Round, Settling, batches_needed, has_settled
 from madx.prune.structure import (
     Coverage,
     LayerCoverage,
@@ -31,7 +31,7 @@ __all__ = [
     "IMAGE_FREE",
     "LEARNERS",
     "MAKES_OUTPUTS",
-    "ChannelGates",
+    "ChannelMasks",
     "Coverage",
     "LayerCoverage",
     "Removal",
@@ -43,7 +43,6 @@ __all__ = [
     "Survivors",
     "Task",
     "apply_masks_",
-    "average_saliency",
     "average_scores",
     "batches_needed",
     "coverage",
@@ -52,7 +51,6 @@ __all__ = [
     "learn_scores",
     "mad_saliency",
     "optimise_masks",
-    "remove",
     "remove_channels_",
     "removes_channels",
     "resize_to_",

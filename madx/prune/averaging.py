@@ -8,23 +8,16 @@ work was interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.errors import TrainingError
-from madx.prune.convergence import Round, Settling, looks_at
-
-Criterion = Callable[[nn.Module, Tensor, Tensor, torch.Generator], dict[str, Tensor]]
-"""(model, adversarial images, labels, generator) -> scores of one batch."""
-
-Batch = tuple[Tensor, Tensor, torch.Generator]
-"""(adversarial images, labels, the batch's own generator)."""
+from madx.prune.settling import Round, Settling, looks_at
 
 _ROUND = 4
 """Most batches between two looks at the sums."""
@@ -82,20 +75,6 @@ class Sums:
         return even, odd
 
 
-def average_saliency(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    criterion: Criterion,
-    *,
-    settling: Settling | None = None,
-    state: dict[str, Any] | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> Saliency:
-    """`average_scores` of a criterion's scores on each of `batches`, which are taken as they are needed."""
-    scores = (criterion(model, x_adv, y, generator) for x_adv, y, generator in batches)
-    return average_scores(model, scores, settling=settling, state=state, checkpoint=checkpoint)
-
-
 def average_scores(
     model: nn.Module,
     scores: Iterable[dict[str, Tensor]],
@@ -109,7 +88,8 @@ def average_scores(
     Args:
         model: the dense network; not changed.
         scores: one batch's after the other, those after the `state["batches"]` that `state` holds; all of them without
-            a state. They may be computed by several processes: the order is all that counts.
+            a state. None is taken that is not needed. They may be computed by several processes: the order is all that
+            counts.
         settling: what the halves are compared by and when they agree enough; without it they are not compared.
         state: what `checkpoint` held when the work was interrupted. The result is the same to the bit.
         checkpoint: takes sums and curve every few seconds.

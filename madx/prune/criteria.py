@@ -8,6 +8,7 @@ the full network; `mad-paper` weighs what its masks take away, at the masked net
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from madx.models.modes import evaluating
-from madx.prune.averaging import Criterion
 from madx.prune.diagonal import diagonal_curvature
 from madx.prune.layers import scored_parameters
 from madx.prune.saliency import mad_saliency, optimise_masks
 
 # ruff: noqa: ARG001 - criteria share one signature, and not each needs all of it
+
+Criterion = Callable[[nn.Module, Tensor, Tensor, torch.Generator], dict[str, Tensor]]
 
 _PART = 16
 """Images whose gradients are averaged before they are squared."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from madx.models.layers import per_output
 from madx.prune.curvature import watched_pass
 from madx.prune.layers import ScoredLayer, linear_map, parameter_name
 
@@ -30,7 +31,7 @@ def diagonal_curvature(model: nn.Module, x_adv: Tensor, y: Tensor) -> dict[str, 
 
     curvatures = watched_pass(model, x_adv, y, look=add_squares)
     return {
-        name: curvatures[layer].view(-1, *[1] * (found.dim() - 1)) * found
+        name: per_output(curvatures[layer], found) * found
         for name, found in squares.items()
         if (layer := name.rpartition(".")[0]) in curvatures
     }

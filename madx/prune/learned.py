@@ -7,7 +7,7 @@ from the weights' magnitude; MAD's masks, which the paper optimises without a bu
 one set of masks under the budget that starts where second-order damage points.
 
 Scores are keyed by parameter name and shaped as their parameters, larger = more important; where whole channels go,
-there is one for each channel (`madx.prune.gates`).
+there is one for each channel (`madx.prune.channel_masks`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.errors import TrainingError
-from madx.prune.convergence import Keep
+from madx.prune.settling import Keep
 from madx.recipe import LearningConfig
 
 Scores = dict[str, Tensor]

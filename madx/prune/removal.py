@@ -13,11 +13,11 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from madx.prune.gates import ChannelGates
+from madx.prune.channel_masks import ChannelMasks
 from madx.prune.groups import MAKES_OUTPUTS, ChannelGroup, channel_groups, dependency_graph, masks_without
 from madx.prune.layers import scored_parameters, unscored_layers
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
-from madx.prune.structure import coverage, remove_channels_, survivor_masks
+from madx.prune.structure import Survivors, coverage, remove_channels_, survivor_masks
 from madx.recipe import PruneConfig
 
 Masks = dict[str, Tensor]
@@ -39,16 +39,11 @@ class Removal:
     """Output channels before and after, over the layers that do not make the network's outputs; None if none may go."""
 
 
-def remove(dense: nn.Module, scores: Mapping[str, Tensor], config: PruneConfig, *, example: Tensor) -> Removal:
-    """`Rule.remove` of a rule that is used once."""
-    return Rule(dense, config, example=example).remove(scores)
-
-
 class Rule:
     """A recipe's structure at its sparsity, for one network: what depends on the network alone is found once.
 
     Scores are float32 for every parameter that can be scored, on any device; other layers are listed and stay whole.
-    Groups of channels may have scores of their own (`ChannelGates`), which then decide.
+    Groups of channels may have scores of their own (`ChannelMasks`), which then decide.
 
     Raises:
         ModelError: channels cannot be removed from this network, or scores are missing.
@@ -67,24 +62,19 @@ class Rule:
 
     def remove(self, scores: Mapping[str, Tensor]) -> Removal:
         """Apply the rule to a copy of the dense network."""
-        module, config = copy.deepcopy(self.dense), self.config
-        reasons = dict(self.unscored)
+        config = self.config
         masks: Masks = {}
         held: Masks = {}
         channels = None
         if removes_channels(config):
-            scores = {name: score.cpu() for name, score in scores.items()}
-            survivors, reasons = remove_channels_(
-                module,
-                scores,
-                config.sparsity,
-                round_to=config.round_to,
-                example=self.example,
-                unscored=self.unscored,
-            )
+            module, survivors, reasons = self._without_channels(scores)
             masks = survivor_masks(survivors, self.dense)
             channels = _channel_counts(self.dense, module, reasons)
-            scores = {name: score.flatten()[survivors[name]] for name, score in scores.items() if name in survivors}
+            scores = {
+                name: score.cpu().flatten()[survivors[name]] for name, score in scores.items() if name in survivors
+            }
+        else:
+            module, reasons = copy.deepcopy(self.dense), dict(self.unscored)
         if config.structure == "unstructured":
             held = masks = unstructured_masks(module, scores, config.sparsity, unscored=self.unscored)
         elif config.structure in ("2:4", "channels+2:4"):
@@ -114,17 +104,25 @@ class Rule:
             return masks_without(self._groups, scores, shapes)
         return self.remove(scores).masks
 
-    def gates(self, scores: Mapping[str, Tensor]) -> ChannelGates:
-        """Gates on the groups of channels that the rule chooses from; it was checked that they act as removal does.
+    def channel_masks(self, scores: Mapping[str, Tensor]) -> ChannelMasks:
+        """Of the groups of channels that the rule chooses from; it was checked that they act as removal does.
 
         Args:
             scores: with which the check removes channels.
         """
-        gates = ChannelGates(self.dense, self._groups)
-        alone = self.config.model_copy(update={"structure": "channels"})
-        pruned = Rule(self.dense, alone, example=self.example).remove(scores).module
-        gates.check(self.dense, pruned, scores, shape=self.example.shape)
-        return gates
+        masks = ChannelMasks(self.dense, self._groups)
+        pruned, _, _ = self._without_channels(scores)
+        masks.check(self.dense, pruned, scores, shape=self.example.shape)
+        return masks
+
+    def _without_channels(self, scores: Mapping[str, Tensor]) -> tuple[nn.Module, Survivors, dict[str, str]]:
+        """A copy of the dense network without the channels of lowest score, and what `remove_channels_` says of it."""
+        module, config = copy.deepcopy(self.dense), self.config
+        scores = {name: score.cpu() for name, score in scores.items()}
+        survivors, reasons = remove_channels_(
+            module, scores, config.sparsity, round_to=config.round_to, example=self.example, unscored=self.unscored
+        )
+        return module, survivors, reasons
 
     @cached_property
     def _groups(self) -> list[ChannelGroup]:

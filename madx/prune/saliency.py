@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from madx.errors import ModelError
 from madx.models.folding import folded
+from madx.models.layers import per_output
 from madx.models.modes import evaluating
 from madx.prune.curvature import input_product, watched_pass
 from madx.prune.layers import ScoredLayer, parameter_name, scored_parameters
@@ -114,8 +115,7 @@ def mad_saliency(model: nn.Module, x_adv: Tensor, y: Tensor, masks: dict[str, Te
     for name, product in products.items():
         curvature = curvatures.get(name.rpartition(".")[0])
         if curvature is not None:
-            rows = curvature.view(-1, *([1] * (product.dim() - 1)))
-            saliency[name] = 0.5 * rows * removed[name] * product
+            saliency[name] = 0.5 * per_output(curvature, product) * removed[name] * product
     return saliency
 
 

@@ -181,8 +181,8 @@ class PruneConfig(Section):
     criterion: Literal["mad", "mad-paper", "mad-reversed", "taylor", "obd", "hydra", "magnitude", "random"] = "mad"
     """How entries are ranked. mad: masks learned under the budget, from second-order adversarial damage on; mad-paper:
     Lee, Kim, Ro, CVPR 2022; taylor and obd: first- and second-order damage; hydra: masks learned from the magnitude on;
-    magnitude, random and mad-reversed are baselines and controls. Where whole channels go, what is learned is a gate
-    for each channel, by mad only if nothing is fine-tuned afterwards: it ranks channels by damage otherwise."""
+    magnitude, random and mad-reversed are baselines and controls. Where whole channels go, what is learned is a mask
+    of channels, by mad only if nothing is fine-tuned afterwards: it ranks channels by damage otherwise."""
     batches: CountOrAuto = 40
     """Batches of training images that the saliency is averaged over; auto takes more until what is kept has settled."""
     settled: Annotated[Share, Field(gt=0)] = 0.9
@@ -198,7 +198,7 @@ class PruneConfig(Section):
     """Of the masks of mad-paper and mad-reversed: bf16 takes half the time and ranks a little differently (at 90 %
     removed, 99.6 % of what is removed is the same on the reference network)."""
     learning: LearningConfig = LearningConfig()
-    """Masks under the budget, or gates where whole channels go, for the criteria mad and hydra."""
+    """Masks under the budget, of channels where whole channels go, for the criteria mad and hydra."""
     structure: Literal["unstructured", "channels", "2:4", "channels+2:4"] = "channels"
     """What is removed: single weights, whole channels, two of every four input channels at each position, or both."""
     sparsity: Annotated[Number, Field(gt=0, lt=1)] = 0.5

@@ -5,7 +5,8 @@ Recalibrating on clean images restores clean accuracy and destroys robustness; o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -69,21 +70,18 @@ def _store_(layer: _BatchNorm, values: Sequence[tuple[Tensor, Tensor]]) -> None:
     _buffer(layer.num_batches_tracked).add_(len(values))
 
 
-class _batch_statistics:  # noqa: N801 - reads as a verb in a with statement
+@contextmanager
+def _batch_statistics(layers: Sequence[_BatchNorm]) -> Iterator[None]:
     """Within: the layers run on batch statistics and hold those of the last pass. After: they are as before."""
-
-    def __init__(self, layers: list[_BatchNorm]) -> None:
-        self.layers = layers
-
-    def __enter__(self) -> None:
-        self.momenta = [layer.momentum for layer in self.layers]
-        self.saved = [[buffer.clone() for buffer in layer.buffers()] for layer in self.layers]
-        for layer in self.layers:
-            layer.momentum = 1.0
-            layer.train()
-
-    def __exit__(self, *exception: object) -> None:
-        for layer, momentum, buffers in zip(self.layers, self.momenta, self.saved, strict=True):
+    momenta = [layer.momentum for layer in layers]
+    saved = [[buffer.clone() for buffer in layer.buffers()] for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+        layer.train()
+    try:
+        yield
+    finally:
+        for layer, momentum, buffers in zip(layers, momenta, saved, strict=True):
             layer.eval()
             layer.momentum = momentum
             for buffer, value in zip(layer.buffers(), buffers, strict=True):

@@ -56,6 +56,7 @@ def test_a_missing_package_names_the_pip_line(kind, monkeypatch):
     assert not available.can_build
     assert not available.can_run
     assert remedy in available.remedy
+    assert available.explanation == f"{available.reason}; install it with: {available.remedy}"
     with pytest.raises(EngineError, match=r"cannot run here: .* cannot be imported .*pip install") as caught:
         backend(kind).load(b"", EngineConfig(kind=kind))
     assert remedy in str(caught.value)
@@ -77,7 +78,7 @@ def test_cuda_without_a_gpu_is_no_matter_of_pip(monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr("madx.deploy.ort.gpu_names", list)
     available = backend("ort-cuda").availability()
-    assert (available.can_run, available.remedy) == (False, "")
+    assert (available.can_run, available.remedy, available.explanation) == (False, "", available.reason)
     assert "no NVIDIA GPU" in available.reason
 
 

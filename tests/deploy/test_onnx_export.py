@@ -35,6 +35,12 @@ def test_the_opset_is_the_one_asked_for(opset):
     assert export_onnx(net("plain"), SHAPE, opset=opset).opset == opset
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_network_of_other_classes_than_the_data_is_refused(precision):
+    with pytest.raises(ExportError, match=r"output is \['batch', 7\]; expected \[batch, 10\]"):
+        export_onnx(net("plain"), SHAPE, opset=OPSET, classes=10, precision=precision)
+
+
 def test_metadata_is_empty_but_the_producer_stays():
     model = onnx.load_model_from_string(exported("residual").payload)
     assert not any(texts(model))

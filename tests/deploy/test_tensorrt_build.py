@@ -3,12 +3,14 @@
 import dataclasses
 import os
 import subprocess
+import sys
 
 import pytest
 from deploy_cases import SHAPE, exported
 
 from madx.deploy import tensorrt
 from madx.deploy.engine import backend
+from madx.deploy.tensorrt_build import MODULES
 from madx.errors import EngineError
 from madx.recipe import EngineConfig
 
@@ -92,6 +94,16 @@ def test_a_missing_builder_names_the_extra(kind, extra, monkeypatch):
     assert not available.can_run
     with pytest.raises(EngineError, match=r"cannot be built here: .*No module named") as caught:
         backend(kind).build(exported("plain"), EngineConfig(kind=kind), batch=1)
+    assert f'pip install "{extra}"' in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "extra"), [("tensorrt", "madx[tensorrt]"), ("tensorrt-rtx", "madx[rtx]")])
+def test_a_package_that_is_missing_where_a_plan_is_loaded_names_the_extra(kind, extra, monkeypatch):
+    monkeypatch.setattr(tensorrt, "gpu_names", lambda: ["a GPU"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, MODULES[kind], None)  # as Python does for a module that must not be imported
+    with pytest.raises(EngineError, match=r"cannot run here: .* cannot be imported .*; install it with: ") as caught:
+        backend(kind).load(b"plan", EngineConfig(kind=kind))
     assert f'pip install "{extra}"' in str(caught.value)
 
 

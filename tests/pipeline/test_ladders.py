@@ -17,7 +17,7 @@ from madx.errors import EngineError, ExportError
 from madx.models import build_model
 from madx.pipeline import files, ladders, verifying
 from madx.progress import Silent
-from madx.prune import remove
+from madx.prune import Rule
 from madx.prune.layers import scored_parameters
 from madx.recipe import EngineConfig, ModelConfig, PruneConfig, Recipe
 
@@ -57,7 +57,7 @@ def pruned(structure):
     config = PruneConfig(structure=structure, sparsity=0.5, round_to=16)
     generator = torch.Generator().manual_seed(1)
     scores = {name: torch.rand(value.shape, generator=generator) for name, value in scored_parameters(dense()).items()}
-    return remove(dense(), scores, config, example=torch.zeros(2, *SHAPE)).module.eval()
+    return Rule(dense(), config, example=torch.zeros(2, *SHAPE)).remove(scores).module.eval()
 
 
 EXPORTS = {}

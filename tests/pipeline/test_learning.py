@@ -46,18 +46,19 @@ def test_mad_prunes_under_every_structure(structure: str, folder: Path, cli: Cli
     assert any(not masks[name].equal(obd[name]) for name in masks)
 
 
-def test_gates_of_channels_are_stored_beside_the_averages_that_they_started_from(folder: Path, cli: Cli) -> None:
+def test_scores_of_channels_are_stored_beside_the_averages_that_they_started_from(folder: Path, cli: Cli) -> None:
     prune(cli, folder, "prune.structure=channels")
     scores = load_file(folder / "run/saliency.safetensors")
-    gates = {name: score for name, score in scores.items() if name.startswith("channels/")}
+    channels = {name: score for name, score in scores.items() if name.startswith("channels/")}
     layers = ("conv1", "layer1.conv1", "layer2.conv1", "layer2.shortcut.0", "layer3.conv1", "layer3.shortcut.0")
-    assert {name: len(score) for name, score in gates.items()} == {f"channels/{layer}": 16 for layer in layers}
+    assert {name: len(score) for name, score in channels.items()} == {f"channels/{layer}": 16 for layer in layers}
     assert scores["conv1.weight"].min() >= 0, "damage"
-    assert any((score.sort().values * 16 - torch.arange(1, 17)).abs().max() > 0.01 for score in gates.values())
+    assert any((score.sort().values * 16 - torch.arange(1, 17)).abs().max() > 0.01 for score in channels.values())
 
 
 def test_without_a_channel_that_can_go_nothing_is_learned(folder: Path, cli: Cli) -> None:
-    assert "there is no gate to learn" in prune(cli, folder, "prune.structure=channels", "prune.round_to=16")
+    log = prune(cli, folder, "prune.structure=channels", "prune.round_to=16")
+    assert "no channel can go, so that there is no mask to learn" in log
     assert json.loads((folder / "run/saliency.json").read_text())["learned_steps"] == 0
     assert all(mask.all() for mask in load_file(folder / "run/masks.safetensors").values())
 
@@ -85,7 +86,7 @@ def test_without_a_layer_for_two_four_nothing_is_learned(criterion: str, tmp_pat
         ("obd", "channels", False, False),
     ],
 )
-def test_gates_of_mad_are_learned_where_nothing_is_trained(
+def test_masks_of_mad_are_learned_where_nothing_is_trained(
     criterion: str, structure: str, finetune: bool, wanted: bool
 ) -> None:
     tuning = {} if finetune else {"finetune": None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -12,10 +12,11 @@ from small_networks import plain
 from torch import Tensor, nn
 
 from madx.errors import TrainingError
-from madx.prune import CRITERIA, Saliency, Settling, average_saliency, averaging, unstructured_masks
+from madx.prune import CRITERIA, Saliency, Settling, average_scores, averaging, unstructured_masks
 from madx.prune.averaging import Sums
-from madx.prune.convergence import looks_at
+from madx.prune.criteria import Criterion
 from madx.prune.layers import scored_parameters
+from madx.prune.settling import looks_at
 from madx.seeds import torch_generator
 
 Batch = tuple[Tensor, Tensor, torch.Generator]
@@ -49,6 +50,11 @@ def noisy(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) ->
     }
 
 
+def scored(network: nn.Module, batches: Iterable[Batch], criterion: Criterion = noisy) -> Iterator[dict[str, Tensor]]:
+    """The scores of each batch, when they are asked for."""
+    return (criterion(network, *batch) for batch in batches)
+
+
 def previous(count: int) -> int:
     """The look before the one at `count` batches."""
     return max(number for number in range(count) if looks_at(number))
@@ -79,7 +85,7 @@ def _saves_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 9])
 def test_average_and_halves(count: int, network: nn.Module) -> None:
     single = [CRITERIA["mad-paper"](network, x, y, generator) for x, y, generator in batches(count)]
-    saliency = average_saliency(network, batches(count), CRITERIA["mad-paper"])
+    saliency = average_scores(network, scored(network, batches(count), CRITERIA["mad-paper"]))
     assert saliency.batches == count
     assert saliency.curve == ()
     sums = Sums()
@@ -105,22 +111,22 @@ def test_the_curve_ends_with_the_last_batch(count: int, looked_at: list[int], ne
         enough=0.0,  # reached at once, and still it goes on
         tell=lambda point: heard.append(point.batches),
     )
-    saliency = average_saliency(network, batches(count), noisy, settling=settling)
+    saliency = average_scores(network, scored(network, batches(count)), settling=settling)
     assert saliency.batches == count
     assert [point.batches for point in saliency.curve] == heard == looked_at
 
 
 def test_it_stops_when_the_halves_agree(network: nn.Module) -> None:
-    whole = average_saliency(network, batches(48), noisy, settling=halving(network, 0.0, stops=False))
+    whole = average_scores(network, scored(network, batches(48)), settling=halving(network, 0.0, stops=False))
     overlaps = {point.batches: point.overlap for point in whole.curve}
     assert overlaps[48] > overlaps[2] + 0.1, "the halves do not approach each other; the case shows nothing"
     enough = overlaps[16] - 1e-9
     agree = [count for count, overlap in overlaps.items() if overlap >= enough]
     first = next(count for number, count in enumerate(agree) if number and agree[number - 1] == previous(count))
-    stopped = average_saliency(network, batches(48), noisy, settling=halving(network, enough))
+    stopped = average_scores(network, scored(network, batches(48)), settling=halving(network, enough))
     assert stopped.batches == first < 48
     assert stopped.curve == tuple(point for point in whole.curve if point.batches <= first)
-    assert_identical(stopped, average_saliency(network, batches(first), noisy, settling=halving(network, 2.0)))
+    assert_identical(stopped, average_scores(network, scored(network, batches(first)), settling=halving(network, 2.0)))
 
 
 def test_it_takes_no_batch_too_many(network: nn.Module) -> None:
@@ -132,7 +138,7 @@ def test_it_takes_no_batch_too_many(network: nn.Module) -> None:
             made.append(number)
             yield batch
 
-    saliency = average_saliency(network, counted(), noisy, settling=halving(network, 0.5))
+    saliency = average_scores(network, scored(network, counted()), settling=halving(network, 0.5))
     assert len(made) == saliency.batches < 48
 
 
@@ -140,7 +146,7 @@ def test_it_takes_no_batch_too_many(network: nn.Module) -> None:
 @pytest.mark.usefixtures("_saves_every_round")
 def test_a_killed_run_continues_to_the_same_bits_and_the_same_decision(enough: float, network: nn.Module) -> None:
     kept, end = Kept(), 21
-    whole = average_saliency(network, batches(end), noisy, settling=halving(network, enough), checkpoint=kept)
+    whole = average_scores(network, scored(network, batches(end)), settling=halving(network, enough), checkpoint=kept)
     assert (whole.batches < end) == (enough < 1)
     assert [state["batches"] for state in kept.states] == [
         count for count in (2, 4, 6, 8, 12, 16, 20) if count <= whole.batches
@@ -148,10 +154,9 @@ def test_a_killed_run_continues_to_the_same_bits_and_the_same_decision(enough: f
     for state in kept.states:
         before = copy.deepcopy(state)
         for _ in range(2):  # twice: taking a state up does not use it up
-            resumed = average_saliency(
+            resumed = average_scores(
                 network,
-                batches(end, state["batches"]),
-                noisy,
+                scored(network, batches(end, state["batches"])),
                 settling=halving(network, enough),
                 state=state,
                 checkpoint=Kept(),
@@ -162,7 +167,7 @@ def test_a_killed_run_continues_to_the_same_bits_and_the_same_decision(enough: f
 
 def test_checkpoints_are_not_written_all_the_time(network: nn.Module) -> None:
     kept = Kept()
-    average_saliency(network, batches(9), noisy, checkpoint=kept)
+    average_scores(network, scored(network, batches(9)), checkpoint=kept)
     assert kept.states == []
 
 
@@ -179,10 +184,10 @@ def test_scores_that_are_not_finite_end_it_at_once(value: float, bad: int, netwo
         return scores
 
     with pytest.raises(TrainingError, match=r"saliency of 1\.0\.bias is not finite"):
-        average_saliency(network, batches(30), criterion, settling=halving(network, 2.0))
+        average_scores(network, scored(network, batches(30), criterion), settling=halving(network, 2.0))
     assert len(calls) <= bad + 4
 
 
 def test_no_batch(network: nn.Module) -> None:
     with pytest.raises(TrainingError, match="no batch"):
-        average_saliency(network, [], CRITERIA["random"])
+        average_scores(network, [])

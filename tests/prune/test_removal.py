@@ -11,7 +11,7 @@ from small_networks import Lambda, plain
 from torch import Tensor, nn
 
 from madx.errors import ModelError
-from madx.prune import remove, two_four_masks, unstructured_masks
+from madx.prune import Rule, two_four_masks, unstructured_masks
 from madx.prune.layers import scored_parameters
 from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
@@ -45,7 +45,7 @@ def scores_of(network: nn.Module) -> dict[str, Tensor]:
 def test_the_network_is_what_the_masks_say(structure: str, network: nn.Module) -> None:
     before = copy.deepcopy(network.state_dict())
     config = PruneConfig(structure=structure, round_to=16)
-    removal = remove(network, scores_of(network), config, example=EXAMPLE)
+    removal = Rule(network, config, example=EXAMPLE).remove(scores_of(network))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     pruned = dict(removal.module.named_parameters())
     for name, parameter in network.named_parameters():
@@ -61,10 +61,10 @@ def test_the_network_is_what_the_masks_say(structure: str, network: nn.Module) -
 
 def test_the_rules_are_those_of_the_masks(network: nn.Module) -> None:
     scores = scores_of(network)
-    plainly = remove(network, scores, PruneConfig(structure="unstructured", sparsity=0.7), example=EXAMPLE)
+    plainly = Rule(network, PruneConfig(structure="unstructured", sparsity=0.7), example=EXAMPLE).remove(scores)
     expected = unstructured_masks(network, scores, 0.7)
     assert all(torch.equal(mask, expected[name]) for name, mask in plainly.masks.items())
-    half = remove(network, scores, PruneConfig(structure="2:4"), example=EXAMPLE)
+    half = Rule(network, PruneConfig(structure="2:4"), example=EXAMPLE).remove(scores)
     masks, reasons = two_four_masks(network, scores)
     assert all(torch.equal(mask, masks[name]) for name, mask in half.masks.items())
     assert half.reasons == reasons == {"5": "5 output channels are not a multiple of 8"}
@@ -74,7 +74,8 @@ def test_the_rules_are_those_of_the_masks(network: nn.Module) -> None:
 def test_a_layer_that_nothing_scores_stays_whole_and_is_listed(structure: str) -> None:
     network = Lambda(lambda parts, x: parts["body"](x), body=plain(), unused=nn.Linear(32, 32))
     scores = {name: score for name, score in scores_of(network).items() if "unused" not in name}
-    removal = remove(network, scores, PruneConfig(structure=structure, round_to=4), example=torch.zeros(2, 2, 4, 4))
+    config = PruneConfig(structure=structure, round_to=4)
+    removal = Rule(network, config, example=torch.zeros(2, 2, 4, 4)).remove(scores)
     assert "does not use this layer" in removal.reasons["parts.unused"]
     mask = removal.masks.get("parts.unused.weight")
     assert mask is None or mask.all()
@@ -84,4 +85,4 @@ def test_scores_that_are_missing_are_an_error(network: nn.Module) -> None:
     scores = scores_of(network)
     del scores["2.weight"]
     with pytest.raises(ModelError, match=r"2\.weight"):
-        remove(network, scores, PruneConfig(structure="unstructured"), example=EXAMPLE)
+        Rule(network, PruneConfig(structure="unstructured"), example=EXAMPLE).remove(scores)

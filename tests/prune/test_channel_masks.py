@@ -1,4 +1,4 @@
-"""Gates of channels: they act as removal does, their slopes are those of the channels, and they find what counts."""
+"""Masks of channels: they act as removal does, their slopes are those of the channels, and they find what counts."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from small_networks import SMALL
 from torch import Tensor, nn
 
 from madx.errors import ModelError
-from madx.prune import CRITERIA, LEARNERS, ChannelGates, Rule, Task, apply_masks_, learn_scores
+from madx.prune import CRITERIA, LEARNERS, ChannelMasks, Rule, Task, apply_masks_, learn_scores
 from madx.recipe import LearningConfig, PruneConfig
 from madx.seeds import torch_generator
 
 HALF = PruneConfig(structure="channels", sparsity=0.5, round_to=4)
 
 
-def gated(given: Case, config: PruneConfig = HALF) -> tuple[Rule, ChannelGates, dict[str, Tensor]]:
-    """The rule, its gates, and random scores of channels."""
+def masked(given: Case, config: PruneConfig = HALF) -> tuple[Rule, ChannelMasks, dict[str, Tensor]]:
+    """The rule, its masks of channels, and random scores of channels."""
     rule = Rule(given.network, config, example=given.images)
-    gates = rule.gates(random_scores(given.network))
-    generator = torch_generator(0, "gates")
-    scores = {group.key: torch.rand(group.channels, generator=generator) for group in gates.groups}
-    return rule, gates, scores
+    channels = rule.channel_masks(random_scores(given.network))
+    generator = torch_generator(0, "channels")
+    scores = {group.key: torch.rand(group.channels, generator=generator) for group in channels.groups}
+    return rule, channels, scores
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_gated_network_is_the_pruned_one(name: str, training: bool) -> None:
+def test_the_masked_network_is_the_pruned_one(name: str, training: bool) -> None:
     """Logits agree with BatchNorm's running and with its batch statistics, though removed channels are still made."""
     build, shape = NETWORKS[name]
     given = case(build, *shape)
-    rule, gates, scores = gated(given)
+    rule, channels, scores = masked(given)
     pruned = rule.remove(random_scores(given.network) | scores).module.train(training)
     behind = copy.deepcopy(given.network).train(training)
-    apply_masks_(behind, gates.masks(scores))
-    images = torch.rand(8, *shape, dtype=torch.float64, generator=torch_generator(0, "gated"))
+    apply_masks_(behind, channels.masks(scores))
+    images = torch.rand(8, *shape, dtype=torch.float64, generator=torch_generator(0, "masked"))
     torch.testing.assert_close(behind(images), pruned(images), rtol=0, atol=1e-9)
-    assert gates.groups
-    assert (behind.eval()(images) - given.network(images)).abs().max() > 1e-6, "nothing was gated"
+    assert channels.groups
+    assert (behind.eval()(images) - given.network(images)).abs().max() > 1e-6, "nothing was masked"
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["entries", "channels"])
@@ -51,7 +51,7 @@ def test_the_gated_network_is_the_pruned_one(name: str, training: bool) -> None:
 def test_the_prepared_rule_keeps_what_removal_keeps(name: str, own: bool) -> None:
     build, shape = NETWORKS[name]
     given = case(build, *shape)
-    rule, _, scores = gated(given)
+    rule, _, scores = masked(given)
     scores = random_scores(given.network, seed=3) | (scores if own else {})
     masks, removed = rule.masks(scores), rule.remove(scores).masks
     assert list(masks) == list(removed)
@@ -86,31 +86,31 @@ def test_slopes_are_those_of_a_factor_on_the_channel(
 ) -> None:
     """With nothing removed, where a factor on the channel and one on what reads it are the same."""
     given = case(build, *SMALL)
-    _, gates, _ = gated(given)
+    _, channels, _ = masked(given)
     weights = torch.rand(3, width, dtype=torch.float64, generator=torch_generator(0, "weights"))
     network = copy.deepcopy(given.network)
     (network(given.images) * weights[:, :1]).sum().backward()
     products = {name: value.grad * value for name, value in network.named_parameters() if value.grad is not None}
     expected = slopes_by_hooks(given, {}, layer, weights)
-    found = gates.slopes(products)
-    made = {place.parameter: group.key for group in gates.groups for place in group.places if not place.reads}
+    found = channels.slopes(products)
+    made = {place.parameter: group.key for group in channels.groups for place in group.places if not place.reads}
     torch.testing.assert_close(found[made[f"{root}.weight"]].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_removed_channel_has_a_slope() -> None:
     given = case(nets.plain, *SMALL)
-    _, gates, scores = gated(given)
+    _, channels, scores = masked(given)
     network = copy.deepcopy(given.network)
     with torch.no_grad():
         for shift in ("0.1.bias", "1.1.bias"):
             network.get_parameter(shift).fill_(30.0)  # no channel is silent by its ReLU
     weights = {name: value.detach().clone() for name, value in network.named_parameters()}
-    masks = gates.masks(scores)
+    masks = channels.masks(scores)
     apply_masks_(network, masks)
     network(given.images).square().sum().backward()
     parameters = dict(network.named_parameters())
-    slopes = gates.slopes({name: parameters[name].grad * weights[name] for name in masks})
-    for group in gates.groups:
+    slopes = channels.slopes({name: parameters[name].grad * weights[name] for name in masks})
+    for group in channels.groups:
         gone = group.removed(scores)
         assert len(gone) >= 4
         assert (slopes[group.key][gone] != 0).all()
@@ -124,10 +124,10 @@ def test_what_no_score_knows_can_read_and_make_channels() -> None:
         ),
         *SMALL,
     )
-    rule, gates, scores = gated(given)
+    rule, channels, scores = masked(given)
     pruned = rule.remove(random_scores(given.network) | scores).module
     behind = copy.deepcopy(given.network)
-    masks = gates.masks(scores)
+    masks = channels.masks(scores)
     apply_masks_(behind, masks)
     torch.testing.assert_close(behind(given.images), pruned(given.images), rtol=0, atol=1e-9)
     assert not masks["1.weight"].all()
@@ -136,26 +136,26 @@ def test_what_no_score_knows_can_read_and_make_channels() -> None:
 
 @pytest.mark.parametrize("build", [nets.group_norm, nets.layer_norm])
 def test_normalisations_over_channels_do_not_count_as_readers(build: Callable[[], nn.Module]) -> None:
-    """Their sums hold the removed channels until those are gone, in masks as in gates."""
+    """Their sums hold the removed channels until those are gone."""
     given = case(build, *SMALL)
-    _, gates, scores = gated(given)
-    assert set(gates.masks(scores)) == {
-        place.parameter for group in gates.groups for place in group.places if place.reads
+    _, channels, scores = masked(given)
+    assert set(channels.masks(scores)) == {
+        place.parameter for group in channels.groups for place in group.places if place.reads
     }
 
 
-def test_gates_that_miss_a_reader_are_found() -> None:
+def test_masks_that_miss_a_reader_are_found() -> None:
     given = case(nets.two_heads, *SMALL)
-    rule, gates, _ = gated(given)
+    rule, channels, _ = masked(given)
     scores = random_scores(given.network)
     pruned = rule.remove(scores).module
-    gates.check(given.network, pruned, scores, shape=given.images.shape)
+    channels.check(given.network, pruned, scores, shape=given.images.shape)
     groups = [
         replace(group, places=tuple(place for place in group.places if place.parameter != "parts.direct.weight"))
-        for group in gates.groups
+        for group in channels.groups
     ]
-    assert sum(len(group.places) for group in groups) == sum(len(group.places) for group in gates.groups) - 1
-    short = ChannelGates(given.network, groups)
+    assert sum(len(group.places) for group in groups) == sum(len(group.places) for group in channels.groups) - 1
+    short = ChannelMasks(given.network, groups)
     with pytest.raises(ModelError, match="does not compute what the dense one computes"):
         short.check(given.network, pruned, scores, shape=given.images.shape)
 
@@ -179,9 +179,9 @@ def test_learning_brings_removed_channels_back(name: str) -> None:
     network, batches = misleading()
     start = CRITERIA["magnitude"](network, *batches[0])
     rule = Rule(network, PruneConfig(structure="channels", sparsity=0.5, round_to=1), example=torch.zeros(2, 4))
-    gates = rule.gates(start)
-    task = Task(LearningConfig(steps=100, precision="fp32"), gates.masks, lambda _, x, *__: x, gates.slopes)
-    scores = start | learn_scores(network, batches, gates.start(start), LEARNERS[name], task)
+    channels = rule.channel_masks(start)
+    task = Task(LearningConfig(steps=100, precision="fp32"), channels.masks, lambda _, x, *__: x, channels.slopes)
+    scores = start | learn_scores(network, batches, channels.start(start), LEARNERS[name], task)
     before, after = rule.masks(start)["1.weight"], rule.masks(scores)["1.weight"]
     assert before.tolist() == [[False, False, True, True]] * 2
     assert after.tolist() == [[True, True, False, False]] * 2
@@ -192,9 +192,9 @@ def test_learning_brings_removed_channels_back(name: str) -> None:
 
 def test_channels_start_from_all_that_goes_with_them() -> None:
     given = case(nets.plain, *SMALL)
-    _, gates, _ = gated(given)
+    _, channels, _ = masked(given)
     scores = random_scores(given.network)
-    start = gates.start(scores)
+    start = channels.start(scores)
     first = scores["0.0.weight"].sum((1, 2, 3)) + scores["0.0.bias"] + scores["1.0.weight"].sum((0, 2, 3))
     torch.testing.assert_close(start["channels/0.0"], first)
     last = scores["1.0.weight"].sum((1, 2, 3)) + scores["1.0.bias"] + scores["4.weight"].sum(0)

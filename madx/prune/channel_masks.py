@@ -1,4 +1,4 @@
-"""A gate per channel: removed channels are no longer read, and still made.
+"""Masks of channels that are being learned: removed channels are no longer read, and still made.
 
 What nothing reads takes no part in the logits, so the dense network without the columns that read a channel computes
 what the network without the channel computes. But the channel is still there, and the gradient at the columns tells
@@ -19,8 +19,8 @@ from madx.prune.agreement import check_same_function
 from madx.prune.groups import ChannelGroup, masks_without
 
 
-class ChannelGates:
-    """The gates of a network's groups of channels; values are taken from and given to the device they come from."""
+class ChannelMasks:
+    """The masks of a network's groups of channels; values are taken from and given to the device they come from."""
 
     def __init__(self, dense: nn.Module, groups: Sequence[ChannelGroup]) -> None:
         self.groups = tuple(groups)
@@ -38,14 +38,14 @@ class ChannelGates:
         return {name: mask.to(device) for name, mask in masks.items()}
 
     def slopes(self, slopes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Slopes of the masks' entries -> slopes of the gates: one gate scales all that reads the channel."""
+        """Slopes of the masks' entries -> slopes of the channels' scores: one stands for all that reads the channel."""
         return {group.key: group.totals(slopes, reads_only=True).float() for group in self.groups}
 
     def check(self, dense: nn.Module, pruned: nn.Module, scores: Mapping[str, Tensor], *, shape: torch.Size) -> None:
-        """Compare the dense network behind its gates with the network whose channels are gone by the same scores.
+        """Compare the masked dense network with the network whose channels are gone by the same scores.
 
         Raises:
-            ModelError: their logits differ on noise of `shape`; something else than a gated weight reads channels.
+            ModelError: their logits differ on noise of `shape`; something else than a masked weight reads channels.
         """
         whole = {name: torch.ones_like(value, dtype=torch.bool) for name, value in dense.named_parameters()}
         masks = whole | masks_without(self.groups, scores, self._shapes, reads_only=True)
