@@ -56,6 +56,7 @@ def summary(context: Context, dense: nn.Module, saliency: Saliency, removal: Rem
     config = context.recipe.prune
     record = {
         "criterion": config.criterion,
+        "precision": config.precision,
         "batches": saliency.batches if config.criterion not in IMAGE_FREE else 0,
         "learned_steps": saliency.learned_steps,
         "batch_size": config.batch_size,

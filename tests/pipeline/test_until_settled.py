@@ -60,11 +60,20 @@ def test_a_fixed_number_is_taken_whatever_the_curve_says(folder: Path, cli: Cli)
     assert (found["asked"], found["batches"], found["settled"]) == (6, 6, True)
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "hydra"])
 def test_a_criterion_without_images_rests_on_no_batch(criterion: str, folder: Path, cli: Cli) -> None:
-    prune(cli, folder, *OPTIONS, "--set", f"prune.criterion={criterion}")
+    prune(cli, folder, *OPTIONS, "--set", f"prune.criterion={criterion}", "--set", "prune.learning.steps=2")
     content = json.loads((folder / "run/saliency.json").read_text())
     assert (content["batches"], content["settling"]) == (0, None)
+
+
+def test_masks_in_bfloat16_rank_otherwise_and_it_is_recorded(folder: Path, cli: Cli) -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        prune(cli, folder, *OPTIONS, "--set", "prune.batches=1", "--set", f"prune.precision={precision}")
+        assert json.loads((folder / "run/saliency.json").read_text())["precision"] == precision
+        found[precision] = sha256_file(folder / "run/saliency.safetensors")
+    assert found["fp32"] != found["bf16"]
 
 
 @pytest.mark.parametrize("killed_at", [5])

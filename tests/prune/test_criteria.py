@@ -6,10 +6,11 @@ from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 from small_networks import plain
 from torch import Tensor, nn
 
-from madx.prune import CRITERIA, IMAGE_FREE, mad_saliency, optimise_masks
+from madx.prune import BF16, CRITERIA, IMAGE_FREE, mad_saliency, optimise_masks
 from madx.prune.diagonal import diagonal_curvature
 from madx.prune.layers import scored_parameters
 from madx.recipe import PruneConfig
@@ -63,7 +64,7 @@ def test_image_free_means_what_it_says(name: str, network: nn.Module) -> None:
 def test_what_the_criteria_are(network: nn.Module) -> None:
     ((x, y, _),) = batches(1)
     parameters = scored_parameters(network)
-    expected = mad_saliency(network, x, y, optimise_masks(network, x, y))
+    expected = mad_saliency(network, x, y, optimise_masks(network, x, y, fold=True))
     for key, score in CRITERIA["mad-paper"](network, x, y, torch_generator(0)).items():
         assert torch.equal(score, expected[key])
     for key, score in CRITERIA["magnitude"](network, x, y, torch_generator(0)).items():
@@ -74,6 +75,23 @@ def test_what_the_criteria_are(network: nn.Module) -> None:
     one, same, other = (CRITERIA["random"](network, x, y, torch_generator(seed)) for seed in (0, 0, 1))
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert not any(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_bfloat16_is_for_the_criteria_that_optimise_masks(network: nn.Module) -> None:
+    ((x, y, generator),) = batches(1)
+    for name in CRITERIA:
+        if name in BF16:
+            PruneConfig(criterion=name, precision="bf16")
+            masks = optimise_masks(network, x, y, precision="bf16", fold=True)
+            sign = -1 if name == "mad-reversed" else 1
+            exact, found = (forms[name](network, x, y, generator) for forms in (CRITERIA, BF16))
+            assert all(
+                torch.equal(found[key], sign * score) for key, score in mad_saliency(network, x, y, masks).items()
+            )
+            assert any(not torch.equal(found[key], score) for key, score in exact.items())
+        else:
+            with pytest.raises(ValidationError, match="bf16 is for mad-paper and mad-reversed"):
+                PruneConfig(criterion=name, precision="bf16")
 
 
 def test_taylor_is_the_squared_change_of_the_loss_in_a_first_order_model(network: nn.Module) -> None:
