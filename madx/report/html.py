@@ -48,7 +48,6 @@ def render_html(content: ReportContent) -> str:
         steps=views.steps(content.finetuning),
         steps_plot=figures.accuracies(views.steps(content.finetuning), "steps"),
         saliency=_saliency(content.saliency) if content.saliency else None,
-        recipe_heading=views.recipe_heading(content),
         recipe=yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True),
         unknown=views.UNKNOWN,
         most=Gallery.LIMIT,

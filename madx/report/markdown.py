@@ -163,6 +163,6 @@ def _provenance(content: ReportContent) -> Iterator[str]:
     }
     yield from ("<details><summary>Provenance</summary>", "")
     yield from table(("fact", "value"), ((text(name), text(str(value))) for name, value in (facts | hashes).items()))
-    yield from ("", "</details>", "", f"<details><summary>{views.recipe_heading(content)}</summary>", "")
+    yield from ("", "</details>", "", "<details><summary>Recipe of this verdict, defaults included</summary>", "")
     yield from fenced(yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True))
     yield from ("", "</details>", "")

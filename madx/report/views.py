@@ -161,13 +161,6 @@ def built_files(build: Mapping[str, Any]) -> dict[str, BuiltFile]:
     return {role: _built_file(build[role]) for role in _ROLES if "file" in build.get(role, {})}
 
 
-def recipe_heading(content: ReportContent) -> str:
-    """What the recipe that is shown is: verdicts of an older madx do not record theirs."""
-    if content.provenance.get("recipe") is None:
-        return "Recipe that this report was given, defaults included; the verdict does not record its own"
-    return "Recipe of this verdict, defaults included"
-
-
 def roles(measured: Measurements) -> tuple[str, str]:
     """What the reference and the candidate are called, also where there was no reference."""
     return measured.reference.role if measured.reference else "reference", measured.candidate.role

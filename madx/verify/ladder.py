@@ -119,7 +119,7 @@ class Ladder:
         try:
             rest = json.loads(str(read_array(arrays, "rest")))
             rungs, batch, timing = tuple(rest["rungs"]), int(rest["batch"]), str(rest["timing"])
-            missing = dict(rest.get("missing", {}))  # older ladders were measured where no rung was missing
+            missing = dict(rest["missing"])
         except (json.JSONDecodeError, AttributeError, TypeError, KeyError, ValueError) as error:
             raise ArtifactError(f"the ladder's text was not written by madx: {error!r}; measure again") from None
         seconds = read_array(arrays, "seconds")
