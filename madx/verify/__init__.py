@@ -11,11 +11,12 @@ from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
 from madx.verify.gates import judge
 from madx.verify.ladder import Ladder, measure_ladder
-from madx.verify.latency import Timer, measure_latency
+from madx.verify.latency import measure_latency
 from madx.verify.measurements import Accuracy, Kind, Measurements, Sizes, Subject
 from madx.verify.parity import EngineParity, Parity, contract_alone, measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
 from madx.verify.robustness import Adversary, Chunk, Examples, measure_chunk
+from madx.verify.sampling import Timer
 from madx.verify.sequential import decided
 from madx.verify.soundness import SideSoundness, Soundness
 from madx.verify.timings import Latency
