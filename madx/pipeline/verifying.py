@@ -13,7 +13,7 @@ from madx.deploy.engine import backend
 from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
-from madx.pipeline.attacking import Side, budget, fast_twin, measure_accuracy
+from madx.pipeline.attacking import budget, measure_accuracy
 from madx.pipeline.attempts import counted, kept_chunks, kept_measurements
 from madx.pipeline.checking import measure_soundness
 from madx.pipeline.chunks import gate_images, merged
@@ -22,6 +22,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
 from madx.pipeline.ladders import ladder
+from madx.pipeline.sides import Side, fast_twin
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig
