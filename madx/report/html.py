@@ -152,7 +152,7 @@ def _saliency(saliency: Mapping[str, Any]) -> dict[str, Any]:
     rows, points = sensitivity.layer_rows(saliency), sensitivity.curve(saliency)
     enough = saliency["settling"]["enough"] if points else 1.0
     return {
-        "sentences": (sensitivity.basis(saliency), sensitivity.settled(saliency), sensitivity.most_sensitive(rows)),
+        "sentences": sensitivity.sentences(saliency),
         "rows": rows,
         "threshold": saliency["threshold"],
         "enough": enough,

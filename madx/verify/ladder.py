@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -27,7 +26,6 @@ from madx.verify.sampling import TIGHT_FLOOR, TIGHT_SHARE, Timer, sample_until_t
 
 CONFIDENCE = 0.95
 """One-sided, of each limit of a step; the ladder explains and judges nothing, so no gate sets it."""
-_NONE_MISSING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def measure_ladder(
     config: LatencyConfig,
     seed: int,
     timing: str,
-    missing: Mapping[str, str] = _NONE_MISSING,
+    missing: Mapping[str, str] | None = None,
     watch: Watch | None = None,
 ) -> Ladder:
     """Time all rungs until every step is tight enough or the budget is spent, and at least `config.pairs` rounds.
@@ -145,7 +143,7 @@ def measure_ladder(
     schedule = _rounds(rungs, calls=config.block_calls, seed=seed)
     rounds = sample_until_tight(rungs, schedule, config=config, watch=watch or Watch(), tight=_tight)
     seconds = np.stack(rounds)
-    return Ladder(rungs=tuple(timers), batch=config.batch, timing=timing, seconds=seconds, missing=dict(missing))
+    return Ladder(rungs=tuple(timers), batch=config.batch, timing=timing, seconds=seconds, missing=dict(missing or {}))
 
 
 def _rounds(timers: Sequence[Timer], *, calls: int, seed: int) -> Iterator[NDArray[np.float32]]:

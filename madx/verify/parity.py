@@ -7,7 +7,7 @@ against its contract alone, and compared on zero images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -50,8 +50,8 @@ class EngineParity:
 
     def to_arrays(self) -> Arrays:
         """Every field under its name."""
-        plain = {name: getattr(self, name) for name in _PARITY_FIELDS}
-        return {**plain, "violations": np.array(self.violations, dtype=np.str_)}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return plain | {"violations": np.array(self.violations, dtype=np.str_)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -60,11 +60,8 @@ class EngineParity:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain = {name: read_array(arrays, name) for name in _PARITY_FIELDS}
-        return cls(violations=tuple(str(text) for text in read_array(arrays, "violations")), **plain)
-
-
-_PARITY_FIELDS = ("flips_clean", "flips_adversarial", "difference")
+        found: dict[str, Any] = {field.name: read_array(arrays, field.name) for field in fields(cls)}
+        return cls(**found | {"violations": tuple(str(text) for text in found["violations"])})
 
 
 @dataclass(frozen=True, eq=False)
