@@ -6,7 +6,8 @@ Images are float32 NCHW in [0, 1], labels int64; as tensors they lie on the devi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from madx.attacks import Attack, Victim, run_suite
-from madx.deploy.engine import Engine
+from madx.deploy.engine import Engine, backend
 from madx.models.folding import folded
+from madx.pipeline.contenders import Contender
 from madx.pipeline.context import Context
 from madx.pipeline.given import CANDIDATE
 from madx.pipeline.twins import BATCH
-from madx.recipe import ThreatConfig
+from madx.recipe import EngineConfig, ThreatConfig
 from madx.seeds import torch_generator
 from madx.verify import Images
 from madx.verify.arrays import Bools
@@ -54,7 +56,25 @@ class Side:
         return found
 
 
-def fast_twin(context: Context, network: nn.Module) -> nn.Module:
+@contextmanager
+def loaded_sides(
+    context: Context, config: EngineConfig, reference: Contender | None, candidate: Contender
+) -> Iterator[tuple[Side | None, Side]]:
+    """Both engines, or the candidate's alone, until the block ends; with their twins as attacks want them.
+
+    Raises:
+        EngineError: an engine cannot be loaded here.
+    """
+    with ExitStack() as stack:
+
+        def loaded(one: Contender) -> Side:
+            engine = stack.enter_context(closing(backend(config.kind).load(one.payload, config)))
+            return Side(one.role, engine, _fast_twin(context, one.twin) if one.twin else None)
+
+        yield loaded(reference) if reference else None, loaded(candidate)
+
+
+def _fast_twin(context: Context, network: nn.Module) -> nn.Module:
     """The network with BatchNorms folded, which attacks climb in two thirds of the time; its logits are checked."""
     example, _ = context.splits.selection.tensors(0, _FOLDING_EXAMPLES)
     return folded(network.to(context.device), example.to(context.device))
