@@ -6,7 +6,7 @@ seconds; neither torch nor an engine is loaded by importing this package. `robus
 the judgement.
 """
 
-from madx.verify.contract import Images, Logits, check_contract, check_form
+from madx.verify.contract import Classifier, Images, check_contract, check_form
 from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
 from madx.verify.gates import judge
@@ -26,6 +26,7 @@ __all__ = [
     "Accuracy",
     "Adversary",
     "Chunk",
+    "Classifier",
     "Curve",
     "EngineParity",
     "Examples",
@@ -35,7 +36,6 @@ __all__ = [
     "Kind",
     "Ladder",
     "Latency",
-    "Logits",
     "Measurements",
     "Outcome",
     "Parity",

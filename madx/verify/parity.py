@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from madx.errors import MadxError
 from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
-from madx.verify.contract import Images, Logits, check_contract, check_images, logits_of
+from madx.verify.contract import Classifier, Images, check_contract, check_images, logits_of
 
 _BATCH = 64
 _CONTRACT_IMAGES = 16
@@ -101,7 +101,7 @@ class Parity:
 
 
 def measure_parity(
-    engine: Logits, twin: Logits, *, clean: Images, adversarial: Images, tolerance: float = 1e-3
+    engine: Classifier, twin: Classifier, *, clean: Images, adversarial: Images, tolerance: float = 1e-3
 ) -> EngineParity:
     """Label flips and logit differences of the engine against its twin, and the engine's contract.
 
@@ -129,7 +129,7 @@ def measure_parity(
     )
 
 
-def contract_alone(engine: Logits, *, clean: Images, tolerance: float = 1e-3) -> EngineParity:
+def contract_alone(engine: Classifier, *, clean: Images, tolerance: float = 1e-3) -> EngineParity:
     """The contract of an engine that has no twin: compared on zero images.
 
     Raises:
@@ -141,7 +141,7 @@ def contract_alone(engine: Logits, *, clean: Images, tolerance: float = 1e-3) ->
     return EngineParity(none, none, np.zeros(0), violations)
 
 
-def _compare(engine: Logits, twin: Logits, images: Images) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def _compare(engine: Classifier, twin: Classifier, images: Images) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """(label flips [N], largest |logit difference| [N])."""
     check_images(images)
     ours, theirs = _in_batches(engine, images), _in_batches(twin, images)
@@ -151,8 +151,8 @@ def _compare(engine: Logits, twin: Logits, images: Images) -> tuple[NDArray[Any]
     return ours.argmax(axis=1) != theirs.argmax(axis=1), difference
 
 
-def _in_batches(callable_: Logits, images: Images) -> NDArray[np.float32]:
+def _in_batches(classifier: Classifier, images: Images) -> NDArray[np.float32]:
     """Small batches bound the memory of a large network."""
     return np.concatenate(
-        [logits_of(callable_, images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+        [logits_of(classifier, images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
     )
