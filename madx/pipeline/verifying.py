@@ -14,14 +14,14 @@ from madx.machine import describe_machine
 from madx.pipeline import files
 from madx.pipeline.attacking import budget, measure_accuracy
 from madx.pipeline.attempts import counted, kept_chunks, kept_measurements
-from madx.pipeline.checking import measure_soundness
 from madx.pipeline.chunks import gate_images, merged
 from madx.pipeline.contenders import build_record, contenders
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
-from madx.pipeline.ladders import ladder
+from madx.pipeline.ladder import ladder
 from madx.pipeline.sides import Side, loaded_sides
+from madx.pipeline.soundness import measure_soundness
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig

@@ -7,7 +7,7 @@ from itertools import chain
 
 import yaml
 
-from madx.report import latency_views, sensitivity, views, words
+from madx.report import latency_views, saliency_views, views, words
 from madx.report.content import ReportContent
 from madx.report.markdown_robustness import robustness
 from madx.report.markup import SYMBOLS, code, columns, fenced, outcome, table, text
@@ -122,13 +122,9 @@ def _saliency(content: ReportContent) -> Iterator[str]:
     if not content.saliency:
         yield from (f"Saliency was {views.UNKNOWN}.", "")
         return
-    rows = sensitivity.layer_rows(content.saliency)
-    yield from (
-        text(" ".join(sensitivity.sentences(content.saliency))),
-        "",
-        "<details><summary>Layer by layer</summary>",
-        "",
-    )
+    rows = saliency_views.layer_rows(content.saliency)
+    yield from (text(" ".join(saliency_views.sentences(content.saliency))), "")
+    yield from ("<details><summary>Layer by layer</summary>", "")
     cells = (
         (text(row.name), words.scientific(row.mean), words.percent(row.negative), words.percent(row.kept))
         for row in rows

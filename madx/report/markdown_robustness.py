@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from madx.report import attack_views, curve_views, pictures, views, words
+from madx.report import attack_views, curve_views, views, words
 from madx.report.content import ReportContent
+from madx.report.gallery_views import class_name
 from madx.report.markup import code, columns, table, text
 from madx.report.views import EngineView
 from madx.verify import Measurements
@@ -119,7 +120,7 @@ def _gallery(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[
             continue
         yield from (f"<details><summary>Images on which the engines differ, {code(view.name)}</summary>", "")
         cells = (
-            ("lost" if lost else "won", str(index), *(text(pictures.class_name(number, names)) for number in classes))
+            ("lost" if lost else "won", str(index), *(text(class_name(number, names)) for number in classes))
             for lost, index, *classes in zip(
                 gallery.lost, gallery.index, gallery.labels.tolist(), gallery.taken_for.tolist(), strict=True
             )

@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from numpy.typing import NDArray
 
 from madx.report import svg, words
-from madx.report.sensitivity import LayerRow, Point, SignedLog, scale_of
+from madx.report.saliency_views import LayerRow, Point, SignedLog, scale_of
 
 _ROW = 0.2
 """Inches of a layer's row."""

@@ -5,8 +5,8 @@ import torch
 from nearest_cases import CLASSES, IMAGES, LABELS, THREAT, N, Nearest, side
 
 from madx.attacks import Apgd, Suite, linear_classifier
-from madx.pipeline.checking import trials
 from madx.pipeline.sides import Trial
+from madx.pipeline.soundness import trials
 from madx.recipe import ThreatConfig
 from madx.verify import Soundness
 from madx.verify.signs import signs_of_attacks
