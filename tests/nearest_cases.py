@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from madx.pipeline.attacking import Side
+from madx.pipeline.sides import Side
 from madx.recipe import ThreatConfig
 
 N, CLASSES = 120, 4

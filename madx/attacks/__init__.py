@@ -10,7 +10,7 @@ from madx.attacks.pgd import Pgd, last_iterate, strongest_examples
 from madx.attacks.pixels import rounded
 from madx.attacks.presets import PARANOID, QUICK, STANDARD, SUITES, Suite, suite_of
 from madx.attacks.square import Square
-from madx.attacks.suite import Apgd, Attack, Closest, Outcome, Record, TargetedApgd, run_suite
+from madx.attacks.suite import Apgd, Attack, Closest, Record, SuiteResult, TargetedApgd, run_suite
 from madx.attacks.undefended import linear_classifier
 from madx.attacks.victim import Passes, Victim
 from madx.attacks.worst import Worst, wrong_margin
@@ -28,12 +28,12 @@ __all__ = [
     "Gradient",
     "Loss",
     "Norm",
-    "Outcome",
     "Passes",
     "Pgd",
     "Record",
     "Square",
     "Suite",
+    "SuiteResult",
     "TargetedApgd",
     "TargetedDLR",
     "TargetedMargin",

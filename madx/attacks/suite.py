@@ -156,7 +156,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SuiteResult:
     """The worst that a suite found; `points` obey the threat, but score them again before you believe it."""
 
     points: Tensor
@@ -180,7 +180,7 @@ def run_suite(
     attacks: tuple[Attack, ...],
     threat: ThreatConfig,
     generator: torch.Generator,
-) -> Outcome:
+) -> SuiteResult:
     """Run `attacks` in order; each works only on images that have not fallen for sure (see `Worst`).
 
     Args:
@@ -199,7 +199,7 @@ def run_suite(
         passes = Passes()
         attack(passes.counting(victim), worst, threat=threat, generator=generator)
         records.append(Record(attack.name, _robust(worst), passes))
-    return Outcome(worst.points, worst.margins, tuple(records))
+    return SuiteResult(worst.points, worst.margins, tuple(records))
 
 
 def _robust(worst: Worst) -> int:

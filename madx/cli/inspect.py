@@ -20,7 +20,7 @@ from madx.errors import ArtifactError
 from madx.rundir import CHECKPOINTS, MANIFEST, RunDirectory
 
 if TYPE_CHECKING:
-    from madx.report.sensitivity import LayerRow
+    from madx.report.saliency_views import LayerRow
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -144,9 +144,9 @@ def _print_coverage(console: Console, coverage: dict[str, Any]) -> None:
 
 
 def _print_saliency(console: Console, saliency: dict[str, Any]) -> None:
-    from madx.report import sensitivity
+    from madx.report import saliency_views
 
-    rows, points = sensitivity.layer_rows(saliency), sensitivity.curve(saliency)
+    rows, points = saliency_views.layer_rows(saliency), saliency_views.curve(saliency)
     if console.is_terminal:
         console.print(_sensitivity(rows, console.width))
     else:
@@ -156,7 +156,7 @@ def _print_saliency(console: Console, saliency: dict[str, Any]) -> None:
                 f"  {escape(row.name)}: mean {row.mean:.3g}, kept {row.kept:.1%}, below zero {row.negative:.1%}, "
                 f"exactly zero {row.zero:.1%}"
             )
-    for sentence in filter(None, (sensitivity.basis(saliency), sensitivity.settled(saliency))):
+    for sentence in filter(None, (saliency_views.basis(saliency), saliency_views.settled(saliency))):
         console.print(escape(sentence), soft_wrap=not console.is_terminal)
     if points:
         overlaps = ", ".join(f"{point.overlap:.0%} after {point.batches}" for point in points)
@@ -166,7 +166,7 @@ def _print_saliency(console: Console, saliency: dict[str, Any]) -> None:
 def _sensitivity(rows: Sequence[LayerRow], width: int) -> Table:
     """Mean saliency on a logarithmic scale, kept share, and how the scores are spread, from negative to positive."""
     from madx.report import words
-    from madx.report.sensitivity import scale_of
+    from madx.report.saliency_views import scale_of
 
     table = _table("saliency", "layer", "mean:", "log scale", "kept:", "", "spread")
     length = _BAR + _quarter(width)

@@ -7,51 +7,19 @@ also the transfer attack on the pruned one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from madx.attacks import Attack, Suite, Victim, run_suite, suite_of
-from madx.deploy.engine import Engine
-from madx.models.folding import folded
 from madx.pipeline.chunks import begin_record, chunk, chunks_in_all, gate_images, store_chunk, stored_chunks
 from madx.pipeline.context import Context
-from madx.pipeline.given import CANDIDATE
+from madx.pipeline.sides import Side
+from madx.pipeline.twins import BATCH
 from madx.recipe import EngineConfig
 from madx.seeds import torch_generator
 from madx.verify import Accuracy, Adversary, Examples, Kind, decided, measure_chunk
-from madx.verify.contract import logits_of
-
-_FOLDING_EXAMPLES = 64
-_BATCH = 250
-"""Images attacked at a time, whatever the chunk: what bounds the memory."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """A loaded engine and, unless it was given without, its torch twin."""
-
-    role: str
-    """As in `madx.verify.measurements.Subject`."""
-    engine: Engine
-    twin: nn.Module | None
-    """In eval mode, on the device that attacks are made on."""
-
-    @property
-    def label(self) -> str:
-        """The role as it stands before "engine" or "twin"."""
-        return "given" if self.role == CANDIDATE else self.role
-
-    def logits(self, images: Tensor) -> Tensor:
-        """The engine's logits, as a torch network would return them."""
-        return torch.from_numpy(logits_of(self.engine, images.cpu().numpy())).to(images.device)
-
-
-def fast_twin(context: Context, network: nn.Module) -> nn.Module:
-    """The network with BatchNorms folded, which attacks climb in two thirds of the time; its logits are checked."""
-    example, _ = context.splits.selection.tensors(0, _FOLDING_EXAMPLES)
-    return folded(network.to(context.device), example.to(context.device))
 
 
 def measure_accuracy(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Accuracy:
@@ -157,7 +125,7 @@ def _examples(
     def examples(images: Tensor, labels: Tensor, number: int) -> Examples:
         generator = torch_generator(context.recipe.seed, "verify", name, number)
         found, forward, gradient = [], 0, 0
-        for x, y in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
+        for x, y in zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True):
             outcome = run_suite(
                 victim,
                 x.to(context.device),

@@ -148,7 +148,7 @@ def _lost(context: Context) -> bool:
     """Whether engines were judged here and nobody knows how often; what was once lost is not found again."""
     here = context.run.attempts()
     if here:
-        return not all(record.get("attempts_known", True) for record in here.values())
+        return not all(record.get("attempts_known") for record in here.values())
     if context.run.path(files.VERDICT).exists():
         return _in_verdict(context) is None  # it may say that no engine was there to be judged
     return any(context.run.root.glob(files.MEASUREMENTS))

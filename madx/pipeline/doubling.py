@@ -7,29 +7,24 @@ how it went. What falls now was counted as robust for want of steps, or of one m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from madx.attacks import Attack, Victim, run_suite, suite_of
-from madx.pipeline.attacking import Side
+from madx.attacks import Attack, suite_of
 from madx.pipeline.context import Context
-from madx.recipe import EngineConfig, GateConfig, ThreatConfig
-from madx.seeds import torch_generator
+from madx.pipeline.sides import Side, Trial
+from madx.recipe import EngineConfig, GateConfig
 from madx.verify import Accuracy, Soundness
 from madx.verify.arrays import Arrays, Bools
-from madx.verify.contract import logits_of
-from madx.verify.projection import project
 
 _LEAST, _MOST = 200, 500
 """Survivors that are attacked again, if there are as many ..."""
 _SHARE = 8
 """... between these bounds, one for so many images: longer verifications can tell smaller shares."""
-_BATCH = 250
 
 
 def with_doubled(
@@ -63,9 +58,9 @@ def _doubled(context: Context, name: str, side: Side, accuracy: Accuracy) -> Arr
     looked_at = int(rows[-1]) + 1 if len(rows) < robust.sum() else len(robust)
     suite = suite_of(recipe.verify.attack)
     images, labels = (part[torch.from_numpy(rows)] for part in context.splits.gate.tensors(0, looked_at))
-    again = Again(recipe.threat, recipe.seed, images.to(context.device), labels.to(context.device))
+    trial = Trial(recipe.threat, recipe.seed, images.to(context.device), labels.to(context.device))
     fell = np.zeros(looked_at, dtype=bool)
-    fell[rows] = again.turned(side, suite.query if side.twin is None else suite.twin)
+    fell[rows] = turned(trial, side, suite.query if side.twin is None else suite.twin)
     return {name: fell}
 
 
@@ -80,26 +75,6 @@ def survivors(robust: Bools) -> NDArray[np.intp]:
     return np.flatnonzero(robust)[:wanted]
 
 
-@dataclass(frozen=True)
-class Again:
-    """Images that an engine withstood, and what it withstood."""
-
-    threat: ThreatConfig
-    seed: int
-    images: Tensor
-    """[B, C, H, W], on the device of the twins."""
-    labels: Tensor
-    """[B]"""
-
-    def turned(self, side: Side, attacks: Sequence[Attack]) -> Bools:
-        """Which of them the engine takes for something else when each of these attacks takes twice as long, [B]."""
-        victim = Victim.query_only(side.logits) if side.twin is None else Victim.of(side.twin)
-        longer, generator = tuple(attack.longer() for attack in attacks), torch_generator(self.seed, "doubled")
-        wrong = np.zeros(len(self.labels), dtype=bool)
-        for start in range(0, len(self.labels), _BATCH):  # nothing at all where nothing withstood
-            rows = slice(start, start + _BATCH)
-            x, y = self.images[rows], self.labels[rows]
-            found = run_suite(victim, x, y, attacks=longer, threat=self.threat, generator=generator)
-            examples = project(found.points.float().cpu().numpy(), x.cpu().numpy(), self.threat).images
-            wrong[rows] = logits_of(side.engine, examples).argmax(axis=1) != y.cpu().numpy()
-        return wrong
+def turned(trial: Trial, side: Side, attacks: Sequence[Attack]) -> Bools:
+    """Which of the trial's images the engine mistakes when each of these attacks takes twice as long, [M]."""
+    return ~trial.withstood(side, [attack.longer() for attack in attacks], stream=("doubled",))

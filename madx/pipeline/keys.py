@@ -90,7 +90,7 @@ def verify(context: Context) -> dict[str, Any]:
 def measuring(depends: dict[str, Any]) -> dict[str, Any]:
     """What of `verify`'s decides the measurements: gates judge them, and say no more than when and what to measure."""
     settings = depends["verify"]
-    if settings.get("sequential", True):  # the gates end the measuring; a very old madx does not say
+    if settings["sequential"]:  # the gates end the measuring
         return depends
     gates = settings["gates"]
     asked = {

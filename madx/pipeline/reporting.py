@@ -46,8 +46,7 @@ def read_content(context: Context) -> ReportContent:
     """
     verdict, provenance = read_verdict(context)
     measured = context.run.hashes("verify")
-    recipe = _judged_by(context, provenance)
-    engines = _engines(recipe)
+    recipe, engines = _judged_by(provenance)
     names = [files.measurements(engine) for engine in engines if files.measurements(engine) in measured]
     return ReportContent(
         recipe=recipe,
@@ -62,20 +61,15 @@ def read_content(context: Context) -> ReportContent:
     )
 
 
-def _judged_by(context: Context, provenance: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe of the verdict, whatever the command line says now; of schema 1, which has none, the one given now."""
-    recipe: Mapping[str, Any] | None = provenance.get("recipe")
-    return context.recipe_to_show() if recipe is None else recipe
-
-
-def _engines(recipe: Mapping[str, Any]) -> list[EngineConfig]:
-    """Those that the verdict's recipe promised.
+def _judged_by(provenance: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[EngineConfig]]:
+    """The recipe of the verdict, whatever the command line says now, and the engines that it promised.
 
     Raises:
         ArtifactError: this madx knows other engines than the one that wrote the verdict.
     """
     try:
-        return [EngineConfig.model_validate(engine) for engine in recipe["export"]["engines"]]
+        recipe: Mapping[str, Any] = provenance["recipe"]
+        return recipe, [EngineConfig.model_validate(engine) for engine in recipe["export"]["engines"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"the verdict's recipe cannot be read by this madx ({error}); verify again") from None
 
@@ -97,7 +91,7 @@ def read_arrays(payload: bytes) -> dict[str, NDArray[Any]]:
 
 
 def _of_pruning(context: Context, name: str) -> dict[str, Any]:
-    """What the prune stage summed up; nothing where no run pruned the engine, or an older madx did."""
+    """What the prune stage summed up; nothing where no run pruned the engine."""
     content: dict[str, Any] = {}
     if name in context.run.hashes("prune"):
         content = context.read_json(name)

@@ -7,7 +7,6 @@ nothing; `madx.pipeline.merging` brings the chunks together.
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -17,8 +16,9 @@ from madx.pipeline.attacking import measure_chunks
 from madx.pipeline.chunks import begin_record, chunks_in_all, images_in
 from madx.pipeline.contenders import contenders
 from madx.pipeline.context import Context
+from madx.pipeline.sides import loaded_sides
 from madx.pipeline.stages import begin, stage_named
-from madx.pipeline.verifying import loaded_side, why_missing
+from madx.pipeline.verifying import why_missing
 from madx.recipe import EngineConfig
 
 _FORM = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
@@ -105,8 +105,5 @@ def measure_shard(context: Context, shard: Shard, *, again: bool = False) -> Sha
 
 def _measure(context: Context, config: EngineConfig, numbers: range) -> None:
     context.progress.say(f"{config.name}: measuring {len(numbers)} chunks of images")
-    against, judged = contenders(context, config)
-    with ExitStack() as loaded:
-        reference = loaded_side(loaded, context, config, against) if against else None
-        candidate = loaded_side(loaded, context, config, judged)
-        measure_chunks(context, config, reference, candidate, numbers=numbers)
+    with loaded_sides(context, config, *contenders(context, config)) as sides:
+        measure_chunks(context, config, *sides, numbers=numbers)

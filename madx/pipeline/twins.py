@@ -18,7 +18,8 @@ from madx.seeds import torch_generator
 TOLERANCE = {"fp32": 1e-3, "fp16": ROUNDING}
 """Largest logit difference to torch that rounding explains, as a share of the largest logit."""
 
-_BATCH = 250
+BATCH = 250
+"""Images attacked at a time, however many there are: what bounds the memory."""
 LARGEST_GAP = 10.0
 """A softmax with a larger gap between the logits has no gradient to climb in float32: it is scaled down first."""
 
@@ -53,6 +54,6 @@ def examples_on(
         strongest_examples(
             module, gradient, x.to(device), y.to(device), threat=threat, attack=attack, generator=generator
         ).cpu()
-        for x, y in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True)
+        for x, y in zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)
     ]
     return torch.cat(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,15 +12,16 @@ from madx.deploy.engine import backend
 from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
-from madx.pipeline.attacking import Side, budget, fast_twin, measure_accuracy
+from madx.pipeline.attacking import budget, measure_accuracy
 from madx.pipeline.attempts import counted, kept_chunks, kept_measurements
-from madx.pipeline.checking import measure_soundness
 from madx.pipeline.chunks import gate_images, merged
-from madx.pipeline.contenders import Contender, build_record, contenders
+from madx.pipeline.contenders import build_record, contenders
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
-from madx.pipeline.ladders import ladder
+from madx.pipeline.ladder import ladder
+from madx.pipeline.sides import Side, loaded_sides
+from madx.pipeline.soundness import measure_soundness
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig
@@ -100,41 +100,31 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     Raises:
         EngineError: the engine does not work; nothing is recorded, and the next call tries again.
     """
-    against, judged = contenders(context, config)
-    hashes = {one.role: sha256_bytes(one.payload) for one in (against, judged) if one}
+    reference, candidate = contenders(context, config)
+    hashes = {one.role: sha256_bytes(one.payload) for one in (reference, candidate) if one}
     if not config.verify:
         return None, hashes
-    context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if against else ''}")
+    context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if reference else ''}")
     suite = suite_of(context.recipe.verify.attack)
-    with ExitStack() as loaded:
-        reference = loaded_side(loaded, context, config, against) if against else None
-        candidate = loaded_side(loaded, context, config, judged)
+    with loaded_sides(context, config, reference, candidate) as sides:
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
-        latency = context.world.share(lambda: _latency(context, config, reference, candidate))
-        parity = context.world.share(lambda: _parity(context, config, reference, candidate))
-        sound = context.world.share(lambda: measure_soundness(context, config, suite, reference, candidate))
-        accuracy = measure_accuracy(context, config, reference, candidate)
+        latency = context.world.share(lambda: _latency(context, config, *sides))
+        parity = context.world.share(lambda: _parity(context, config, *sides))
+        sound = context.world.share(lambda: measure_soundness(context, config, suite, *sides))
+        accuracy = measure_accuracy(context, config, *sides)
         measurements = Measurements(
             engine=config.name,
             latency=latency,
             parity=parity,
-            soundness=context.world.share(
-                lambda: with_doubled(context, config, sound, accuracy, (reference, candidate))
-            ),
+            soundness=context.world.share(lambda: with_doubled(context, config, sound, accuracy, sides)),
             accuracy=accuracy,
-            curve=context.world.share(lambda: measure_curve(context, config, reference, candidate)),
-            sizes=Sizes(reference=len(against.payload) if against else None, candidate=len(judged.payload)),
-            reference=against.subject if against else None,
-            candidate=judged.subject,
+            curve=context.world.share(lambda: measure_curve(context, config, *sides)),
+            sizes=Sizes(reference=len(reference.payload) if reference else None, candidate=len(candidate.payload)),
+            reference=reference.subject if reference else None,
+            candidate=candidate.subject,
             ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
         )
     return measurements, hashes
-
-
-def loaded_side(stack: ExitStack, context: Context, config: EngineConfig, one: Contender) -> Side:
-    """The engine, until the stack closes it, and its twin as attacks want it."""
-    engine = stack.enter_context(closing(backend(config.kind).load(one.payload, config)))
-    return Side(one.role, engine, fast_twin(context, one.twin) if one.twin else None)
 
 
 def _parity(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Parity:
@@ -160,28 +150,26 @@ def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EnginePa
     )
 
 
-def _latency(context: Context, engine: EngineConfig, against: Side | None, judged: Side) -> Latency | None:
+def _latency(context: Context, engine: EngineConfig, reference: Side | None, candidate: Side) -> Latency | None:
     """Interleaved; without a reference nothing is timed, as only ratios mean anything."""
-    if against is None:
+    if reference is None:
         return None
-    reference, candidate = against.engine, judged.engine
     config = context.recipe.verify.latency
     images = context.splits.gate.tensors(0, config.batch)[0].numpy()
-    if reference.timing != candidate.timing:
-        raise EngineError(
-            f"the engines cannot be compared: one is timed as {reference.timing!r}, the other as {candidate.timing!r}"
-        )
+    timing, other = reference.engine.timing, candidate.engine.timing
+    if timing != other:
+        raise EngineError(f"the engines cannot be compared: one is timed as {timing!r}, the other as {other!r}")
     context.progress.say(f"timing both engines at batch {config.batch}, up to {config.seconds:g} s")
     measured = measure_latency(
-        reference.timer(images),
-        candidate.timer(images),
+        reference.engine.timer(images),
+        candidate.engine.timer(images),
         config=config,
         seed=context.recipe.seed,
-        timing=reference.timing,
+        timing=timing,
         tails=any(gate.metric == "p99_ratio" for gate in context.recipe.verify.gates),
         watch=Watch.over_this_machine(gpu=engine.on_gpu),
     )
-    facts = {"reference": reference.facts, "candidate": candidate.facts}
+    facts = {"reference": reference.engine.facts, "candidate": candidate.engine.facts}
     return replace(measured, facts={**measured.facts, **facts})
 
 

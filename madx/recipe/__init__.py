@@ -4,7 +4,7 @@ Whatever can be wrong in a recipe is found while it is read; no stage finds a ty
 relative to the recipe file. Images are float32 in [0, 1] and every eps is in that unit.
 """
 
-from madx.recipe.gates import GateConfig, LatencyConfig
+from madx.recipe.gates import METRICS, GateConfig, LatencyConfig
 from madx.recipe.models import (
     AttackConfig,
     DataConfig,
@@ -31,6 +31,7 @@ from madx.recipe.reading import (
 from madx.recipe.template import commented_recipe
 
 __all__ = [
+    "METRICS",
     "AttackConfig",
     "DataConfig",
     "EngineConfig",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,14 +12,37 @@ from pydantic import Field, model_validator
 from madx.recipe.section import Section
 from madx.recipe.values import Count, Integer, Number
 
-_AT_LEAST = ("speedup", "robust_accuracy", "clean_accuracy", "retention")
-"""Metrics of which more is better."""
-_ON_ROBUSTNESS = ("robust_drop", "robust_accuracy", "retention", "worst_class_drop")
-"""Metrics that are no better than the attacks."""
-_RATIOS = ("speedup", "p99_ratio", "size_ratio")
-"""Metrics that may be required to be 1 or more."""
-_DROPS = ("robust_drop", "clean_drop", "worst_class_drop")
-"""Metrics that a gain can bring to 0 or below; any other is above 0 whatever is measured."""
+
+@dataclass(frozen=True)
+class Metric:
+    """What kind of number a gate asks for."""
+
+    direction: Literal["at_least", "at_most"]
+    """The side of its bound: at_least where more is better."""
+    unit: Literal["ratio", "share", "drop"]
+    """A ratio may be required to be 1 or more, a share of images not; a drop, in shares too, is the only one that can
+    be 0 or below."""
+    on_robustness: bool = False
+    """Whether it is no better than the attacks."""
+    compares: bool = True
+    """Whether it needs a reference; else it is of the candidate alone."""
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "speedup": Metric("at_least", "ratio"),
+        "p99_ratio": Metric("at_most", "ratio"),
+        "robust_drop": Metric("at_most", "drop", on_robustness=True),
+        "clean_drop": Metric("at_most", "drop"),
+        "robust_accuracy": Metric("at_least", "share", on_robustness=True, compares=False),
+        "clean_accuracy": Metric("at_least", "share", compares=False),
+        "retention": Metric("at_least", "share", on_robustness=True),
+        "worst_class_drop": Metric("at_most", "drop", on_robustness=True),
+        "parity_flips": Metric("at_most", "share", compares=False),
+        "size_ratio": Metric("at_most", "ratio"),
+    }
+)
+"""Every metric that a gate may ask for."""
 
 
 class LatencyConfig(Section):
@@ -71,24 +97,23 @@ class GateConfig(Section):
 
     @model_validator(mode="after")
     def _direction(self) -> Self:
-        lower = self.metric in _AT_LEAST
-        given, other = (self.at_least, self.at_most) if lower else (self.at_most, self.at_least)
+        word = self.direction
+        given, other = (self.at_least, self.at_most) if word == "at_least" else (self.at_most, self.at_least)
         if given is None or other is not None:
-            word = "at_least" if lower else "at_most"
             raise ValueError(f"a gate on {self.metric} takes {word}, and only that")
         return self
 
     @model_validator(mode="after")
     def _decides(self) -> Self:
         """A gate that no measurement could fail, or none could pass, asks nothing."""
-        given = f"a gate on {self.metric} with {self.direction}: {self.bound:g}"
+        given, unit = f"a gate on {self.metric} with {self.direction}: {self.bound:g}", METRICS[self.metric].unit
         if self.direction == "at_least" and self.bound <= 0:
             raise ValueError(f"{given} could not fail; give a bound above 0")
-        if self.direction == "at_most" and self.bound <= 0 and self.metric not in _DROPS:
+        if self.direction == "at_most" and self.bound <= 0 and unit != "drop":
             raise ValueError(f"{given} could not pass, as its limits are above 0; give a bound above 0")
         if self.bound < 0:
             raise ValueError(f"{given} would ask for a gain; the strictest bound of a drop is 0")
-        if self.bound >= 1 and self.metric not in _RATIOS:
+        if self.bound >= 1 and unit != "ratio":
             never = "pass" if self.direction == "at_least" else "fail"
             whole = "reference's robust accuracy" if self.metric == "retention" else "images"
             raise ValueError(
@@ -105,7 +130,12 @@ class GateConfig(Section):
     @property
     def on_robustness(self) -> bool:
         """Whether the metric rests on attacks."""
-        return self.metric in _ON_ROBUSTNESS
+        return METRICS[self.metric].on_robustness
+
+    @property
+    def compares(self) -> bool:
+        """Whether the metric needs a reference."""
+        return METRICS[self.metric].compares
 
     @property
     def bound(self) -> float:
@@ -116,5 +146,5 @@ class GateConfig(Section):
 
     @property
     def direction(self) -> Literal["at_least", "at_most"]:
-        """Which of the two bounds was given."""
-        return "at_least" if self.at_least is not None else "at_most"
+        """Which of the two bounds the metric takes."""
+        return METRICS[self.metric].direction

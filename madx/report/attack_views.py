@@ -49,18 +49,18 @@ class CheckRow:
 
 def attack_rows(accuracy: Accuracy) -> tuple[AttackRow, ...]:
     """In the order in which they were run."""
-    judged = _turned(accuracy.clean_candidate, accuracy.attacked, accuracy.standing_candidate)
-    against = None
+    candidate = _turned(accuracy.clean_candidate, accuracy.attacked, accuracy.standing_candidate)
+    reference = None
     if accuracy.clean_reference is not None and accuracy.standing_reference is not None:
-        against = _turned(accuracy.clean_reference, accuracy.attacked, accuracy.standing_reference)
+        reference = _turned(accuracy.clean_reference, accuracy.attacked, accuracy.standing_reference)
     return tuple(
         AttackRow(
             name=name,
             kind=kind,
             knew=KNEW[kind],
             attacked=int(accuracy.attacked[number].sum()),
-            turned_reference=None if against is None else against[number],
-            turned_candidate=judged[number],
+            turned_reference=None if reference is None else reference[number],
+            turned_candidate=candidate[number],
             forward=int(accuracy.passes[number, 0]),
             gradient=int(accuracy.passes[number, 1]),
         )

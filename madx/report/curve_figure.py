@@ -11,8 +11,6 @@ from matplotlib.axes import Axes
 from madx.report import svg
 from madx.report.curve_views import CurveRow, Standing
 
-_WIDTH = 4.7
-"""Inches, as in `figures`."""
 _ASIDE = 0.012
 """How far the suite's results stand beside the threat's radius, as a share of the axis: so that both can be seen."""
 _STEPS = 255
@@ -36,7 +34,7 @@ def security_curve(
     threat = [row.eps * unit for row in rows if row.is_threat]
     references = [row.reference for row in rows if row.reference is not None]
     sides = ((references, svg.DENSE), ([row.candidate for row in rows], svg.PRUNED))
-    with svg.drawing(_WIDTH, 2.4) as (figure, axes):
+    with svg.drawing(svg.WIDTH, 2.4) as (figure, axes):
         for standing, colour in sides:
             if standing:
                 _band(axes, radii, standing, colour)

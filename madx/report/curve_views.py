@@ -72,7 +72,7 @@ def standing(rows: Bools) -> Standing:
     return Standing(int(rows.sum()), len(rows))
 
 
-def curve_sentence(curve: Curve, rows: tuple[CurveRow, ...], roles: tuple[str, str] = ("dense", "pruned")) -> str:
+def curve_sentence(curve: Curve, rows: tuple[CurveRow, ...], roles: tuple[str, str]) -> str:
     """What the curve was made with, and how far down it goes; `roles` are the two engines' names."""
     last = rows[-1]
     share = words.percent(last.candidate.share)

@@ -12,8 +12,6 @@ from madx.report import svg, words
 from madx.report.views import Step
 from madx.verify import GateResult, Outcome
 
-_WIDTH = 4.7
-"""Inches of a figure: on a phone it is drawn at about this size, so that its text can still be read there."""
 _COLOURS = {Outcome.PASS: svg.PASS, Outcome.FAIL: svg.FAIL, Outcome.INCONCLUSIVE: svg.INCONCLUSIVE}
 
 
@@ -48,7 +46,7 @@ def accuracies(steps: Sequence[Step], name: str) -> Markup:
         "clean": ([step.clean for step in known], svg.MUTED),
         "robust": ([step.robust for step in known], svg.PRUNED),
     }
-    with svg.drawing(_WIDTH, 2.2) as (figure, axes):
+    with svg.drawing(svg.WIDTH, 2.2) as (figure, axes):
         for label, (values, colour) in series.items():
             shares = 100 * np.array(values, dtype=np.float64)
             axes.plot(place, shares, "o-", color=colour, markersize=4, linewidth=1.5)

@@ -14,11 +14,11 @@ from madx.report import (
     curve_figure,
     curve_views,
     figures,
+    gallery_views,
     latency_figures,
     latency_views,
-    pictures,
     saliency_figures,
-    sensitivity,
+    saliency_views,
     views,
     words,
 )
@@ -48,7 +48,6 @@ def render_html(content: ReportContent) -> str:
         steps=views.steps(content.finetuning),
         steps_plot=figures.accuracies(views.steps(content.finetuning), "steps"),
         saliency=_saliency(content.saliency) if content.saliency else None,
-        recipe_heading=views.recipe_heading(content),
         recipe=yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True),
         unknown=views.UNKNOWN,
         most=Gallery.LIMIT,
@@ -143,17 +142,17 @@ def _gallery(measured: Measurements, names: tuple[str, ...]) -> tuple[tuple[str,
     total = views.count_rows(measured.accuracy)[-1]
     gallery = measured.accuracy.gallery
     return (
-        ("Lost", total.lost or 0, pictures.exhibits(gallery, names, lost=True)),
-        ("Won", total.gained or 0, pictures.exhibits(gallery, names, lost=False)),
+        ("Lost", total.lost or 0, gallery_views.exhibits(gallery, names, lost=True)),
+        ("Won", total.gained or 0, gallery_views.exhibits(gallery, names, lost=False)),
     )
 
 
 def _saliency(saliency: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of the saliency."""
-    rows, points = sensitivity.layer_rows(saliency), sensitivity.curve(saliency)
+    rows, points = saliency_views.layer_rows(saliency), saliency_views.curve(saliency)
     enough = saliency["settling"]["enough"] if points else 1.0
     return {
-        "sentences": (sensitivity.basis(saliency), sensitivity.settled(saliency), sensitivity.most_sensitive(rows)),
+        "sentences": saliency_views.sentences(saliency),
         "rows": rows,
         "threshold": saliency["threshold"],
         "enough": enough,

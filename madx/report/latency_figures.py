@@ -17,8 +17,6 @@ from madx.verify import Ladder, Latency
 from madx.verify.noise import undisturbed
 from madx.verify.timings import block_medians
 
-_WIDTH = 4.7
-"""Inches of a figure: on a phone it is drawn at about this size, so that its text can still be read there."""
 _LOG_FROM = 8.0
 """A positive axis whose ends differ by more than this factor is logarithmic."""
 _CORNERS = 300
@@ -28,7 +26,7 @@ _CORNERS = 300
 def distribution(latency: Latency, name: str) -> Markup:
     """How many of the calls took longer than so many ms: one line for each engine, the tail spread out."""
     sides = ((latency.reference, svg.DENSE), (latency.candidate, svg.PRUNED))
-    with svg.drawing(_WIDTH, 2.2) as (figure, axes):
+    with svg.drawing(svg.WIDTH, 2.2) as (figure, axes):
         for calls, colour in sides:
             times, slower = _survival(1000 * calls.ravel())
             axes.plot(times, slower, color=colour, linewidth=1.5, drawstyle="steps-post")
@@ -46,7 +44,7 @@ def distribution(latency: Latency, name: str) -> Markup:
 def blocks(latency: Latency, name: str, roles: Sequence[str]) -> Markup:
     """Every block median of both engines; within a row, time runs from top to bottom."""
     sides = ((roles[0], latency.reference, svg.DENSE), (roles[1], latency.candidate, svg.PRUNED))
-    with svg.drawing(_WIDTH, 1.9) as (figure, axes):
+    with svg.drawing(svg.WIDTH, 1.9) as (figure, axes):
         for row, (_, values, colour) in enumerate(sides):
             times = 1000 * block_medians(values).ravel()
             axes.plot(times, row + np.linspace(-0.3, 0.3, times.size), "o", color=colour, **_dots(times.size))
@@ -68,7 +66,7 @@ def ratios(latency: Latency, speedup: Ratio, name: str, *, bound: float | None) 
     """
     series = ((latency.control_log_ratios, svg.DENSE), (latency.log_ratios, svg.PRUNED))
     number = np.arange(1, len(latency.order) + 1)
-    with svg.drawing(_WIDTH, 2.2) as (figure, axes):
+    with svg.drawing(svg.WIDTH, 2.2) as (figure, axes):
         axes.axhline(speedup.estimate, color=svg.PRUNED, linewidth=1.2, zorder=3)
         if bound is not None:
             axes.axhline(bound, color=svg.INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
@@ -93,7 +91,7 @@ def ratios(latency: Latency, speedup: Ratio, name: str, *, bound: float | None) 
 def rungs(ladder: Ladder, name: str) -> Markup:
     """A bar for each rung, as long as its typical call takes; names stand above their bars, as on a phone."""
     medians = 1000 * np.array(ladder.medians())
-    with svg.drawing(_WIDTH, 0.35 + 0.42 * len(medians)) as (figure, axes):
+    with svg.drawing(svg.WIDTH, 0.35 + 0.42 * len(medians)) as (figure, axes):
         for row, (rung, median) in enumerate(zip(ladder.rungs, medians, strict=True)):
             axes.barh(row + 0.2, median, height=0.36, color=svg.PRUNED if row else svg.DENSE)
             axes.text(0, row - 0.07, f"{rung}: {words.milliseconds(median / 1000)}", va="bottom", fontsize=8)

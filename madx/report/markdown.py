@@ -7,7 +7,7 @@ from itertools import chain
 
 import yaml
 
-from madx.report import latency_views, sensitivity, views, words
+from madx.report import latency_views, saliency_views, views, words
 from madx.report.content import ReportContent
 from madx.report.markdown_robustness import robustness
 from madx.report.markup import SYMBOLS, code, columns, fenced, outcome, table, text
@@ -80,14 +80,15 @@ def _gate_row(gate: GateResult) -> tuple[str, ...]:
 def _latency(engines: Sequence[EngineView]) -> Iterator[str]:
     yield "### Latency"
     yield ""
-    measured = [view.measured for view in engines if view.measured and view.measured.latency]
-    timed = [(view, view.measured.latency) for view in engines if view.measured and view.measured.latency]
+    measured = views.measured(engines)
+    timed = [(view, found.latency, views.roles(found)) for view, found in measured if found.latency]
     if timed:
-        times = (*columns(measured[0], "", " median"), *columns(measured[0], "", " p99"))
-        rows = (_time_row(view, latency) for view, latency in timed)
+        _, _, roles = timed[0]
+        times = (*columns(roles, "", " median"), *columns(roles, "", " p99"))
+        rows = (_time_row(view, latency, roles) for view, latency, roles in timed)
         yield from table(("engine", "batch:", *times, "speed-up:", "A/A control:", "timed"), rows)
-        yield from chain.from_iterable(_disturbances(view, latency) for view, latency in timed)
-        yield from chain.from_iterable(_ladder(view, view.measured.ladder) for view in engines if view.measured)
+        yield from chain.from_iterable(_disturbances(view, latency) for view, latency, _ in timed)
+        yield from chain.from_iterable(_ladder(view, found.ladder) for view, found in measured)
     else:
         yield "Latency was not measured on any engine."
     yield ""
@@ -109,8 +110,7 @@ def _ladder(view: EngineView, ladder: Ladder | None) -> Iterator[str]:
     yield from ("", text(" ".join(latency_views.ladder_sentences(ladder))))
 
 
-def _time_row(view: EngineView, latency: Latency) -> tuple[str, ...]:
-    roles = views.roles(view.measured) if view.measured else ("reference", "candidate")
+def _time_row(view: EngineView, latency: Latency, roles: tuple[str, str]) -> tuple[str, ...]:
     medians = [words.milliseconds(row.median) for row in latency_views.time_rows(latency, roles)]
     speedup, control = latency_views.speedup(latency, view.gates).text, latency_views.control(latency).text
     tails = latency_views.tail(latency)
@@ -122,13 +122,9 @@ def _saliency(content: ReportContent) -> Iterator[str]:
     if not content.saliency:
         yield from (f"Saliency was {views.UNKNOWN}.", "")
         return
-    rows = sensitivity.layer_rows(content.saliency)
-    sentences = (
-        sensitivity.basis(content.saliency),
-        sensitivity.settled(content.saliency),
-        sensitivity.most_sensitive(rows),
-    )
-    yield from (text(" ".join(sentences)), "", "<details><summary>Layer by layer</summary>", "")
+    rows = saliency_views.layer_rows(content.saliency)
+    yield from (text(" ".join(saliency_views.sentences(content.saliency))), "")
+    yield from ("<details><summary>Layer by layer</summary>", "")
     cells = (
         (text(row.name), words.scientific(row.mean), words.percent(row.negative), words.percent(row.kept))
         for row in rows
@@ -163,6 +159,6 @@ def _provenance(content: ReportContent) -> Iterator[str]:
     }
     yield from ("<details><summary>Provenance</summary>", "")
     yield from table(("fact", "value"), ((text(name), text(str(value))) for name, value in (facts | hashes).items()))
-    yield from ("", "</details>", "", f"<details><summary>{views.recipe_heading(content)}</summary>", "")
+    yield from ("", "</details>", "", "<details><summary>Recipe of this verdict, defaults included</summary>", "")
     yield from fenced(yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True))
     yield from ("", "</details>", "")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from madx.report import attack_views, curve_views, pictures, views, words
+from madx.report import attack_views, curve_views, views, words
 from madx.report.content import ReportContent
+from madx.report.gallery_views import class_name
 from madx.report.markup import code, columns, table, text
 from madx.report.views import EngineView
 from madx.verify import Measurements
@@ -28,13 +29,12 @@ def _accuracy(content: ReportContent, engines: Sequence[EngineView]) -> Iterator
     yield f"{text(views.attack_sentence(content))} **Stronger attacks may find more**, so robust"
     yield "accuracy is an upper bound."
     yield ""
-    measured = [view for view in engines if view.measured]
-    for view in measured:
-        if view.measured:
-            yield code(view.name)
-            yield ""
-            yield from _count_table(view.measured)
-            yield ""
+    measured = views.measured(engines)
+    for view, found in measured:
+        yield code(view.name)
+        yield ""
+        yield from _count_table(found)
+        yield ""
     if not measured:
         yield "Accuracy was not measured on any engine."
         yield ""
@@ -53,57 +53,53 @@ def _count_table(measured: Measurements) -> Iterator[str]:
         )
         for row in rows
     )
-    return table(("images still right", *columns(measured), "change:", "lost:", "gained:"), cells)
+    return table(("images still right", *columns(views.roles(measured)), "change:", "lost:", "gained:"), cells)
 
 
 def _attacks(engines: Sequence[EngineView]) -> Iterator[str]:
     """What the attacks did on each engine, folded; signs against them stand open."""
-    for view in engines:
-        if view.measured is None:
-            continue
-        found = signs(view.measured)
+    for view, measured in views.measured(engines):
+        found = signs(measured)
         if found:
             yield from (f"**The attacks on** {code(view.name)} **cannot be trusted:**", "")
             yield from (f"- {text(sign)}" for sign in found)
             yield ""
         yield from (f"<details><summary>Attacks on {code(view.name)}</summary>", "")
-        yield from _attack_tables(view.measured)
+        yield from _attack_tables(measured, doubtful=bool(found))
         yield from ("", "</details>", "")
 
 
-def _attack_tables(measured: Measurements) -> Iterator[str]:
+def _attack_tables(measured: Measurements, *, doubtful: bool) -> Iterator[str]:
     rows = attack_views.attack_rows(measured.accuracy)
-    turned = columns(measured, "turned on ")
+    roles = views.roles(measured)
+    turned = columns(roles, "turned on ")
     headings = ("attack", "kind", "images:", *turned, "gradients:", "forward passes:")
     counts = ("attacked", "turned_reference", "turned_candidate", "gradient", "forward")
     yield from table(
         headings, ((text(row.name), row.kind, *(words.count(getattr(row, name)) for name in counts)) for row in rows)
     )
     yield from ("", f"Cost: {attack_views.total_cost(rows, measured.accuracy.images)}.", "")
-    doubtful = bool(signs(measured))
     yield from ("What they must do:" if doubtful else attack_views.trial_sentence(measured.soundness), "")
     checks = attack_views.check_rows(measured.soundness)
     yield from table(
-        ("images", "wanted:", *columns(measured)),
+        ("images", "wanted:", *columns(roles)),
         ((row.label, row.wanted, row.reference, row.candidate) for row in checks),
     )
 
 
 def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
     """The security curve of each engine, folded."""
-    for view in engines:
-        if view.measured is None or view.measured.curve is None:
+    for view, measured in views.measured(engines):
+        if measured.curve is None:
             continue
-        rows = curve_views.curve_rows(view.measured.curve, content.provenance.get("threat") or {})
-        sentence = curve_views.curve_sentence(view.measured.curve, rows, views.roles(view.measured))
+        roles = views.roles(measured)
+        rows = curve_views.curve_rows(measured.curve, content.provenance.get("threat") or {})
+        sentence = curve_views.curve_sentence(measured.curve, rows, roles)
         yield from (f"<details><summary>Security curve of {code(view.name)}</summary>", "")
-        yield from (
-            f"{text(sentence)} In brackets: {_POINTWISE}.",
-            "",
-        )
-        compared = view.measured.reference is not None
+        yield from (f"{text(sentence)} In brackets: {_POINTWISE}.", "")
+        compared = measured.reference is not None
         yield from table(
-            ("radius", *columns(view.measured)[0 if compared else 1 :]),
+            ("radius", *columns(roles)[0 if compared else 1 :]),
             (
                 (
                     f"{row.radius}{', the threat' if row.is_threat else ''}",
@@ -118,21 +114,18 @@ def _curves(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[s
 def _gallery(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[str]:
     """In words what the HTML report shows in pictures, which GitHub would drop."""
     names = views.class_names(content)
-    for view in engines:
-        if view.measured is None or not len(view.measured.accuracy.gallery.index):
+    for view, measured in views.measured(engines):
+        gallery = measured.accuracy.gallery
+        if not len(gallery.index):
             continue
-        gallery = view.measured.accuracy.gallery
         yield from (f"<details><summary>Images on which the engines differ, {code(view.name)}</summary>", "")
         cells = (
-            ("lost" if lost else "won", str(index), *(text(pictures.class_name(number, names)) for number in classes))
+            ("lost" if lost else "won", str(index), *(text(class_name(number, names)) for number in classes))
             for lost, index, *classes in zip(
                 gallery.lost, gallery.index, gallery.labels.tolist(), gallery.taken_for.tolist(), strict=True
             )
         )
         yield from table(("lost or won", "image:", "class", "taken for"), cells)
-        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. Lost: only the {_of(view)} kept it.")
+        kept_by = views.roles(measured)[0]
+        yield from ("", f"The first ones, at most {gallery.LIMIT} of each sort. Lost: only the {kept_by} kept it.")
         yield from ("", "</details>", "")
-
-
-def _of(view: EngineView) -> str:
-    return views.roles(view.measured)[0] if view.measured else "reference"

@@ -6,8 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from madx.report import views
-from madx.verify import Measurements, Outcome
+from madx.verify import Outcome
 
 SYMBOLS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "⚠️"}
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$])")
@@ -23,9 +22,9 @@ def table(headings: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Iterator[
         yield "| " + " | ".join(row) + " |"
 
 
-def columns(measured: Measurements, before: str = "", after: str = "") -> tuple[str, str]:
-    """Headings of a column of numbers for each of the two engines."""
-    reference, candidate = views.roles(measured)
+def columns(roles: tuple[str, str], before: str = "", after: str = "") -> tuple[str, str]:
+    """Headings of a column of numbers for each of the two engines, which have these names."""
+    reference, candidate = roles
     return f"{before}{reference}{after}:", f"{before}{candidate}{after}:"
 
 

@@ -17,10 +17,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from numpy.typing import NDArray
 
 from madx.report import svg, words
-from madx.report.sensitivity import LayerRow, Point, SignedLog, scale_of
+from madx.report.saliency_views import LayerRow, Point, SignedLog, scale_of
 
-_WIDTH = 4.7
-"""Inches of a figure, as in `figures`."""
 _ROW = 0.2
 """Inches of a layer's row."""
 _LONGEST_NAME = 23
@@ -34,7 +32,7 @@ def layers(rows: Sequence[LayerRow], name: str) -> Markup:
     means, number = np.array([row.mean for row in rows]), np.arange(len(rows))
     scale = scale_of(means)
     places = scale.place(means)
-    with svg.panels(_WIDTH, 0.55 + _ROW * len(rows), (3, 2)) as (figure, (left, right)):
+    with svg.panels(svg.WIDTH, 0.55 + _ROW * len(rows), (3, 2)) as (figure, (left, right)):
         left.hlines(number, 0, places, color=svg.PRUNED, linewidth=1.4)
         left.plot(places, number, "o", color=svg.PRUNED, markersize=4.5)
         left.axvline(0, color=svg.MUTED, linewidth=0.8)
@@ -63,7 +61,7 @@ def histogram(saliency: Mapping[str, Any], rows: Sequence[LayerRow], name: str) 
     )
     edges = np.array(saliency["edges"])
     scale = _bins_scale(edges)
-    with svg.drawing(_WIDTH, 2.2) as (figure, axes):
+    with svg.drawing(svg.WIDTH, 2.2) as (figure, axes):
         top = _stacked(axes, scale.place(edges), removed, kept)
         axes.set(ylim=(0, 1.12 * top), xlabel="saliency of a weight", ylabel="% of the weights")
         _say_what_is_cut(axes, scale, (removed + kept)[_middle(edges)], top)
@@ -80,7 +78,7 @@ def histograms(saliency: Mapping[str, Any], rows: Sequence[LayerRow], name: str)
         return Markup("")
     edges = np.array(saliency["edges"])
     scale = _bins_scale(edges)
-    with svg.drawing(_WIDTH, 0.5 + 1.7 * _ROW * len(rows)) as (figure, axes):
+    with svg.drawing(svg.WIDTH, 0.5 + 1.7 * _ROW * len(rows)) as (figure, axes):
         for number, row in enumerate(rows):
             kept, removed = np.array(row.kept_counts, dtype=np.float64), np.array(row.removed_counts, dtype=np.float64)
             _stacked(axes, scale.place(edges), removed, kept, base=number + 0.45, height=-0.85)
@@ -98,7 +96,7 @@ def settling(points: Sequence[Point], enough: float, name: str) -> Markup:
     if not points:
         return Markup("")
     batches = np.array([point.batches for point in points])
-    with svg.drawing(_WIDTH, 2.2) as (figure, axes):
+    with svg.drawing(svg.WIDTH, 2.2) as (figure, axes):
         axes.axhline(enough, color=svg.INK, linewidth=1.2, linestyle=(0, (4, 3)))
         axes.plot(batches, [point.chance for point in points], color=svg.MUTED, linewidth=1, linestyle=":")
         ranked = [(point.batches, point.correlation) for point in points if point.correlation is not None]

@@ -18,6 +18,8 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+WIDTH = 4.7
+"""Inches of a figure: on a phone it is drawn at about this size, so that its text can still be read there."""
 INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
 DENSE, PRUNED = "#050505", "#060606"
 PASS, FAIL, INCONCLUSIVE = "#070707", "#080808", "#090909"

@@ -5,7 +5,7 @@ Nothing is judged here, and no interval is computed other than with the function
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,18 +98,23 @@ class BuiltFile:
 
 def engine_views(content: ReportContent) -> tuple[EngineView, ...]:
     """Every engine that was built, measured or judged, in the recipe's order."""
-    measured = {value.engine: value for value in content.measurements}
+    found = {value.engine: value for value in content.measurements}
     judged = [gate.engine for gate in content.verdict.gates]
-    names = dict.fromkeys([*content.builds, *measured, *judged])
+    names = dict.fromkeys([*content.builds, *found, *judged])
     return tuple(
         EngineView(
             name=name,
             build=content.builds.get(name, {}),
-            measured=measured.get(name),
+            measured=found.get(name),
             gates=tuple(gate for gate in content.verdict.gates if gate.engine == name),
         )
         for name in names
     )
+
+
+def measured(engines: Sequence[EngineView]) -> list[tuple[EngineView, Measurements]]:
+    """Those of the engines that were measured, with what was."""
+    return [(view, view.measured) for view in engines if view.measured]
 
 
 def clauses(view: EngineView) -> tuple[tuple[GateResult, str], ...]:
@@ -159,13 +164,6 @@ def class_names(content: ReportContent) -> tuple[str, ...]:
 def built_files(build: Mapping[str, Any]) -> dict[str, BuiltFile]:
     """The engine's files by role; none if it was not built. A run's record has the recipe's section under "engine"."""
     return {role: _built_file(build[role]) for role in _ROLES if "file" in build.get(role, {})}
-
-
-def recipe_heading(content: ReportContent) -> str:
-    """What the recipe that is shown is: verdicts of an older madx do not record theirs."""
-    if content.provenance.get("recipe") is None:
-        return "Recipe that this report was given, defaults included; the verdict does not record its own"
-    return "Recipe of this verdict, defaults included"
 
 
 def roles(measured: Measurements) -> tuple[str, str]:

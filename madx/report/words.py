@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
-from typing import Any
+from typing import Any, Literal
 
+from madx.recipe import METRICS
 from madx.verify import GateResult, Outcome
 
 ABSENT = "not measured"
@@ -35,8 +36,7 @@ TITLES = {
     "size_ratio": "file size against the reference",
 }
 """Metrics as a release manager calls them."""
-_RATIOS = ("speedup", "p99_ratio", "size_ratio")
-_DROPS = ("robust_drop", "clean_drop", "worst_class_drop")
+_SUFFIXES = {"ratio": TIMES, "drop": " points", "share": " %"}
 
 
 def clean(text: str) -> str:
@@ -131,9 +131,8 @@ def radius(eps: float) -> str:
 
 def estimate(gate: GateResult) -> str:
     """The gate's estimate in its unit."""
-    if gate.metric in _RATIOS:
-        return ratio(gate.estimate)
-    return points(gate.estimate) if gate.metric in _DROPS else percent(gate.estimate)
+    form = {"ratio": ratio, "drop": points, "share": percent}[_kind(gate.metric)]
+    return form(gate.estimate)
 
 
 def required(gate: GateResult) -> str:
@@ -205,7 +204,7 @@ def _decisive(gate: GateResult) -> str:
     """A passed gate rests on the limit that faces its bound, a failed one on the other."""
     if gate.lower == gate.upper:
         return _TOO_FEW if _unlimited(gate) else "counted"
-    surely, lost = f"at {level(gate.confidence)} confidence", " lost" if gate.metric in _DROPS else ""
+    surely, lost = f"at {level(gate.confidence)} confidence", " lost" if _kind(gate.metric) == "drop" else ""
     if gate.outcome is Outcome.INCONCLUSIVE:
         return f"{_between(gate)}{lost}, each limit {surely}"
     at_least = (gate.direction == "at_least") == (gate.outcome is Outcome.PASS)
@@ -246,7 +245,7 @@ def _limit(gate: GateResult, value: float | None, rounding: str) -> str:
         return "(no limit)"
     exact, bound = _exact(value, gate.metric), _exact(gate.bound, gate.metric)
     rounded = exact
-    for decimals in range(2 if gate.metric in _RATIOS else 1, _MOST_DECIMALS + 1):
+    for decimals in range(2 if _kind(gate.metric) == "ratio" else 1, _MOST_DECIMALS + 1):
         rounded = exact.quantize(Decimal(1).scaleb(-decimals), rounding)
         if _meets(gate, rounded, bound) == _meets(gate, exact, bound):
             break
@@ -260,14 +259,17 @@ def _meets(gate: GateResult, value: Decimal, bound: Decimal) -> bool:
 
 def _exact(value: float, metric: str) -> Decimal:
     """In the unit it is printed in, without the noise of binary fractions: 0.029 is 2.9 points."""
-    scaled = Decimal(repr(value)) * (1 if metric in _RATIOS else 100)
+    scaled = Decimal(repr(value)) * (1 if _kind(metric) == "ratio" else 100)
     return scaled.quantize(Decimal("1e-9"), ROUND_HALF_EVEN).normalize()
 
 
 def _unit(metric: str) -> str:
-    if metric in _RATIOS:
-        return TIMES
-    return " points" if metric in _DROPS else " %"
+    return _SUFFIXES[_kind(metric)]
+
+
+def _kind(metric: str) -> Literal["ratio", "share", "drop"]:
+    """What sort of number it is; an unknown one is printed as a share."""
+    return METRICS[metric].unit if metric in METRICS else "share"
 
 
 def _signed(text: str) -> str:

@@ -6,16 +6,17 @@ seconds; neither torch nor an engine is loaded by importing this package. `robus
 the judgement.
 """
 
-from madx.verify.contract import Images, Logits, check_contract, check_form
+from madx.verify.contract import Classifier, Images, check_contract, check_form
 from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
 from madx.verify.gates import judge
 from madx.verify.ladder import Ladder, measure_ladder
-from madx.verify.latency import Timer, measure_latency
+from madx.verify.latency import measure_latency
 from madx.verify.measurements import Accuracy, Kind, Measurements, Sizes, Subject
 from madx.verify.parity import EngineParity, Parity, contract_alone, measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
 from madx.verify.robustness import Adversary, Chunk, Examples, measure_chunk
+from madx.verify.sampling import Timer
 from madx.verify.sequential import decided
 from madx.verify.soundness import SideSoundness, Soundness
 from madx.verify.timings import Latency
@@ -25,6 +26,7 @@ __all__ = [
     "Accuracy",
     "Adversary",
     "Chunk",
+    "Classifier",
     "Curve",
     "EngineParity",
     "Examples",
@@ -34,7 +36,6 @@ __all__ = [
     "Kind",
     "Ladder",
     "Latency",
-    "Logits",
     "Measurements",
     "Outcome",
     "Parity",

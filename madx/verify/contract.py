@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from madx.errors import DataError, EngineError
 
 Images = NDArray[np.float32]
-Logits = Callable[[Images], NDArray[np.float32]]
+Classifier = Callable[[Images], NDArray[np.float32]]
 """An engine, a torch twin, or a lambda in a test."""
 
 _ROW_SUM_TOLERANCE = 1e-3
 
 
-def logits_of(engine: Logits, images: Images) -> NDArray[np.float32]:
+def logits_of(engine: Classifier, images: Images) -> NDArray[np.float32]:
     """The engine's logits [B, K], checked, in memory that the engine's next call does not overwrite.
 
     Raises:
@@ -56,7 +56,7 @@ def check_images(images: Images) -> None:
         )
 
 
-def check_contract(engine: Logits, images: Images, *, tolerance: float = 1e-3) -> list[str]:
+def check_contract(engine: Classifier, images: Images, *, tolerance: float = 1e-3) -> list[str]:
     """What the engine does against its contract, one sentence each; empty when it keeps it.
 
     Args:
@@ -72,7 +72,7 @@ def check_contract(engine: Logits, images: Images, *, tolerance: float = 1e-3) -
     return check_form(engine, images, tolerance=tolerance) or _ignores_input(engine, images)
 
 
-def check_form(engine: Logits, images: Images, *, tolerance: float = 1e-3) -> list[str]:
+def check_form(engine: Classifier, images: Images, *, tolerance: float = 1e-3) -> list[str]:
     """The part of `check_contract` that a network owes before it has learned anything: logits may be all the same.
 
     Raises:
@@ -94,7 +94,7 @@ def check_form(engine: Logits, images: Images, *, tolerance: float = 1e-3) -> li
     return [sentence for sentence in found if sentence]
 
 
-def _changed_between_calls(engine: Logits, images: Images, logits: NDArray[np.float32]) -> str:
+def _changed_between_calls(engine: Classifier, images: Images, logits: NDArray[np.float32]) -> str:
     again = logits_of(engine, images)
     if not np.array_equal(again, logits):
         largest = float(np.abs(again - logits).max())
@@ -102,7 +102,7 @@ def _changed_between_calls(engine: Logits, images: Images, logits: NDArray[np.fl
     return ""
 
 
-def _changed_with_batch(engine: Logits, images: Images, logits: NDArray[np.float32], tolerance: float) -> list[str]:
+def _changed_with_batch(engine: Classifier, images: Images, logits: NDArray[np.float32], tolerance: float) -> list[str]:
     """Compare with the whole batch: batch 1, and the largest odd batch below the whole one."""
     n = len(images)
     odd = n - 1 if n % 2 == 0 else n - 2
@@ -126,7 +126,7 @@ def _looks_like_softmax(logits: NDArray[np.float32]) -> str:
     return ""
 
 
-def _ignores_input(engine: Logits, images: Images) -> list[str]:
+def _ignores_input(engine: Classifier, images: Images) -> list[str]:
     """The negatives are images too, and far away whatever the images are."""
     both = np.concatenate([logits_of(engine, images), logits_of(engine, 1 - images)])
     if float(np.ptp(both, axis=0).max()) <= 1e-6 * max(1.0, float(np.abs(both).max())):

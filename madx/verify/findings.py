@@ -14,7 +14,6 @@ from madx.recipe import GateConfig
 from madx.verify.arrays import known
 from madx.verify.evidence import Finding
 from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_finding
-from madx.verify.lacking import ABSOLUTE
 from madx.verify.measurements import Measurements
 from madx.verify.parity import EngineParity
 from madx.verify.signs import left_over, signs
@@ -32,7 +31,7 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
         gate: metric, bound and confidence.
         sequential: whether the number of images was decided by looking at them, see `madx.verify.limits`.
     """
-    alone = gate.metric in ABSOLUTE and gate.metric != "parity_flips"
+    alone = not gate.compares and gate.metric != "parity_flips"
     sides = {name: side for name, side in measured.parity.sides.items() if not (alone and name == "reference")}
     if gate.metric not in METRICS_OVER_IMAGES:
         found = _METRICS[gate.metric](measured, gate)

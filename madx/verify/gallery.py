@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -41,20 +41,17 @@ class Gallery:
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """The first of each sort."""
-        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _GALLERY_FIELDS}
+        names = [field.name for field in fields(cls)]
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         sorts = [np.flatnonzero(joined["lost"] == lost)[: cls.LIMIT] for lost in (True, False)]
         rows = np.concatenate(sorts)
         return cls(**{name: array[rows] for name, array in joined.items()})
 
     def to_arrays(self) -> Arrays:
         """Every field under its name."""
-        return {name: getattr(self, name) for name in _GALLERY_FIELDS}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
-        fields: dict[str, Any] = {name: read_array(arrays, name) for name in _GALLERY_FIELDS}
-        return cls(**fields)
-
-
-_GALLERY_FIELDS = ("index", "labels", "taken_for", "lost", "clean", "adversarial")
+        return cls(**{field.name: read_array(arrays, field.name) for field in fields(cls)})

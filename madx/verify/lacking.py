@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from madx.recipe import GateConfig
 from madx.verify.measurements import Measurements
 
-ABSOLUTE = ("robust_accuracy", "clean_accuracy", "parity_flips")
-"""Metrics of one engine alone; every other one compares two."""
-
 UPPER_BOUND = (
     "query-only: no gradients were available; robust accuracy is an upper bound that white-box attacks would lower"
 )
@@ -21,7 +18,7 @@ UPPER_BOUND = (
 
 def lacking(measured: Measurements, gate: GateConfig) -> str:
     """What to give so that the gate can be judged at all; nothing if it has all it needs."""
-    if gate.metric not in ABSOLUTE and measured.reference is None:
+    if gate.compares and measured.reference is None:
         return (
             f"{gate.metric} compares two engines and no reference was given: add --reference dense.onnx, or "
             "--baseline with the last release."
@@ -44,7 +41,7 @@ def unseen_by_gradients(measured: Measurements, gate: GateConfig) -> Iterator[st
 def said(measured: Measurements, gate: GateConfig) -> Iterator[str]:
     """What a reader of the gate must know of what was compared, and how."""
     reference = measured.reference
-    if gate.metric not in ABSOLUTE and reference is not None and reference.role != "dense":
+    if gate.compares and reference is not None and reference.role != "dense":
         name = "baseline, the last release" if reference.role == "baseline" else "file that was given"
         yield f"The reference is the {name}, measured again beside this one: SHA-256 {reference.sha256}."
     if measured.query_only and gate.on_robustness and gate.query_only:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -23,22 +22,10 @@ from madx.seeds import numpy_generator
 from madx.sensors import Watch
 from madx.stats import hodges_lehmann
 from madx.verify.arrays import Arrays, read_array
-from madx.verify.latency import (
-    GROWTH,
-    TIGHT_FLOOR,
-    TIGHT_SHARE,
-    WARM_UP_SECONDS,
-    WARM_UP_SHARE,
-    Timer,
-    no_garbage_collection,
-    time_block,
-    warm_up,
-)
-from madx.verify.timings import MAX_PAIRS
+from madx.verify.sampling import TIGHT_FLOOR, TIGHT_SHARE, Timer, sample_until_tight, time_block
 
 CONFIDENCE = 0.95
 """One-sided, of each limit of a step; the ladder explains and judges nothing, so no gate sets it."""
-_NONE_MISSING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -119,7 +106,7 @@ class Ladder:
         try:
             rest = json.loads(str(read_array(arrays, "rest")))
             rungs, batch, timing = tuple(rest["rungs"]), int(rest["batch"]), str(rest["timing"])
-            missing = dict(rest.get("missing", {}))  # older ladders were measured where no rung was missing
+            missing = dict(rest["missing"])
         except (json.JSONDecodeError, AttributeError, TypeError, KeyError, ValueError) as error:
             raise ArtifactError(f"the ladder's text was not written by madx: {error!r}; measure again") from None
         seconds = read_array(arrays, "seconds")
@@ -132,7 +119,7 @@ def measure_ladder(
     config: LatencyConfig,
     seed: int,
     timing: str,
-    missing: Mapping[str, str] = _NONE_MISSING,
+    missing: Mapping[str, str] | None = None,
     watch: Watch | None = None,
 ) -> Ladder:
     """Time all rungs until every step is tight enough or the budget is spent, and at least `config.pairs` rounds.
@@ -152,34 +139,18 @@ def measure_ladder(
     """
     if len(timers) < 2:
         raise EngineError(f"a ladder has two rungs at least; it was given {list(timers)}")
-    watch = watch or Watch()
-    with no_garbage_collection():
-        deadline = watch.clock() + config.seconds
-        settling = min(config.seconds * WARM_UP_SHARE, WARM_UP_SECONDS)
-        warm_up(list(timers.values()), calls=config.block_calls, seconds=settling, clock=watch.clock)
-        rounds = _rounds(list(timers.values()), config=config, seed=seed, watch=watch, deadline=deadline)
+    rungs = list(timers.values())
+    schedule = _rounds(rungs, calls=config.block_calls, seed=seed)
+    rounds = sample_until_tight(rungs, schedule, config=config, watch=watch or Watch(), tight=_tight)
     seconds = np.stack(rounds)
-    return Ladder(rungs=tuple(timers), batch=config.batch, timing=timing, seconds=seconds, missing=dict(missing))
+    return Ladder(rungs=tuple(timers), batch=config.batch, timing=timing, seconds=seconds, missing=dict(missing or {}))
 
 
-def _rounds(
-    timers: Sequence[Timer], *, config: LatencyConfig, seed: int, watch: Watch, deadline: float
-) -> list[NDArray[np.float32]]:
-    """[2, N, C] each, until tight or out of time."""
+def _rounds(timers: Sequence[Timer], *, calls: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """One round after the other, [2, N, C] each, without end."""
     generator = numpy_generator(seed, "ladder")
-    rounds: list[NDArray[np.float32]] = []
-    look_at = config.pairs
-    while len(rounds) < max(MAX_PAIRS, config.pairs):
-        rounds.append(_round(timers, generator.permutation(len(timers)).tolist(), config.block_calls))
-        if len(rounds) < config.pairs:
-            continue
-        if watch.clock() >= deadline:
-            break
-        if len(rounds) >= look_at:
-            if _tight(np.stack(rounds)):
-                break
-            look_at = math.ceil(look_at * GROWTH)
-    return rounds
+    while True:
+        yield _round(timers, generator.permutation(len(timers)).tolist(), calls)
 
 
 def _round(timers: Sequence[Timer], order: Sequence[int], calls: int) -> NDArray[np.float32]:
@@ -191,9 +162,9 @@ def _round(timers: Sequence[Timer], order: Sequence[int], calls: int) -> NDArray
     return seconds
 
 
-def _tight(seconds: NDArray[np.float32]) -> bool:
+def _tight(rounds: Sequence[NDArray[np.float32]]) -> bool:
     """Every step is known to half a percent, or to a twentieth of itself where it is a large one."""
-    logs = _log_medians(seconds)
+    logs = _log_medians(np.stack(rounds))
     for steps in (logs[:, :-1] - logs[:, 1:]).T:
         gain, lower, upper = hodges_lehmann(steps, CONFIDENCE)
         if (upper - lower) / 2 > max(TIGHT_SHARE * abs(gain), TIGHT_FLOOR):

@@ -7,10 +7,8 @@ control on the same schedule, before or after it at random; the machine is read 
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median
@@ -18,17 +16,14 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.recipe import LatencyConfig
 from madx.seeds import numpy_generator
 from madx.sensors import Reading, Watch
 from madx.verify.noise import ratio_limits, undisturbed
+from madx.verify.sampling import TIGHT_FLOOR, TIGHT_SHARE, Timer, sample_until_tight, time_block
 from madx.verify.tails import tail
-from madx.verify.timings import MAX_PAIRS, Latency
-
-Timer = Callable[[], float]
-"""Runs one inference and returns its seconds."""
+from madx.verify.timings import Latency
 
 CONTROL_SHARE = 0.25
 """The control's interval must be narrower than this share of the gain, on the log scale."""
@@ -37,18 +32,9 @@ CONTROL_BIAS = 0.01
 move a verdict is significant too."""
 CONTROL_CONFIDENCE = 0.995
 """One-sided: a sound control excludes 1 in one measurement of a hundred."""
-TIGHT_SHARE = 0.05
-"""Sampling ends once the half-width of ln(speed-up) is at most this share of it ..."""
-TIGHT_FLOOR = 0.005
-"""... or at most this: half a percent of the speed-up decides nothing that a gate would ask."""
-TIGHT_TAIL_FLOOR = 0.03
-"""The same of a ratio of p99s, where it is asked for: slow calls are few, and no promise on them is finer."""
+_TIGHT_TAIL_FLOOR = 0.03
+"""As `TIGHT_FLOOR`, of a ratio of p99s, where it is asked for: slow calls are few, and no promise on them is finer."""
 _TIGHT_CONFIDENCE = 0.95
-_WARM_UP_BLOCKS = 2
-WARM_UP_SHARE = 0.05
-WARM_UP_SECONDS = 2.0
-GROWTH = 1.1
-"""Looking at the width costs time: the next look comes with that many times as many pairs."""
 
 
 def measure_latency(
@@ -82,12 +68,8 @@ def measure_latency(
     """
     watch = watch or Watch.over_this_machine()
     tight = _tight_with_tails if tails else _tight
-    with no_garbage_collection():
-        deadline = watch.clock() + config.seconds
-        settling = min(config.seconds * WARM_UP_SHARE, WARM_UP_SECONDS)
-        warm_up((reference, candidate), calls=config.block_calls, seconds=settling, clock=watch.clock)
-        schedule = _schedules(reference, candidate, config=config, seed=seed, watch=watch)
-        pairs = _sample(schedule, config=config, watch=watch, deadline=deadline, tight=tight)
+    schedule = _schedules(reference, candidate, config=config, seed=seed, watch=watch)
+    pairs = sample_until_tight((reference, candidate), schedule, config=config, watch=watch, tight=tight)
     return Latency(
         batch=config.batch,
         timing=timing,
@@ -133,30 +115,6 @@ def _schedules(
         yield _pair(timers, order, control_first=first, calls=config.block_calls, watch=watch)
 
 
-def _sample(
-    schedule: Iterator[_Pair],
-    *,
-    config: LatencyConfig,
-    watch: Watch,
-    deadline: float,
-    tight: Callable[[list[_Pair]], bool],
-) -> list[_Pair]:
-    """Pairs until tight or out of time; looks at the width only now and then, as looking costs time too."""
-    pairs: list[_Pair] = []
-    look_at = config.pairs
-    while len(pairs) < max(MAX_PAIRS, config.pairs):
-        pairs.append(next(schedule))
-        if len(pairs) < config.pairs:
-            continue
-        if watch.clock() >= deadline:
-            break
-        if len(pairs) >= look_at:
-            if tight(pairs):
-                break
-            look_at = math.ceil(look_at * GROWTH)
-    return pairs
-
-
 def _pair(timers: Sequence[Timer], order: str, *, control_first: bool, calls: int, watch: Watch) -> _Pair:
     """`timers` in the places of A and B, first of the pair and then of its control."""
     a, b, control_a, control_b = timers
@@ -183,19 +141,6 @@ def _schedule(a: Timer, b: Timer, order: str, calls: int) -> tuple[_Blocks, _Blo
     for letter in order:
         blocks[letter].append(time_block(a if letter == "A" else b, calls))
     return blocks["A"], blocks["B"]
-
-
-def time_block(timer: Timer, calls: int) -> list[float]:
-    """Seconds of so many calls.
-
-    Raises:
-        EngineError: if one is not a positive number.
-    """
-    seconds = [timer() for _ in range(calls)]
-    for value in seconds:
-        if not (math.isfinite(value) and value > 0):
-            raise EngineError(f"an engine's timer returned {value!r} seconds; expected a positive number")
-    return seconds
 
 
 def _log_ratio(a: _Blocks, b: _Blocks) -> float:
@@ -229,7 +174,7 @@ def _tight_with_tails(pairs: list[_Pair]) -> bool:
     ratio, lower, upper = wanted.limits
     if not 0 < lower <= upper < math.inf:
         return False
-    return math.log(upper / lower) / 2 <= max(TIGHT_SHARE * abs(math.log(ratio)), TIGHT_TAIL_FLOOR)
+    return math.log(upper / lower) / 2 <= max(TIGHT_SHARE * abs(math.log(ratio)), _TIGHT_TAIL_FLOOR)
 
 
 def _calls(pairs: Sequence[_Pair], name: str) -> NDArray[np.float32]:
@@ -241,26 +186,3 @@ def _series(readings: Sequence[Reading]) -> dict[str, NDArray[np.float64]]:
     """[P] of each source that answered at all; NaN where it did not."""
     names = sorted({name for reading in readings for name in reading})
     return {name: np.array([reading.get(name, math.nan) for reading in readings], dtype=np.float64) for name in names}
-
-
-def warm_up(timers: Sequence[Timer], *, calls: int, seconds: float, clock: Callable[[], float]) -> None:
-    """Alternate until caches, allocators and clocks have settled: some blocks of each, for `seconds` at least."""
-    end = clock() + seconds
-    blocks = 0
-    while blocks < _WARM_UP_BLOCKS or clock() < end:
-        for timer in timers:
-            time_block(timer, calls)
-        blocks += 1
-
-
-@contextlib.contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """A collection in the middle of a call would be timed; the earlier state comes back afterwards."""
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

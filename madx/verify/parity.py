@@ -7,7 +7,7 @@ against its contract alone, and compared on zero images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from madx.errors import MadxError
 from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
-from madx.verify.contract import Images, Logits, check_contract, check_images, logits_of
+from madx.verify.contract import Classifier, Images, check_contract, check_images, logits_of
 
 _BATCH = 64
 _CONTRACT_IMAGES = 16
@@ -50,8 +50,8 @@ class EngineParity:
 
     def to_arrays(self) -> Arrays:
         """Every field under its name."""
-        plain = {name: getattr(self, name) for name in _PARITY_FIELDS}
-        return {**plain, "violations": np.array(self.violations, dtype=np.str_)}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return plain | {"violations": np.array(self.violations, dtype=np.str_)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -60,11 +60,8 @@ class EngineParity:
         Raises:
             ArtifactError: if an array is missing or has the wrong shape.
         """
-        plain = {name: read_array(arrays, name) for name in _PARITY_FIELDS}
-        return cls(violations=tuple(str(text) for text in read_array(arrays, "violations")), **plain)
-
-
-_PARITY_FIELDS = ("flips_clean", "flips_adversarial", "difference")
+        found: dict[str, Any] = {field.name: read_array(arrays, field.name) for field in fields(cls)}
+        return cls(**found | {"violations": tuple(str(text) for text in found["violations"])})
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +101,7 @@ class Parity:
 
 
 def measure_parity(
-    engine: Logits, twin: Logits, *, clean: Images, adversarial: Images, tolerance: float = 1e-3
+    engine: Classifier, twin: Classifier, *, clean: Images, adversarial: Images, tolerance: float = 1e-3
 ) -> EngineParity:
     """Label flips and logit differences of the engine against its twin, and the engine's contract.
 
@@ -132,7 +129,7 @@ def measure_parity(
     )
 
 
-def contract_alone(engine: Logits, *, clean: Images, tolerance: float = 1e-3) -> EngineParity:
+def contract_alone(engine: Classifier, *, clean: Images, tolerance: float = 1e-3) -> EngineParity:
     """The contract of an engine that has no twin: compared on zero images.
 
     Raises:
@@ -144,7 +141,7 @@ def contract_alone(engine: Logits, *, clean: Images, tolerance: float = 1e-3) ->
     return EngineParity(none, none, np.zeros(0), violations)
 
 
-def _compare(engine: Logits, twin: Logits, images: Images) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def _compare(engine: Classifier, twin: Classifier, images: Images) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """(label flips [N], largest |logit difference| [N])."""
     check_images(images)
     ours, theirs = _in_batches(engine, images), _in_batches(twin, images)
@@ -154,8 +151,8 @@ def _compare(engine: Logits, twin: Logits, images: Images) -> tuple[NDArray[Any]
     return ours.argmax(axis=1) != theirs.argmax(axis=1), difference
 
 
-def _in_batches(callable_: Logits, images: Images) -> NDArray[np.float32]:
+def _in_batches(classifier: Classifier, images: Images) -> NDArray[np.float32]:
     """Small batches bound the memory of a large network."""
     return np.concatenate(
-        [logits_of(callable_, images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+        [logits_of(classifier, images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from madx.errors import MadxError
 from madx.recipe.models import ThreatConfig
 from madx.verify.arrays import Bools
-from madx.verify.contract import Images, Logits, check_images, logits_of
+from madx.verify.contract import Classifier, Images, check_images, logits_of
 from madx.verify.gallery import Gallery
 from madx.verify.measurements import Accuracy, Kind
 from madx.verify.projection import project
@@ -68,8 +68,8 @@ class Chunk:
 
 
 def measure_chunk(
-    reference: Logits | None,
-    candidate: Logits,
+    reference: Classifier | None,
+    candidate: Classifier,
     *,
     chunk: Chunk,
     adversaries: Sequence[Adversary],
@@ -117,7 +117,7 @@ class _Board:
     One row of tables an attack.
     """
 
-    def __init__(self, engines: tuple[Logits, ...], chunk: Chunk, threat: ThreatConfig, *, rows: int) -> None:
+    def __init__(self, engines: tuple[Classifier, ...], chunk: Chunk, threat: ThreatConfig, *, rows: int) -> None:
         self.engines, self.chunk, self.threat = engines, chunk, threat
         self.seen = [_classes(engine, chunk.images) for engine in engines]
         """What each engine takes an image for: clean, and then on the example that turned it."""
@@ -196,7 +196,7 @@ class _Board:
         )
 
 
-def _classes(engine: Logits, images: Images) -> NDArray[np.int64]:
+def _classes(engine: Classifier, images: Images) -> NDArray[np.int64]:
     """What the engine takes the images for, [B]."""
     classes: NDArray[np.int64] = logits_of(engine, images).argmax(axis=1)
     return classes

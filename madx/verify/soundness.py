@@ -7,7 +7,7 @@ said in `madx.verify.signs`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from numpy.typing import NDArray
@@ -32,19 +32,16 @@ class SideSoundness:
 
     def __post_init__(self) -> None:
         shape = self.blind.shape
-        check_shapes("soundness", [(getattr(self, name), shape) for name in _SIDE_FIELDS])
+        check_shapes("soundness", [(getattr(self, field.name), shape) for field in fields(self)])
 
     def to_arrays(self) -> Arrays:
         """Every field under its name."""
-        return {name: getattr(self, name) for name in _SIDE_FIELDS}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `to_arrays`; ArtifactError if an array is missing or has the wrong shape."""
-        return cls(**{name: read_array(arrays, name) for name in _SIDE_FIELDS})
-
-
-_SIDE_FIELDS = ("blind", "misled", "twin_right", "engine_right", "unbounded")
+        return cls(**{field.name: read_array(arrays, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,8 +54,8 @@ class Latency:
         given = self.all_calls
         if self.reference.ndim != 3 or self.reference.shape[-1] == 0:
             raise ArtifactError(
-                "the latency holds no single calls (an older madx kept block medians only): its shape is "
-                f"{list(self.reference.shape)}, expected [pairs, 2, calls]; measure again"
+                f"the latency has the shape {list(self.reference.shape)}, expected [pairs, 2, calls] with at least one "
+                "call; measure again"
             )
         check_shapes("latency", [(calls, (len(self.order), 2, self.calls)) for calls in given])
         check_shapes("latency", [(values, (len(self.order),)) for values in self.machine.values()])
@@ -136,8 +136,6 @@ def _parsed(text: str) -> dict[str, Any]:
         rest = json.loads(text)
     except json.JSONDecodeError as error:
         raise ArtifactError(f"the latency's facts are not JSON: {error}") from None
-    if isinstance(rest, dict) and set(rest) == _REST | {"calls"}:
-        raise ArtifactError("an older madx wrote this latency, without its single calls; measure again")
     if not isinstance(rest, dict) or set(rest) != _REST:
         raise ArtifactError(f"the latency's facts should be batch, timing and facts; they are {text[:80]!r}")
     return rest

@@ -14,9 +14,7 @@ from typing import Any, Literal, Self
 from madx.errors import ArtifactError, ExitCode
 
 SCHEMA = 3
-"""Of verdict.json. 2: the provenance holds the recipe that was judged by. 3: that recipe's paths are as they were
-written, and the provenance holds all counts of attempts. Files of schema 1 and 2 are still read."""
-_READABLE = (1, 2, SCHEMA)
+"""Of verdict.json."""
 
 
 class Outcome(StrEnum):
@@ -46,7 +44,7 @@ class GateResult:
     evidence: tuple[str, ...]
     """Sentences: what was counted, and why the outcome is what it is."""
     method: str = ""
-    """What the limits come from; empty in verdicts that do not say it."""
+    """What the limits come from; empty where there was no number."""
     more_images: int | None = None
     """Of an undecided gate over images: about how many more would decide it."""
 
@@ -101,9 +99,8 @@ class Verdict:
         Raises:
             ArtifactError: if the schema is another, a field is missing, or the outcome does not follow from the gates.
         """
-        if content.get("schema") not in _READABLE:
-            readable = ", ".join(str(schema) for schema in _READABLE)
-            raise ArtifactError(f"the verdict has schema {content.get('schema')!r}; this madx reads schema {readable}")
+        if content.get("schema") != SCHEMA:
+            raise ArtifactError(f"the verdict has schema {content.get('schema')!r}; this madx reads schema {SCHEMA}")
         try:
             gates = tuple(GateResult.from_json(gate) for gate in content["gates"])
             verdict = cls(gates=gates, warnings=tuple(content["warnings"]))

@@ -20,7 +20,7 @@ from madx.attacks import (
     Closest,
     Gradient,
     Loss,
-    Outcome,
+    SuiteResult,
     TargetedApgd,
     Victim,
     norm_named,
@@ -43,7 +43,7 @@ def outcome_of(
     *attacks: Attack,
     norm: str = "linf",
     eps: float = 0.1,
-) -> Outcome:
+) -> SuiteResult:
     victim = Victim.of(victim) if isinstance(victim, nn.Module) else victim
     threat, draws = attack_cases.threat(norm, eps), attack_cases.generator(11)
     return run_suite(victim, x, y, attacks=attacks, threat=threat, generator=draws)

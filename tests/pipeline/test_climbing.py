@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from madx.pipeline.attacking import Side
-from madx.pipeline.curve import Climb, climb_radii
+from madx.pipeline.curve import climb_radii, radii
+from madx.pipeline.sides import Side, Trial
 from madx.recipe import ThreatConfig
 
 N = 300
@@ -45,7 +45,7 @@ SIDES = side("dense", DENSE), side("pruned", PRUNED)
 
 
 def found(threat, sides=SIDES):
-    return climb_radii(Climb(threat, 0, IMAGES, LABELS), sides)
+    return climb_radii(Trial(threat, 0, IMAGES, LABELS), sides)
 
 
 def reach(network, norm):
@@ -95,11 +95,11 @@ def test_an_engine_that_is_never_right_has_nothing_to_lose():
 
 
 def test_radii_end_where_every_image_is_allowed():
-    climb = Climb(ThreatConfig(eps=0.4), 0, IMAGES, LABELS)
-    assert climb.radii()[-1] == 1.0
-    assert len(set(climb.radii())) == len(climb.radii())
-    wide = Climb(ThreatConfig(norm="l2", eps=3.0), 0, IMAGES, LABELS)
-    assert wide.radii()[-1] == 4.0  # the diagonal of a cube with 16 edges
+    found = radii(Trial(ThreatConfig(eps=0.4), 0, IMAGES, LABELS))
+    assert found[-1] == 1.0
+    assert len(set(found)) == len(found)
+    wide = Trial(ThreatConfig(norm="l2", eps=3.0), 0, IMAGES, LABELS)
+    assert radii(wide)[-1] == 4.0  # the diagonal of a cube with 16 edges
 
 
 def test_one_engine_alone_has_the_curve_that_it_has_beside_another():
@@ -130,16 +130,21 @@ def test_a_curve_that_is_killed_continues_and_ends_the_same(monkeypatch):
     threat = ThreatConfig(eps=0.02)
     whole, checkpoint, climbed = found(threat), Dying(4), []
     with pytest.raises(KeyboardInterrupt):
-        climb_radii(Climb(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
-    survivors = Climb.survivors
-    monkeypatch.setattr(Climb, "survivors", lambda *given: climbed.append(given[-1]) or survivors(*given))
-    continued = climb_radii(Climb(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
+        climb_radii(Trial(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
+    withstood = Trial.withstood
+
+    def noted(trial, *given, **named):
+        climbed.append(trial.threat.eps)
+        return withstood(trial, *given, **named)
+
+    monkeypatch.setattr(Trial, "withstood", noted)
+    continued = climb_radii(Trial(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
     for name, array in whole.to_arrays().items():
         np.testing.assert_array_equal(continued.to_arrays()[name], array, err_msg=name)
     assert sorted(set(climbed)) == whole.eps[4:].tolist(), "what was kept is climbed again, or the kill came too late"
     assert len(whole.eps) > 4
     climbed.clear()
-    climb_radii(Climb(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
+    climb_radii(Trial(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
     assert climbed == []
 
 

@@ -6,7 +6,8 @@ import torch
 from nearest_cases import IMAGES, LABELS, THREAT, Nearest, nearest_withstands, side
 
 from madx.attacks import Apgd, Pgd, Square, Victim, run_suite
-from madx.pipeline.doubling import Again, asks_queries_alone, survivors
+from madx.pipeline.doubling import asks_queries_alone, survivors, turned
+from madx.pipeline.sides import Trial
 from madx.recipe import AttackConfig, GateConfig
 from madx.seeds import torch_generator
 from madx.verify import Soundness
@@ -45,7 +46,7 @@ def test_a_search_that_had_not_finished_turns_more_when_it_takes_twice_as_long(a
     assert 10 < truth.sum() < len(truth) - 10, "the case can tell: some fall, some stand"
     assert (truth & ~left).sum() == 0, "the closed form is the least that any attack leaves"
     here = side("engine", Nearest()) if with_twin else side("engine", None, Nearest())
-    fell = Again(THREAT, 0, IMAGES[left], LABELS[left]).turned(here, (attack,))
+    fell = turned(Trial(THREAT, 0, IMAGES[left], LABELS[left]), here, (attack,))
     assert not fell[truth[left]].any(), "an image that withstands everything was turned"
     found = Soundness(None, None, left, left, doubled_candidate=spread(fell, left))
     assert (unfinished(found) == ()) is finished, (fell.sum(), left.sum(), truth.sum())
@@ -53,8 +54,8 @@ def test_a_search_that_had_not_finished_turns_more_when_it_takes_twice_as_long(a
 
 @pytest.mark.parametrize("twin", [Nearest(), None], ids=["gradients", "queries"])
 def test_where_nothing_withstood_nothing_is_turned(twin):
-    again = Again(THREAT, 0, IMAGES[:0], LABELS[:0])
-    assert again.turned(side("engine", twin, Nearest()), (Square(queries=20),)).tolist() == []
+    none = Trial(THREAT, 0, IMAGES[:0], LABELS[:0])
+    assert turned(none, side("engine", twin, Nearest()), (Square(queries=20),)).tolist() == []
 
 
 def test_what_falls_on_the_twin_counts_only_where_the_engine_falls():
@@ -65,9 +66,9 @@ def test_what_falls_on_the_twin_counts_only_where_the_engine_falls():
         distances = (images[:, None] - IMAGES[left][None]).flatten(2).abs().amax(2)
         return torch.nn.functional.one_hot(LABELS[left][distances.argmin(1)], 4).float()
 
-    again = Again(THREAT, 0, IMAGES[left], LABELS[left])
-    assert again.turned(side("engine", Nearest()), (TOO_SHORT,)).any()
-    assert not again.turned(side("engine", Nearest(), knows), (TOO_SHORT,)).any()
+    trial = Trial(THREAT, 0, IMAGES[left], LABELS[left])
+    assert turned(trial, side("engine", Nearest()), (TOO_SHORT,)).any()
+    assert not turned(trial, side("engine", Nearest(), knows), (TOO_SHORT,)).any()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,10 +16,12 @@ from pydantic import BaseModel, ValidationError
 
 from madx.errors import RecipeError
 from madx.recipe import (
+    METRICS,
     GateConfig,
     ModelConfig,
     Recipe,
     TrainConfig,
+    VerifyConfig,
     canonical_json,
     commented_recipe,
     load_recipe,
@@ -174,6 +177,15 @@ def test_bounds_of_gates() -> None:
     assert GateConfig(metric="parity_flips", at_most=0.02).bound == 0.02
     assert GateConfig(metric="retention", at_least=0.95).direction == "at_least"
     assert GateConfig(metric="worst_class_drop", at_most=0).direction == "at_most"
+
+
+def test_one_table_has_every_metric() -> None:
+    assert get_args(GateConfig.model_fields["metric"].annotation) == tuple(METRICS)
+    told = VerifyConfig.model_fields["gates"].description or ""
+    listed = re.match(r"All must pass. Metrics: (.*) \(at_least\); (.*) \(at_most\);", " ".join(told.split()))
+    assert listed, told
+    for names, direction in zip(listed.groups(), ("at_least", "at_most"), strict=True):
+        assert names.split(", ") == [name for name, metric in METRICS.items() if metric.direction == direction]
 
 
 def test_engine_names() -> None:

@@ -8,13 +8,13 @@ import pytest
 import report_cases as cases
 
 from madx.report import saliency_figures as figures
-from madx.report import sensitivity
+from madx.report import saliency_views
 
 MINUS = "\N{MINUS SIGN}"
 
 
 def rows(means):
-    return sensitivity.layer_rows(cases.saliency(means))
+    return saliency_views.layer_rows(cases.saliency(means))
 
 
 def texts(picture):
@@ -54,7 +54,7 @@ def test_any_magnitude_can_be_drawn(means):
 
 
 def test_the_axis_is_monotone_odd_and_continuous():
-    axis = sensitivity.SignedLog(1e-8, 0.5)
+    axis = saliency_views.SignedLog(1e-8, 0.5)
     values = np.concatenate([-np.logspace(-3, -12, 400), [0.0], np.logspace(-12, -3, 400)])
     places = axis.place(values)
     assert (np.diff(places) > 0).all()
@@ -64,7 +64,7 @@ def test_the_axis_is_monotone_odd_and_continuous():
 
 @pytest.mark.parametrize(("low", "high"), [(-3.5, 4.5), (0, 0.5), (-12, 0), (0, 30), (-1, 1)])
 def test_ticks_stand_where_their_labels_say(low, high):
-    axis = sensitivity.SignedLog(1e-8, 0.5)
+    axis = saliency_views.SignedLog(1e-8, 0.5)
     ticks = axis.ticks(low, high)
     assert ticks[0.0] == "0"
     assert len(ticks) <= 2 * 8 + 1
@@ -81,7 +81,7 @@ def test_ticks_stand_where_their_labels_say(low, high):
 
 def test_the_histogram_marks_the_threshold_and_says_what_it_cut():
     content = cases.saliency()
-    shown = sensitivity.layer_rows(content)
+    shown = saliency_views.layer_rows(content)
     marked = figures.histogram(content, shown, "h")
     plain = figures.histogram(content | {"threshold": None}, shown, "h")
     assert marked.count("stroke-dasharray") == plain.count("stroke-dasharray") + 1
@@ -90,7 +90,7 @@ def test_the_histogram_marks_the_threshold_and_says_what_it_cut():
 
 
 def test_the_curve_draws_every_round():
-    points = sensitivity.curve(cases.saliency(overlaps=(0.1, 0.5, 0.8, 0.9)))
+    points = saliency_views.curve(cases.saliency(overlaps=(0.1, 0.5, 0.8, 0.9)))
     picture = figures.settling(points, 0.9, "s")
     drawn = dots(picture, "pruned")
     assert len(drawn) == 4
@@ -100,7 +100,7 @@ def test_the_curve_draws_every_round():
 
 
 def test_a_round_without_ranks_is_drawn():
-    point = sensitivity.Point(batches=2, correlation=None, overlap=0.4, chance=0.1)
+    point = saliency_views.Point(batches=2, correlation=None, overlap=0.4, chance=0.1)
     assert figures.settling((point,), 0.9, "s").startswith("<svg")
 
 

@@ -6,19 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.recipe import GateConfig
+from madx.recipe import METRICS, GateConfig
 from madx.report import words
 from madx.verify import GateResult, Outcome, Verdict
 from madx.verify.gates import decide
 
-DIRECTIONS = {
-    "speedup": "at_least",
-    "robust_accuracy": "at_least",
-    "retention": "at_least",
-    "robust_drop": "at_most",
-    "worst_class_drop": "at_most",
-    "size_ratio": "at_most",
-}
+
+def test_every_metric_has_a_title():
+    assert tuple(words.TITLES) == tuple(METRICS)
 
 
 def gate(metric="speedup", *, bound=1.5, estimate=2.0, lower=1.9, upper=2.1, outcome=Outcome.PASS, confidence=0.95):
@@ -26,7 +21,7 @@ def gate(metric="speedup", *, bound=1.5, estimate=2.0, lower=1.9, upper=2.1, out
         engine="e",
         metric=metric,
         bound=bound,
-        direction=DIRECTIONS[metric],
+        direction=METRICS[metric].direction,
         estimate=estimate,
         lower=lower,
         upper=upper,
@@ -148,7 +143,7 @@ def test_headlines(outcomes, expected):
 
 
 @given(
-    metric=st.sampled_from(sorted(DIRECTIONS)),
+    metric=st.sampled_from(sorted(METRICS)),
     bound=st.sampled_from([0.0, 0.01, 0.029, 0.03, 0.5, 0.77]),
     steps=st.tuples(st.integers(-30000, 30000), st.integers(0, 30000)),
 )
@@ -156,12 +151,12 @@ def test_printed_limits_never_contradict_the_outcome(metric, bound, steps):
     """Whoever applies the gate's rule to what is printed comes to the same outcome."""
     lower = bound + steps[0] * 1e-5
     upper = lower + steps[1] * 1e-5 + 1e-5
-    outcome = decide(round(lower, 9), round(upper, 9), bound=bound, direction=DIRECTIONS[metric])
+    outcome = decide(round(lower, 9), round(upper, 9), bound=bound, direction=METRICS[metric].direction)
     result = gate(metric, bound=bound, estimate=lower, lower=lower, upper=upper, outcome=outcome)
     low, high = (_number(part) for part in words.limits(result).split(" to "))
     wanted = _number(words.required(result).split(maxsplit=2)[2])
-    assert decide(low, high, bound=wanted, direction=DIRECTIONS[metric]) is outcome
-    factor = 1 if metric in ("speedup", "size_ratio") else 100
+    assert decide(low, high, bound=wanted, direction=METRICS[metric].direction) is outcome
+    factor = 1 if METRICS[metric].unit == "ratio" else 100
     assert float(low) <= factor * lower + 1e-9
     assert float(high) >= factor * upper - 1e-9
 

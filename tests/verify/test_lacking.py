@@ -7,7 +7,7 @@ import pytest
 from report_cases import blind, lone, measurements
 
 from madx.errors import ArtifactError, MadxError
-from madx.recipe import GateConfig
+from madx.recipe import METRICS, GateConfig
 from madx.verify import Accuracy, Measurements, Outcome, Soundness, Subject, decided, judge
 
 SHARES = {
@@ -30,6 +30,10 @@ def result(measured, metric, **changes):
     bounds = SHARES.get(metric) or COMPARISONS[metric]
     (gate,) = judge([measured], [GateConfig(metric=metric, **bounds | changes)]).gates
     return gate
+
+
+def test_no_metric_is_left_out():
+    assert SHARES.keys() | COMPARISONS.keys() == METRICS.keys()
 
 
 @pytest.mark.parametrize("metric", COMPARISONS)

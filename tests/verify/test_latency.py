@@ -10,8 +10,7 @@ from madx.errors import EngineError
 from madx.recipe import LatencyConfig
 from madx.sensors import Watch
 from madx.stats import hodges_lehmann
-from madx.verify import latency as room
-from madx.verify import measure_latency
+from madx.verify import measure_latency, sampling
 from madx.verify.timings import block_medians
 
 ROUNDING = 1e-6
@@ -133,7 +132,7 @@ def test_when_sampling_ends(machine, config, expected):
 
 
 def test_sampling_ends_at_the_most_pairs(monkeypatch):
-    monkeypatch.setattr(room, "MAX_PAIRS", 50)
+    monkeypatch.setattr(sampling, "MAX_PAIRS", 50)
     assert len(Machine(noise=3.0).measure(seconds=1e3, candidate=1e-3).order) == 50
 
 

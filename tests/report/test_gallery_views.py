@@ -11,7 +11,7 @@ import pytest
 import report_cases as cases
 from accuracy_cases import gallery
 
-from madx.report import pictures, render_html, render_markdown
+from madx.report import gallery_views, render_html, render_markdown
 from madx.verify import Gallery
 
 
@@ -49,7 +49,7 @@ def unfiltered(lines, step):
 def test_a_picture_is_the_image(channels, smooth):
     image = np.random.default_rng(1).random((channels, 9, 7))
     image = np.sort(image, axis=2) if smooth else image
-    np.testing.assert_array_equal(decoded(pictures.png(image)), np.round(255 * image).transpose(1, 2, 0))
+    np.testing.assert_array_equal(decoded(gallery_views.png(image)), np.round(255 * image).transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_picture_is_the_image(channels, smooth):
 )
 def test_large_images_become_means_of_squares(shape, drawn):
     image = np.random.default_rng(2).random(shape)
-    small = pictures.shown(image)
+    small = gallery_views.shown(image)
     assert small.shape == drawn
     if shape == (3, 224, 160):
         np.testing.assert_allclose(small[1, 2, 3], image[1, 6:9, 9:12].mean())
@@ -75,15 +75,15 @@ def test_large_images_become_means_of_squares(shape, drawn):
 def test_the_difference_uses_the_whole_range_around_grey():
     clean = np.full((1, 2, 2), 0.5)
     change = np.array([[[0.0, 0.02], [-0.01, 0.0]]])
-    shown, gain = pictures.amplified(clean, clean + change)
+    shown, gain = gallery_views.amplified(clean, clean + change)
     np.testing.assert_allclose(shown, [[[0.5, 1.0], [0.25, 0.5]]])
     assert gain == pytest.approx(25)
-    assert pictures.amplified(clean, clean)[1] is None
+    assert gallery_views.amplified(clean, clean)[1] is None
 
 
 def test_exhibits_are_the_lost_or_the_won_ones():
     shown = gallery(3, 2, side=8, start=40)
-    lost, won = (pictures.exhibits(shown, ("zero", "one"), lost=sort) for sort in (True, False))
+    lost, won = (gallery_views.exhibits(shown, ("zero", "one"), lost=sort) for sort in (True, False))
     assert [item.index for item in lost] == [40, 41, 42]
     assert [item.index for item in won] == [43, 44]
     assert (lost[1].label, lost[1].taken_for) == ("1 (one)", "4")
@@ -97,7 +97,7 @@ def test_the_largest_gallery_stays_below_its_bound():
     addresses = [
         address
         for lost in (True, False)
-        for item in pictures.exhibits(whole, (), lost=lost)
+        for item in gallery_views.exhibits(whole, (), lost=lost)
         for address in (item.clean, item.adversarial, item.difference)
     ]
     assert sum(map(len, addresses)) < 1.9e6

@@ -41,7 +41,7 @@ class Exhibit:
 
 
 def exhibits(gallery: Gallery, names: tuple[str, ...], *, lost: bool) -> tuple[Exhibit, ...]:
-    """What only the dense engine kept (`lost`), or only the pruned one; `names` of the classes, as far as known."""
+    """What only the reference kept (`lost`), or only the candidate; `names` of the classes, as far as known."""
     return tuple(_exhibit(gallery, int(row), names) for row in np.flatnonzero(gallery.lost == lost))
 
 

@@ -15,7 +15,7 @@ from madx.deploy.engine import backend
 from madx.deploy.export import export_onnx
 from madx.errors import EngineError, ExportError
 from madx.models import build_model
-from madx.pipeline import files, ladders, verifying
+from madx.pipeline import files, ladder, verifying
 from madx.progress import Silent
 from madx.prune import Rule
 from madx.prune.layers import scored_parameters
@@ -40,7 +40,7 @@ PLANS = {
 
 @pytest.mark.parametrize(("structure", "precision"), PLANS)
 def test_the_order_is_channels_then_precision_then_zeros(structure, precision):
-    found = ladders.rungs(PruneConfig(structure=structure), precision)
+    found = ladder.rungs(PruneConfig(structure=structure), precision)
     assert tuple(rung.name for rung in found) == PLANS[structure, precision]
     assert (found[0].network, found[-1].network) == ("dense", "pruned")
     assert (found[0].precision, found[-1].precision) == ("fp32", precision)
@@ -77,7 +77,7 @@ def exported(structure, role, precision):
 
 @pytest.fixture
 def quick_exports(monkeypatch):
-    monkeypatch.setattr(ladders, "checked_onnx", lambda _, module, precision: export_once(module, precision))
+    monkeypatch.setattr(ladder, "checked_onnx", lambda _, module, precision: export_once(module, precision))
 
 
 def context(engines, structure, **latency):
@@ -114,7 +114,7 @@ class Spy:
 
     def __init__(self, monkeypatch, fault=None):
         self.loaded, self.built, self.closed, self.fault = [], [], 0, fault
-        monkeypatch.setattr(ladders, "backend", self)
+        monkeypatch.setattr(ladder, "backend", self)
 
     def __call__(self, kind):
         runtime = backend(kind)
@@ -157,7 +157,7 @@ def test_the_engines_of_the_rungs_differ_in_what_their_names_say(monkeypatch, ki
     spy = Spy(monkeypatch)
     config = EngineConfig(kind=kind, precision=precision, threads=1)
     own = [{"kind": kind, "precision": precision, "threads": 1}]
-    found = ladders.ladder(context(own, structure), config)
+    found = ladder.ladder(context(own, structure), config)
     names = PLANS[structure, precision]
     assert found.rungs == names
     assert not found.missing
@@ -178,21 +178,21 @@ def test_the_engines_of_the_rungs_differ_in_what_their_names_say(monkeypatch, ki
 def test_what_the_recipe_lists_is_the_runs_own_and_the_rest_is_built(monkeypatch):
     engines = [{"threads": 1}, {"threads": 1, "precision": "fp16"}, {"kind": "openvino-cpu"}]
     spy = Spy(monkeypatch)
-    ladders.ladder(context(engines, "channels"), EngineConfig(precision="fp16", threads=1))
+    ladder.ladder(context(engines, "channels"), EngineConfig(precision="fp16", threads=1))
     assert spy.built == []
-    ladders.ladder(context(engines, "channels"), EngineConfig(precision="fp16", threads=2))
+    ladder.ladder(context(engines, "channels"), EngineConfig(precision="fp16", threads=2))
     assert sorted(spy.built) == ["fp16", "fp32", "fp32"], "with other threads it is another engine"
 
 
 @pytest.mark.parametrize("structure", ["channels", "2:4", "unstructured"])
 def test_two_rungs_are_the_speed_up_itself(structure):
-    assert ladders.ladder(context([{}], structure), EngineConfig()) is None
+    assert ladder.ladder(context([{}], structure), EngineConfig()) is None
 
 
 def test_the_recipe_may_want_none(monkeypatch):
     spy = Spy(monkeypatch)
     engines = [{}, {"precision": "fp16"}]
-    assert ladders.ladder(context(engines, "channels", ladder=False), EngineConfig(precision="fp16")) is None
+    assert ladder.ladder(context(engines, "channels", ladder=False), EngineConfig(precision="fp16")) is None
     assert spy.loaded == []
 
 
@@ -209,7 +209,7 @@ def test_a_rung_that_cannot_be_built_is_named_and_the_others_are_timed(monkeypat
     Spy(monkeypatch, refuse(EngineError("no GPU here"), "fp32"))
     only = [{"precision": "fp16", "threads": 1}]
     config = EngineConfig(precision="fp16", threads=1)
-    found = ladders.ladder(context(only, "channels+2:4"), config)
+    found = ladder.ladder(context(only, "channels+2:4"), config)
     assert found.rungs == (C + "fp16", C24 + "fp16")
     assert found.missing == {D + "fp32": "no GPU here", C + "fp32": "no GPU here"}
 
@@ -225,17 +225,17 @@ def test_a_rung_that_cannot_be_timed_costs_no_verdict(monkeypatch):
             engine.timer = lambda _: (_ for _ in ()).throw(EngineError("no memory"))
         return engine
 
-    monkeypatch.setattr(ladders, "backend", lambda kind: SimpleNamespace(load=load, build=backend(kind).build))
+    monkeypatch.setattr(ladder, "backend", lambda kind: SimpleNamespace(load=load, build=backend(kind).build))
     only = [{"precision": "fp16", "threads": 1}]
-    found = ladders.ladder(context(only, "channels+2:4"), EngineConfig(precision="fp16", threads=1))
+    found = ladder.ladder(context(only, "channels+2:4"), EngineConfig(precision="fp16", threads=1))
     assert found.rungs == (C + "fp16", C24 + "fp16")
     assert found.missing == {D + "fp32": "no memory", C + "fp32": "no memory"}
 
 
 def test_one_rung_is_left_and_there_is_no_ladder(monkeypatch):
     only = [{"precision": "fp16", "threads": 1}]
-    monkeypatch.setattr(ladders, "checked_onnx", lambda *_: (_ for _ in ()).throw(ExportError("too large for fp16")))
-    assert ladders.ladder(context(only, "channels"), EngineConfig(precision="fp16", threads=1)) is None
+    monkeypatch.setattr(ladder, "checked_onnx", lambda *_: (_ for _ in ()).throw(ExportError("too large for fp16")))
+    assert ladder.ladder(context(only, "channels"), EngineConfig(precision="fp16", threads=1)) is None
 
 
 @pytest.mark.usefixtures("quick_exports")
@@ -248,9 +248,9 @@ def test_a_rung_that_is_timed_differently_is_not_compared(monkeypatch):
         engine.timing = f"in {config.precision}"
         return engine
 
-    monkeypatch.setattr(ladders, "backend", lambda kind: SimpleNamespace(load=load, build=backend(kind).build))
+    monkeypatch.setattr(ladder, "backend", lambda kind: SimpleNamespace(load=load, build=backend(kind).build))
     only = [{"precision": "fp16", "threads": 1}]
-    found = ladders.ladder(context(only, "channels+2:4"), EngineConfig(precision="fp16", threads=1))
+    found = ladder.ladder(context(only, "channels+2:4"), EngineConfig(precision="fp16", threads=1))
     assert found.rungs == (C + "fp16", C24 + "fp16")
     assert found.missing[D + "fp32"] == "it is timed as 'in fp32', the engine as 'in fp16'"
 
@@ -259,7 +259,7 @@ def test_an_engine_that_does_not_work_is_an_error_not_a_missing_rung():
     made = context([{"precision": "fp16"}], "channels")
     made.read_bytes = lambda _: b"no ONNX file"
     with pytest.raises(EngineError, match="refuses the file"):
-        ladders.ladder(made, EngineConfig(precision="fp16"))
+        ladder.ladder(made, EngineConfig(precision="fp16"))
 
 
 @pytest.mark.slow

@@ -3,17 +3,17 @@
 import pytest
 import report_cases as cases
 
-from madx.report import sensitivity
+from madx.report import saliency_views
 
 
 def test_rows_follow_the_network():
-    shown = sensitivity.layer_rows(cases.saliency({"b": 1.0, "a": 2.0, "": 3.0}))
+    shown = saliency_views.layer_rows(cases.saliency({"b": 1.0, "a": 2.0, "": 3.0}))
     assert [(row.name, row.mean, row.kept) for row in shown] == [
         ("b", 1.0, 0.25),
         ("a", 2.0, 0.25),
         ("the network", 3.0, 0.25),
     ]
-    assert sensitivity.layer_rows({}) == ()
+    assert saliency_views.layer_rows({}) == ()
 
 
 @pytest.mark.parametrize(
@@ -29,16 +29,16 @@ def test_rows_follow_the_network():
     ],
 )
 def test_the_most_sensitive_layers(means, expected):
-    assert sensitivity.most_sensitive(sensitivity.layer_rows(cases.saliency(means))) == expected
+    assert saliency_views.most_sensitive(saliency_views.layer_rows(cases.saliency(means))) == expected
 
 
 @pytest.mark.parametrize(
     ("overlaps", "enough", "said"), [((0.9,), 0.9, "has settled"), ((0.89,), 0.9, "has not settled")]
 )
 def test_settled_is_what_the_record_says(overlaps, enough, said):
-    assert said in sensitivity.settled(cases.saliency(overlaps=overlaps, enough=enough))
+    assert said in saliency_views.settled(cases.saliency(overlaps=overlaps, enough=enough))
 
 
 def test_nothing_is_said_of_halves_that_were_not_compared():
-    assert sensitivity.settled(cases.saliency(overlaps=())) == ""
-    assert sensitivity.curve({}) == ()
+    assert saliency_views.settled(cases.saliency(overlaps=())) == ""
+    assert saliency_views.curve({}) == ()

@@ -23,8 +23,7 @@ from madx.pipeline.exporting import checked_onnx
 from madx.prune import fill_zeros_, removes_channels
 from madx.recipe import EngineConfig, PruneConfig
 from madx.seeds import torch_generator
-from madx.verify import Ladder, measure_ladder
-from madx.verify.latency import Timer
+from madx.verify import Ladder, Timer, measure_ladder
 
 _REMOVED = {
     "unstructured": "single weights removed",

@@ -101,6 +101,11 @@ def curve(saliency: Mapping[str, Any]) -> tuple[Point, ...]:
     return tuple(Point(**point) for point in settling.get("curve", ()))
 
 
+def sentences(saliency: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What stands above the rows: what it is an average of, whether that has settled, and which layers stand out."""
+    return basis(saliency), settled(saliency), most_sensitive(layer_rows(saliency))
+
+
 def basis(saliency: Mapping[str, Any]) -> str:
     """What the saliency is an average of, and whether masks were learned from it."""
     batches, size, passes = saliency["batches"], saliency["batch_size"], saliency["passes"]
