@@ -152,11 +152,12 @@ def _print_saliency(console: Console, saliency: dict[str, Any]) -> None:
     else:
         console.print("saliency")
         for row in rows:
+            levels = ", ".join(f"{level:.0%} {value:.3g}" for level, value in row.quantiles.items())
             console.print(
                 f"  {escape(row.name)}: mean {row.mean:.3g}, kept {row.kept:.1%}, below zero {row.negative:.1%}, "
-                f"exactly zero {row.zero:.1%}"
+                f"exactly zero {row.zero:.1%}, quantiles {levels}"
             )
-    for sentence in filter(None, (saliency_views.basis(saliency), saliency_views.settled(saliency))):
+    for sentence in filter(None, saliency_views.sentences(saliency)):
         console.print(escape(sentence), soft_wrap=not console.is_terminal)
     if points:
         overlaps = ", ".join(f"{point.overlap:.0%} after {point.batches}" for point in points)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.artifacts import UNREADABLE, write_atomically
+from madx.artifacts import UNREADABLE
 from madx.errors import ArtifactError
 from madx.pipeline import files
 from madx.pipeline.contenders import build_record
@@ -24,7 +24,7 @@ def report(context: Context) -> list[str]:
     content = read_content(context)
     texts = (render_html(content), render_markdown(content), render_junit(content))
     for name, text in zip(files.REPORTS, texts, strict=True):
-        write_atomically(context.run.path(name), text)
+        context.write_bytes(name, text.encode())
     return list(files.REPORTS)
 
 

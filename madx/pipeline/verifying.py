@@ -91,7 +91,7 @@ def why_missing(context: Context, config: EngineConfig) -> str:
     if not record["built"]:
         return f"it could not be built: {record['reason']}"
     available = backend(config.kind).availability()
-    return "" if available.can_run or not config.verify else f"it cannot run here: {available.reason}"
+    return "" if available.can_run or not config.verify else f"it cannot run here: {available.explanation}"
 
 
 def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | None, dict[str, str]]:

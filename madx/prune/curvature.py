@@ -121,7 +121,7 @@ def output_curvature(layer: ScoredLayer, gradient: Tensor, *, images: int) -> Te
             none of them; neither has a call with one item that has no axis for others.
     """
     linear = isinstance(layer, nn.Linear)
-    channels = gradient.dim() - 1 - (0 if linear else len(layer.kernel_size))
+    channels = gradient.dim() - 1 - (0 if isinstance(layer, nn.Linear) else len(layer.kernel_size))
     if channels == 0:
         gradient, channels = gradient[None], 1
     others = [dimension for dimension in range(gradient.dim()) if dimension != channels]

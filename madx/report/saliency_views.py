@@ -37,6 +37,8 @@ class LayerRow:
     """Share of them with a saliency below zero."""
     zero: float
     """Share of them whose saliency is exactly zero."""
+    quantiles: Mapping[float, float]
+    """Level -> saliency."""
     kept_counts: tuple[int, ...]
     removed_counts: tuple[int, ...]
 
@@ -88,6 +90,7 @@ def layer_rows(saliency: Mapping[str, Any]) -> tuple[LayerRow, ...]:
             kept=layer["kept"] / layer["entries"],
             negative=layer["negative"],
             zero=layer["zero"],
+            quantiles=dict(zip(saliency["quantile_levels"], layer["quantiles"], strict=True)),
             kept_counts=tuple(layer["kept_counts"]),
             removed_counts=tuple(layer["removed_counts"]),
         )
@@ -120,7 +123,8 @@ def basis(saliency: Mapping[str, Any]) -> str:
         if passes <= 1
         else f"{passes:.1f} passes over the training split"
     )
-    return f"Criterion: {saliency['criterion']}, averaged over {images} ({share}).{learned}"
+    masks = ", masks in bfloat16" if saliency.get("precision") == "bf16" else ""
+    return f"Criterion: {saliency['criterion']}{masks}, averaged over {images} ({share}).{learned}"
 
 
 def settled(saliency: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from conftest import Cli
 
 LAYERS = {"conv1": (3e-6, 40), "features.block.long_name.conv2": (-2e-9, 400), "": (0.0, 1000)}
 """Mean saliency, and entries kept of 1000."""
+QUANTILES = "quantiles 5% -1e-07, 50% 2e-08"
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def run_dir(tmp_path: Path) -> Path:
                 "settled": False,
                 "curve": [{"batches": 4, "correlation": 0.5, "overlap": 0.4, "chance": 0.1}],
             },
+            "quantile_levels": [0.05, 0.5],
             "edges": [-1e-6, -1e-8, 1e-8, 1e-6, 1e-4],
             "layers": [
                 {
@@ -51,6 +53,7 @@ def run_dir(tmp_path: Path) -> Path:
                     "mean": mean,
                     "negative": 0.3,
                     "zero": 0.1,
+                    "quantiles": [-1e-7, 2e-8],
                     "kept_counts": [0, 0, kept, 0],
                     "removed_counts": [500 - kept // 2, 0, 0, 500 - kept // 2],
                 }
@@ -69,9 +72,12 @@ def run_dir(tmp_path: Path) -> Path:
 def test_plain_lines_hold_every_fact(run_dir: Path, cli: Cli) -> None:
     lines = cli("inspect", run_dir).out.splitlines()
     assert "  conv1: 8x3x3x3 to 8x3x3x3, kept 4.0%; [i]why" in lines
-    assert "  conv1: mean 3e-06, kept 4.0%, below zero 30.0%, exactly zero 10.0%" in lines
-    assert "  features.block.long_name.conv2: mean -2e-09, kept 40.0%, below zero 30.0%, exactly zero 10.0%" in lines
-    assert "  the network: mean 0, kept 100.0%, below zero 30.0%, exactly zero 10.0%" in lines
+    assert f"  conv1: mean 3e-06, kept 4.0%, below zero 30.0%, exactly zero 10.0%, {QUANTILES}" in lines
+    assert (
+        f"  features.block.long_name.conv2: mean -2e-09, kept 40.0%, below zero 30.0%, exactly zero 10.0%, {QUANTILES}"
+        in lines
+    )
+    assert f"  the network: mean 0, kept 100.0%, below zero 30.0%, exactly zero 10.0%, {QUANTILES}" in lines
     assert any("The kept set has not settled" in line and "40.0 %" in line for line in lines)
     assert "Overlap of the halves: 40% after 4 batches." in lines
     assert not any("█" in line or "\x1b" in line for line in lines)
@@ -139,7 +145,10 @@ def test_a_run_without_a_saliency_record_is_shown(run_dir: Path, cli: Cli) -> No
 def test_a_criterion_that_looks_at_no_image_has_no_empty_line(run_dir: Path, cli: Cli) -> None:
     path = run_dir / "saliency.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"criterion": "random", "batches": 0, "settling": None}))
-    assert cli("inspect", run_dir).out.splitlines()[-1] == "Criterion: random, which looks at nothing."
+    assert cli("inspect", run_dir).out.splitlines()[-2:] == [
+        "Criterion: random, which looks at nothing.",
+        "Highest mean saliency: conv1, then the network.",
+    ]
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

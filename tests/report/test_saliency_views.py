@@ -39,6 +39,14 @@ def test_settled_is_what_the_record_says(overlaps, enough, said):
     assert said in saliency_views.settled(cases.saliency(overlaps=overlaps, enough=enough))
 
 
+def test_masks_in_bfloat16_are_named():
+    record = cases.saliency()
+    assert saliency_views.basis(record).startswith("Criterion: mad-paper, averaged over")
+    assert saliency_views.basis(record | {"precision": "bf16"}).startswith(
+        "Criterion: mad-paper, masks in bfloat16, averaged over"
+    )
+
+
 def test_nothing_is_said_of_halves_that_were_not_compared():
     assert saliency_views.settled(cases.saliency(overlaps=())) == ""
     assert saliency_views.curve({}) == ()
