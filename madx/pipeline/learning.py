@@ -14,7 +14,6 @@ from madx.attacks import input_gradient, last_iterate
 from madx.pipeline.context import Context
 from madx.pipeline.scoring import numbered_batch
 from madx.prune import LEARNERS, Rule, Saliency, Task, learn_scores, removes_channels
-from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
 
 
@@ -23,23 +22,10 @@ def learned(context: Context, rule: Rule, saliency: Saliency) -> Saliency:
 
     Process 0 learns alone: a step depends on the one before, and there are few.
     """
-    config = context.recipe.prune
-    if not learns(config):
-        if config.criterion in LEARNERS:
-            context.progress.say(f"{config.criterion} ranks channels by damage: fine-tuning follows (docs/criteria.md)")
+    if context.recipe.prune.criterion not in LEARNERS:
         return saliency
     scores, steps = context.world.share(lambda: _learn(context, rule, saliency.scores))
     return replace(saliency, scores=scores, start=saliency.scores, learned_steps=steps) if steps else saliency
-
-
-def learns(config: PruneConfig) -> bool:
-    """Whether the averages are only where learning starts.
-
-    The masks of channels that `mad` learns are worth 20 points as long as no weight is trained, and cost 4 after
-    fine-tuning; those of `hydra` cost nothing there (measured: docs/criteria.md).
-    """
-    trains = config.finetune is not None
-    return config.criterion in LEARNERS and not (config.criterion == "mad" and removes_channels(config) and trains)
 
 
 def _learn(context: Context, rule: Rule, averages: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:

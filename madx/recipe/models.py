@@ -182,7 +182,7 @@ class PruneConfig(Section):
     """How entries are ranked. mad: masks learned under the budget, from second-order adversarial damage on; mad-paper:
     Lee, Kim, Ro, CVPR 2022; taylor and obd: first- and second-order damage; hydra: masks learned from the magnitude on;
     magnitude, random and mad-reversed are baselines and controls. Where whole channels go, what is learned is a mask
-    of channels, by mad only if nothing is fine-tuned afterwards: it ranks channels by damage otherwise."""
+    of channels."""
     batches: CountOrAuto = 40
     """Batches of training images that the saliency is averaged over; auto takes more until what is kept has settled."""
     settled: Annotated[Share, Field(gt=0)] = 0.9

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from madx.artifacts import sha256_file
 from madx.pipeline import learning
 from madx.prune import learned
-from madx.recipe import PruneConfig
 
 SETTINGS = (
     *("prune.criterion=mad", "prune.learning.steps=6", "prune.batches=2"),
@@ -73,25 +72,6 @@ def test_without_a_layer_for_two_four_nothing_is_learned(criterion: str, tmp_pat
     covered = json.loads((tmp_path / "run/coverage.json").read_text())
     assert covered["kept_share"] == 1
     assert all(layer["reason"] for layer in covered["layers"])
-
-
-@pytest.mark.parametrize(
-    ("criterion", "structure", "finetune", "wanted"),
-    [
-        ("mad", "channels", True, False),
-        ("mad", "channels+2:4", True, False),
-        ("mad", "channels", False, True),
-        ("mad", "unstructured", True, True),
-        ("hydra", "channels", True, True),
-        ("obd", "channels", False, False),
-    ],
-)
-def test_masks_of_mad_are_learned_where_nothing_is_trained(
-    criterion: str, structure: str, finetune: bool, wanted: bool
-) -> None:
-    tuning = {} if finetune else {"finetune": None}
-    config = PruneConfig.model_validate({"criterion": criterion, "structure": structure} | tuning)
-    assert learning.learns(config) == wanted
 
 
 def test_what_has_no_effect_is_not_in_the_key(folder: Path, cli: Cli) -> None:
