@@ -33,7 +33,7 @@ def kept_measurements(context: Context) -> dict[str, Measurements]:
         return {}
     names = {config.name: files.measurements(config) for config in context.recipe.export.engines}
     try:
-        context.run.read(files.VERDICT)
+        read_verdict(context)
         return {
             engine: Measurements.from_arrays(read_arrays(context.run.read(name)))
             for engine, name in names.items()

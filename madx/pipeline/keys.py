@@ -25,6 +25,9 @@ from madx.prune import IMAGE_FREE, LEARNERS, removes_channels
 from madx.recipe import DataConfig, PruneConfig, Recipe
 from madx.verify.measurements import FORMAT
 
+METHOD = 2
+"""Counts up whenever the same recipe comes to prune otherwise."""
+
 
 def train(context: Context) -> dict[str, Any]:
     """Everything that decides the dense weights."""
@@ -39,7 +42,8 @@ def train(context: Context) -> dict[str, Any]:
 def prune(context: Context) -> dict[str, Any]:
     """Everything beside the dense weights that decides the pruned ones; not what the criterion has no use for."""
     config = context.recipe.prune
-    return _common(context, gate=False) | {"prune": config.model_dump(mode="json", exclude=_without_effect(config))}
+    fields = config.model_dump(mode="json", exclude=_without_effect(config))
+    return _common(context, gate=False) | {"prune": fields, "method": METHOD}
 
 
 def _without_effect(config: PruneConfig) -> set[str]:

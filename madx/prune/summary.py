@@ -36,7 +36,7 @@ class LayerSaliency:
     negative: float
     """Share of the entries below zero."""
     zero: float
-    """Share of the entries that are exactly zero: in MAD, those that no mask has touched."""
+    """Share of the entries that are exactly zero: no gradient reached them (mad-paper: no mask has touched them)."""
     quantiles: tuple[float, ...]
     """At the levels QUANTILES."""
     kept_counts: tuple[int, ...]

@@ -134,8 +134,8 @@ def _stacked(
 ) -> float:
     """Removed entries with the kept ones on top; returns the highest bar beside that at zero.
 
-    The bar at zero may hold most of the weights, all those that no mask has touched; it is cut at the others' height.
-    With a `height`, the bars are drawn from `base` and scaled to it.
+    The bar at zero may hold most of the weights, with mad-paper all those that no mask has touched; it is cut at the
+    others' height. With a `height`, the bars are drawn from `base` and scaled to it.
     """
     whole = removed + kept
     beside = np.delete(whole, int(np.searchsorted(places, 0.0)) - 1)

@@ -135,7 +135,9 @@ def _parsed(text: str) -> dict[str, Any]:
     try:
         rest = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ArtifactError(f"the latency's facts are not JSON: {error}") from None
+        raise ArtifactError(f"the latency's facts are not JSON: {error}; measure again") from None
     if not isinstance(rest, dict) or set(rest) != _REST:
-        raise ArtifactError(f"the latency's facts should be batch, timing and facts; they are {text[:80]!r}")
+        raise ArtifactError(
+            f"the latency's facts should be batch, timing and facts; they are {text[:80]!r}; measure again"
+        )
     return rest

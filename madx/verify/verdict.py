@@ -100,7 +100,9 @@ class Verdict:
             ArtifactError: if the schema is another, a field is missing, or the outcome does not follow from the gates.
         """
         if content.get("schema") != SCHEMA:
-            raise ArtifactError(f"the verdict has schema {content.get('schema')!r}; this madx reads schema {SCHEMA}")
+            raise ArtifactError(
+                f"the verdict has schema {content.get('schema')!r}; this madx reads schema {SCHEMA}; verify again"
+            )
         try:
             gates = tuple(GateResult.from_json(gate) for gate in content["gates"])
             verdict = cls(gates=gates, warnings=tuple(content["warnings"]))

@@ -55,6 +55,13 @@ def test_scores_of_channels_are_stored_beside_the_averages_that_they_started_fro
     assert any((score.sort().values * 16 - torch.arange(1, 17)).abs().max() > 0.01 for score in channels.values())
 
 
+def test_masks_of_channels_are_learned_before_fine_tuning_too(folder: Path, cli: Cli) -> None:
+    tuning = "{epochs: 0.1, batch_size: 64, evaluations: 1, selection_images: 50, attack: {steps: 1}}"
+    prune(cli, folder, "prune.structure=channels", f"prune.finetune={tuning}")
+    assert json.loads((folder / "run/saliency.json").read_text())["learned_steps"] == 6
+    assert json.loads((folder / "run/pruned/finetuning.json").read_text())["evaluations"]
+
+
 def test_without_a_channel_that_can_go_nothing_is_learned(folder: Path, cli: Cli) -> None:
     log = prune(cli, folder, "prune.structure=channels", "prune.round_to=16")
     assert "no channel can go, so that there is no mask to learn" in log

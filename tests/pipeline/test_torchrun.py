@@ -29,7 +29,7 @@ SETTINGS = (
     *("--set", PROMISED, "--set", "verify.gates=[{metric: clean_drop, at_most: 0.99}]"),
     *("--set", "prune.finetune=null", "--set", "prune.recalibration_batches=3"),
     *("--set", "prune.batches=auto", "--set", "prune.settled=0.3", "--set", "prune.max_batches=7"),
-    *("--set", "prune.criterion=mad", "--set", "prune.learning.steps=3", "--set", "prune.structure=unstructured"),
+    *("--set", "prune.criterion=mad", "--set", "prune.learning.steps=3"),
     *("--set", "train.epochs=1", "--set", "verify.latency.seconds=0.5"),
 )
 SAME = (
