@@ -78,8 +78,7 @@ FINETUNE = FinetuneConfig(
 )
 
 
-FINETUNED = "finetuned_pgd5"
-"""The state that is measured after FINETUNE; the file also holds "finetuned", with PGD-3, which scattered by points."""
+FINETUNED = "finetuned"
 STATES = ("one_shot", "recalibrated", FINETUNED)
 
 

@@ -26,7 +26,7 @@ TABLE, PLOT = HERE.parent / "docs/criteria-table.md", HERE.parent / "docs/criter
 STATES = {
     "one_shot": "one-shot",
     "recalibrated": "one-shot, adversarial BatchNorm",
-    "finetuned_pgd5": "fine-tuned",
+    "finetuned": "fine-tuned",
 }
 ATTACKS = ("clean", "pgd50", "apgd")
 OURS, DENSE = "mad", "dense"
@@ -50,7 +50,7 @@ class Results:
     def outcomes(self, name: str, sparsity: float, state: str, attack: str = "apgd") -> Seeds:
         """Seed -> 1.0 for each image that was classified correctly; no seed where nothing was measured."""
         if name == DENSE:
-            sparsity, state = 0.0, state if state.startswith("finetuned") else "one_shot"
+            sparsity, state = 0.0, state if state == "finetuned" else "one_shot"
         cell = self.cells.get((name, sparsity), {})
         found = {seed: entry.get(state, {}).get(attack) for seed, entry in sorted(cell.items())}
         return {seed: _unpacked(bits) for seed, bits in found.items() if bits}
@@ -184,7 +184,7 @@ def plot(results: Results) -> None:
         {"svg.hashsalt": "madx", "font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False}
     )
     figure = Figure(figsize=(9, 3.8), layout="constrained")
-    for axes, state in zip(figure.subplots(1, 2), ("recalibrated", "finetuned_pgd5"), strict=True):
+    for axes, state in zip(figure.subplots(1, 2), ("recalibrated", "finetuned"), strict=True):
         draw(axes, results, state)
     figure.axes[0].set_ylabel("accuracy under APGD, %")
     figure.axes[0].legend(frameon=False, fontsize=7.5)
