@@ -15,7 +15,7 @@ from rich.markup import escape
 
 import madx
 from madx.cli import github, show
-from madx.cli.options import Baseline, Outside, Pieces, grouped
+from madx.cli.options import Again, Baseline, Insist, Outside, Pieces, grouped
 from madx.cli.work import at_work, end
 from madx.distributed import announce, join, leave, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
@@ -169,17 +169,18 @@ def verify(
     recipe: RecipeFile,
     outside: Outside,
     pieces: Pieces,
+    insist: Again,
     run_dir: OutDir = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
-    again: Annotated[bool, typer.Option("--again", help="Measure again; the verdict says how often it was.")] = False,
 ) -> None:
     """Measure the engines, judge the gates, write the reports; the exit code is the verdict's (3 with --shard)."""
     shard = pieces.chosen()
     context = _context(recipe, run_dir, overrides, as_json, given=outside.given())
     if shard is not None:
-        _run_shard(context, shard, as_json, again=again)
-    _run_to_verdict(["verify", "report"], context, as_json, again=again, merged=pieces.merge or ())
+        _run_shard(context, shard, as_json, insist)
+    merged = pieces.merge or ()
+    _run_to_verdict(["verify", "report"], context, as_json, force=insist.force, again=insist.again, merged=merged)
 
 
 @app.command()
@@ -187,13 +188,14 @@ def verify(
 def run(
     recipe: RecipeFile,
     against: Baseline,
+    insist: Insist,
     run_dir: RunDir = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Do everything from data to verdict, and only what is not done yet; the exit code is the verdict."""
     context = _context(recipe, run_dir, overrides, as_json, given=against.given())
-    _run_to_verdict(["train", "prune", "export", "verify", "report"], context, as_json)
+    _run_to_verdict(["train", "prune", "export", "verify", "report"], context, as_json, force=insist.force)
 
 
 @app.command()
@@ -247,23 +249,33 @@ def inspect(
         raise ArtifactError(f"{run_dir}: files are no longer what their stages wrote; {again}")
 
 
-def _run_shard(context: Context, shard: Shard, as_json: bool, *, again: bool) -> NoReturn:
+def _run_shard(context: Context, shard: Shard, as_json: bool, insist: Again) -> NoReturn:
     """A part of the images; nothing is judged, so the exit code is not that of a verdict that passed."""
+    from madx.pipeline.feasibility import check_gates
     from madx.pipeline.shards import measure_shard
 
     with at_work(context):
-        report = measure_shard(context, shard, again=again)
+        check_gates(context, force=insist.force, again=insist.again)
+        report = measure_shard(context, shard, again=insist.again)
     end(context, ExitCode.INCONCLUSIVE, lambda: show.shard(report, context.run.root, as_json=as_json))
 
 
 def _run_to_verdict(
-    names: list[str], context: Context, as_json: bool, *, again: bool = False, merged: Sequence[Path] = ()
+    names: list[str],
+    context: Context,
+    as_json: bool,
+    *,
+    force: bool,
+    again: bool = False,
+    merged: Sequence[Path] = (),
 ) -> None:
     """Stages up to the verdict, which decides the exit code; `merged` are run directories of shards."""
     from madx.pipeline import files, run_stages, stage_named
+    from madx.pipeline.feasibility import check_gates
     from madx.pipeline.reporting import read_verdict
 
     with at_work(context):
+        check_gates(context, force=force, again=again)
         if merged:
             from madx.pipeline.merging import merge
 

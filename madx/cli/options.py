@@ -48,6 +48,22 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class Insist:
+    """Going on where madx advises against it."""
+
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure although a gate cannot pass with so many images (see madx plan).")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Again(Insist):
+    """The same, and measuring what was measured already."""
+
+    again: Annotated[bool, typer.Option("--again", help="Measure again; the verdict says how often it was.")] = False
+
+
+@dataclass(frozen=True)
 class Pieces:
     """A verification whose images are attacked by processes that know nothing of each other."""
 

@@ -22,6 +22,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.unfinished import remove_earlier, remove_own
 from madx.pipeline.versions import tool_versions
 from madx.recipe import canonical_json
+from madx.rundir import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,26 @@ def run_stages(
     _check_alike(context, wanted)
     own = _prepared(context, wanted, current=current)
     return [_bring_up_to_date(context, stage, again=stage.name in again) for stage in own]
+
+
+def due(context: Context) -> dict[str, str]:
+    """Why each stage of this run has to be done, in order; those that are up to date are left out, nothing is changed.
+
+    A stage after one that is done again counts, although it may turn out to be given the same files.
+    """
+    stages = walk(context)
+    return context.world.share(lambda: _due(context, stages))
+
+
+def _due(context: Context, stages: Sequence[Stage]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for stage in stages:
+        if before := [name for name in stage.after if name in found]:
+            found[stage.name] = f"{before[0]} comes first"
+        elif (state := _state(context, stage)).reason:
+            begun = context.run.path(f"{CHECKPOINTS}/{stage.name}-{state.key[:16]}").exists()
+            found[stage.name] = "begun, and not finished" if begun else state.reason
+    return found
 
 
 def begin(context: Context, wanted: Stage, *, part: str) -> str:
