@@ -21,7 +21,7 @@ from madx.distributed import announce, join, leave, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
 
 if TYPE_CHECKING:
-    from madx.pipeline import Context, Given, StageReport
+    from madx.pipeline import Context, Given
     from madx.pipeline.shards import Shard
 
 app = typer.Typer(
@@ -199,6 +199,14 @@ def run(
 
 
 @app.command()
+def plan(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a run does and takes here, and whether its gates can be decided (exit code 2 if not); do nothing."""
+    from madx.cli import plan as room
+
+    room.answer(_context(recipe, run_dir, overrides, as_json), as_json=as_json)
+
+
+@app.command()
 def report(
     recipe: RecipeFile,
     run_dir: RunDir = None,
@@ -270,6 +278,7 @@ def _run_to_verdict(
     merged: Sequence[Path] = (),
 ) -> None:
     """Stages up to the verdict, which decides the exit code; `merged` are run directories of shards."""
+    from madx.cli.plan import begin
     from madx.pipeline import files, run_stages, stage_named
     from madx.pipeline.feasibility import check_gates
     from madx.pipeline.reporting import read_verdict
@@ -281,7 +290,8 @@ def _run_to_verdict(
 
             merge(context, merged, again=again)
         stages = [stage_named(name) for name in names]
-        reports = run_stages(context, stages, again=["verify"] if again else [])
+        ended = begin(context) if "train" in names else None
+        reports = run_stages(context, stages, again=["verify"] if again else [], ended=ended)
         verdict, provenance = read_verdict(context)
 
     def tell() -> None:
@@ -302,7 +312,7 @@ def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[st
     with at_work(context):
         reports = run_stages(context, [stage_named(name)])
         missing = _missing_engines(context) if name == "export" else {}
-    context.world.share(lambda: _show_reports(context, reports, as_json))
+    context.world.share(lambda: show.stages(reports, context.run.root, as_json=as_json))
     if missing:
         raise EngineError("; ".join(f"{engine} was not built: {reason}" for engine, reason in missing.items()))
 
@@ -335,15 +345,3 @@ def _context(
     root = run_dir or Path("runs") / (f"{loaded.name}-engine" if given.alone else loaded.name)
     progress = show.progress_for(quiet=as_json) if world.first else Silent()
     return Context(loaded, RunDirectory(root), progress, world, given, written)
-
-
-def _show_reports(context: Context, reports: list[StageReport], as_json: bool) -> None:
-    done = [report for report in reports if report.done]
-    if as_json:
-        stages = [{"name": report.name, "done": report.done, "seconds": report.seconds} for report in reports]
-        show.print_json({"run_dir": str(context.run.root), "stages": stages})
-        return
-    for report in done:
-        print(f"{report.name}: done in {report.seconds:.0f} s")
-    if not done:
-        print(f"nothing to do: {context.run.root} is up to date with the recipe")

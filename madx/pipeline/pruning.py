@@ -19,6 +19,10 @@ from madx.prune import Removal, Rule, Saliency, coverage
 from madx.seeds import torch_generator
 from madx.train import evaluate, recalibrate_, train_
 
+RECALIBRATING = "adversarial BatchNorm"
+"""What the progress calls it, once a round."""
+MEASURED = 500
+"""Selection images on which what each step of pruning did is measured, at most."""
 _SPARSITY_SLACK = 0.02
 
 
@@ -73,7 +77,7 @@ def _recalibrate(context: Context, module: nn.Module) -> bool:
         return False
     count, total = 0, config.recalibration_batches
     for turn in range(config.recalibration_rounds):
-        numbers = context.progress.track(range(total), "adversarial BatchNorm", total=total)
+        numbers = context.progress.track(range(total), RECALIBRATING, total=total)
         images = partial(_recalibration_images, context, module, turn)
         count = recalibrate_(module, numbers, images=images, world=context.world)
     return count > 0
@@ -101,7 +105,7 @@ def _finetuned(context: Context, module: nn.Module, held: dict[str, Tensor]) -> 
 def _measured(context: Context, module: nn.Module, what: str) -> dict[str, float]:
     """Accuracies on some of the selection split, for the record of what each step of pruning did."""
     recipe = context.recipe
-    split = context.splits.selection.take(500)
+    split = context.splits.selection.take(MEASURED)
     clean, robust = evaluate(module, split, recipe.prune.attack, recipe.threat, seed=recipe.seed, world=context.world)
     context.progress.say(f"{what}: clean {clean:.1%}, robust {robust:.1%} (selection)")
     return {"clean": clean, "robust": robust, "images": len(split)}

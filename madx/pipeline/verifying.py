@@ -33,7 +33,8 @@ from madx.verify.timings import Latency
 
 PARITY_IMAGES = 256
 """Gate images on which an engine is compared with its torch network, at most."""
-_PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
+PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
+"""Makes the adversarial ones of them."""
 
 
 def verify(context: Context) -> list[str]:
@@ -141,7 +142,7 @@ def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EnginePa
     tolerance = TOLERANCE[config.precision]
     if side.twin is None:
         return contract_alone(side.engine, clean=images.numpy(), tolerance=tolerance)
-    adversarial = examples_on(context, side.twin, images, labels, attack=_PARITY_ATTACK, stream=("verify-parity",))
+    adversarial = examples_on(context, side.twin, images, labels, attack=PARITY_ATTACK, stream=("verify-parity",))
     return measure_parity(
         side.engine,
         twin(side.twin, context.device),

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from madx.models.modes import evaluating
 from madx.prune.diagonal import diagonal_curvature
 from madx.prune.layers import scored_parameters
-from madx.prune.saliency import mad_saliency, optimise_masks
+from madx.prune.saliency import MASK_STEPS, mad_saliency, optimise_masks
 
 # ruff: noqa: ARG001 - criteria share one signature, and not each needs all of it
 
@@ -113,6 +113,18 @@ CRITERIA: dict[str, Criterion] = {
     "magnitude": magnitude,
     "random": random,
 }
+
+PASSES: dict[str, int] = {
+    "mad": 1,
+    "mad-paper": MASK_STEPS + 1,
+    "mad-reversed": MASK_STEPS + 1,
+    "taylor": 1,
+    "obd": 1,
+    "hydra": 0,
+    "magnitude": 0,
+    "random": 0,
+}
+"""How often the images of one batch go through the network and back, as in a training step, beside their attack."""
 
 BF16: dict[str, Criterion] = {
     "mad-paper": partial(mad_paper, precision="bf16"),
