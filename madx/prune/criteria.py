@@ -116,10 +116,10 @@ CRITERIA: dict[str, Criterion] = {
 
 PASSES: dict[str, int] = {
     "mad": 1,
-    "mad-paper": MASK_STEPS + 1,
-    "mad-reversed": MASK_STEPS + 1,
+    "mad-paper": MASK_STEPS + 2,
+    "mad-reversed": MASK_STEPS + 2,
     "taylor": 1,
-    "obd": 1,
+    "obd": 2,
     "hydra": 0,
     "magnitude": 0,
     "random": 0,
