@@ -15,8 +15,7 @@ from rich.table import Table
 
 from madx.cli import show
 from madx.cli.progress import Overall, Piece, duration
-from madx.errors import ExitCode, MadxError
-from madx.plugins import USER_ERRORS, describe
+from madx.errors import ExitCode, MadxError, RecipeError
 
 if TYPE_CHECKING:
     from madx.pipeline import Context
@@ -32,6 +31,8 @@ def answer(context: Context, *, as_json: bool) -> NoReturn:
     """Print the plan; the exit code is 2 if a gate cannot pass."""
     from madx.pipeline.plan import plan
 
+    if context.world.size > 1:
+        raise RecipeError("madx plan is for one process; start it without torchrun")
     with contextlib.redirect_stdout(sys.stderr):  # what the user's own code prints
         found = plan(context)
     if as_json:
@@ -50,8 +51,8 @@ def begin(context: Context) -> Callable[[str], None]:
         return lambda _: None
     try:
         found = plan(context)
-    except (MadxError, *USER_ERRORS) as problem:  # the stage that needs the network says what is wrong with it
-        progress.say(f"how long this takes could not be estimated: {describe(problem)}")
+    except MadxError as problem:  # the stage that needs the network says what is wrong with it
+        progress.say(f"how long this takes could not be estimated: {problem}")
         return lambda _: None
     due = [stage for stage in found.stages if stage.reason and stage.parts]
     if not due:

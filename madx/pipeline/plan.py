@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from madx.errors import ModelError
 from madx.pipeline.context import Context
 from madx.pipeline.feasibility import judged_gates, samples
 from madx.pipeline.pace import Pace, measure_pace
 from madx.pipeline.stages import due, walk
-from madx.pipeline.work import Part, parts_of
+from madx.pipeline.work import Part, Pass, parts_of
+from madx.plugins import USER_ERRORS
+from madx.plugins import describe as describe_problem
 from madx.recipe import Recipe
 from madx.verify.feasible import Feasibility, feasible
 
@@ -104,12 +107,23 @@ def plan(context: Context) -> Plan:
     reasons = due(context)
     work = {stage.name: parts_of(context, stage.name) if stage.name in reasons else [] for stage in walk(context)}
     wanted = {way for parts in work.values() for part in parts for way in (*part.passes, *part.least_calls)}
-    pace = measure_pace(context, wanted)
+    pace = _pace(context, wanted)
     stages = tuple(
         StagePlan(name, describe(context.recipe, name), reasons.get(name, ""), tuple(_timed(p, pace) for p in parts))
         for name, parts in work.items()
     )
     return Plan(stages, gates, _memory(pace) if wanted else None, _disk(context, pace) if wanted else None, pace)
+
+
+def _pace(context: Context, wanted: Collection[Pass]) -> Pace:
+    """Timed passes; a network that cannot be timed could not be trained or attacked either."""
+    try:
+        return measure_pace(context, wanted)
+    except USER_ERRORS as problem:
+        raise ModelError(
+            f"model: passes of {context.recipe.model.name} cannot be timed: {describe_problem(problem)}; mend its "
+            "forward, which training, pruning and attacks differentiate"
+        ) from problem
 
 
 def _timed(part: Part, pace: Pace) -> PartPlan:

@@ -79,3 +79,16 @@ def test_a_network_that_cannot_be_timed_stops_no_run(tiny_recipe: Path, capsys: 
     context = Context(recipe, RunDirectory(tiny_recipe.parent / "run"), show.PlainProgress())
     room.begin(context)("train")
     assert "could not be estimated" in capsys.readouterr().err
+
+
+def test_a_network_without_gradients_is_named(cli: Cli, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_recipe.parent
+    (folder / "dull.py").write_text(
+        "import torch\nclass Dull(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.end = torch.nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n        return self.end(x.detach().flatten(1)).detach()\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    options = ("--run-dir", folder / "run", "--set", "model={name: factory, factory: 'dull:Dull'}")
+    answer = cli("plan", tiny_recipe, *options, "--set", "prune.structure=unstructured")
+    assert (answer.code, "cannot be timed" in answer.err) == (2, True), answer
