@@ -16,6 +16,7 @@ from rich.table import Table
 from madx.cli import show
 from madx.cli.progress import Overall, Piece, duration
 from madx.errors import ExitCode, MadxError, RecipeError
+from madx.progress import Silent
 
 if TYPE_CHECKING:
     from madx.pipeline import Context
@@ -45,21 +46,24 @@ def answer(context: Context, *, as_json: bool) -> NoReturn:
 def begin(context: Context) -> Callable[[str], None]:
     """Say how long the run will take and begin its overall progress; what is returned is told of stages that ended."""
     from madx.pipeline.plan import plan
+    from madx.pipeline.stages import due
 
     progress = context.progress
-    if context.world.size > 1 or not isinstance(progress, (show.TerminalProgress, show.PlainProgress)):
+    if not isinstance(progress, (show.TerminalProgress, show.PlainProgress)):
+        return lambda _: None
+    if context.world.size > 1 or not due(context):
         return lambda _: None
     try:
-        found = plan(context)
+        found = plan(context, progress=Silent())
     except MadxError as problem:  # the stage that needs the network says what is wrong with it
         progress.say(f"how long this takes could not be estimated: {problem}")
         return lambda _: None
-    due = [stage for stage in found.stages if stage.reason and stage.parts]
-    if not due:
+    shown = [stage for stage in found.stages if stage.reason and stage.parts]
+    if not shown:
         return lambda _: None
-    each = ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in due)
+    each = ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in shown)
     progress.say(f"about {duration(found.seconds)} here, at most: {each} (`madx plan` tells more)")
-    overall = Overall(Piece(stage.name, part.name, part.seconds) for stage in due for part in stage.parts)
+    overall = Overall(Piece(stage.name, part.name, part.seconds) for stage in shown for part in stage.parts)
     progress.overall = overall
     return overall.end
 
@@ -105,6 +109,8 @@ def _time(stage: StagePlan) -> str:
 def _notes(found: Plan) -> list[str]:
     """What the times rest on, and memory and disk."""
     notes = []
+    if found.precision:
+        notes.append(found.precision)
     if (share := found.pace.pruned_share) is not None:
         which = "an example of the pruned network" if found.pace.example else "the pruned network"
         notes.append(f"timed just now: a pass of {which} takes {share:.0%} of a pass of the dense one")

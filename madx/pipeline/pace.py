@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from madx.attacks import input_gradient, last_iterate
 from madx.models.folding import folded
 from madx.models.modes import evaluating
+from madx.models.precision import PLAIN
 from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.twins import BATCH
@@ -68,7 +69,7 @@ def measure_pace(context: Context, wanted: Collection[Pass]) -> Pace:
     example = False
     with torch.random.fork_rng():
         for role in ("dense", "pruned"):
-            ways = [way for way in sorted(wanted) if way.role == role]
+            ways = [way for way in sorted(wanted, key=str) if way.role == role]
             if not ways:
                 continue
             network, own = _network(context, role)
@@ -116,7 +117,7 @@ def _timed(context: Context, network: nn.Module, way: Pass, images: Tensor, labe
 
 def batch_size(context: Context, way: Pass) -> int:
     """Images at a time, as the stages take them."""
-    if way.kind == "update" or (way.kind == "example" and way.precision != "fp32"):
+    if way.kind == "update" or (way.kind == "example" and way.format != PLAIN):
         prune, train = context.recipe.prune, context.recipe.train
         loop = prune.finetune if way.role == "pruned" else train
         return loop.batch_size if loop is not None else prune.batch_size
@@ -140,35 +141,36 @@ def _pass(context: Context, network: nn.Module, way: Pass, example: Tensor) -> C
     if way.kind == "update":
         return _update(network, way)
     if way.kind == "forward":
-        fast = folded(network, example)
+        fast = folded(network, example, format=context.compute_format("fp32"))
 
         def answer(x: Tensor, _: Tensor) -> object:
             with torch.no_grad():
                 return fast(x)
 
         return answer
-    climbed = folded(network, example) if way.kind == "gradient" else network.eval()
-    gradient = input_gradient(climbed, precision="bf16" if way.precision == "bf16" else "fp32")
+    climbed: nn.Module = way.format.order_(network).eval()
+    if way.kind == "gradient":
+        climbed = folded(network, example, format=context.compute_format("fp32"))
+    gradient = input_gradient(climbed, precision=way.format.precision)
     threat, generator = context.recipe.threat, torch.Generator()
 
     def examples(x: Tensor, y: Tensor) -> object:
         with evaluating(climbed):
-            return last_iterate(gradient, x, y, threat=threat, attack=_STEP, generator=generator)
+            return last_iterate(gradient, way.format.ordered(x), y, threat=threat, attack=_STEP, generator=generator)
 
     return examples
 
 
 def _update(network: nn.Module, way: Pass) -> Callable[[Tensor, Tensor], object]:
     """A training step on examples that are there already."""
-    if any(parameter.dim() == 4 for parameter in network.parameters()):
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.train().requires_grad_()
-    objective = Objective(network, _LOOP.model_copy(update={"precision": way.precision}))
+    way.format.order_(network).train().requires_grad_()
+    objective = Objective(network, _LOOP, way.format)
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
 
     def step(x: Tensor, y: Tensor) -> object:
         optimiser.zero_grad()
-        objective(x, x, y).backward()
+        points = way.format.ordered(x)
+        objective(points, points, y).backward()
         return optimiser.step()
 
     return step

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,15 @@ import numpy as np
 from madx.errors import ModelError
 from madx.pipeline.context import Context
 from madx.pipeline.feasibility import judged_gates, samples
+from madx.pipeline.formats import describe_choice
 from madx.pipeline.pace import Pace, measure_pace
 from madx.pipeline.stages import due, walk
 from madx.pipeline.work import Part, Pass, parts_of
 from madx.plugins import USER_ERRORS
 from madx.plugins import describe as describe_problem
+from madx.progress import Progress
 from madx.recipe import Recipe
+from madx.rundir import RunDirectory
 from madx.verify.feasible import Feasibility, feasible
 
 _TRAINED_COPIES = 4
@@ -70,6 +74,8 @@ class Plan:
     disk: int | None
     """Bytes that the run directory grows to, about."""
     pace: Pace
+    precision: str
+    """What `precision: auto` is here, in words; nothing where it was not asked for."""
 
     @property
     def seconds(self) -> float:
@@ -83,25 +89,40 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
-        passes = {" ".join(way): seconds for way, seconds in self.pace.seconds.items()}
+        passes = {str(way): seconds for way, seconds in self.pace.seconds.items()}
         return {
             "stages": [stage.to_json() for stage in self.stages],
             "seconds": round(self.seconds, 2),
             "memory_bytes": self.memory,
             "disk_bytes": self.disk,
             "seconds_an_image": passes,
+            "precision": self.precision,
             "pruned_network_is_an_example": self.pace.example,
             "gates": [gate.to_json() for gate in self.gates],
             "decidable": self.decidable,
         }
 
 
-def plan(context: Context) -> Plan:
-    """Time a few passes, count the work of what is due, and ask every gate whether it can pass.
+class _LookedAt(RunDirectory):
+    """A run directory that a plan leaves as it is."""
+
+    def keep_probe(self, subject: str, record: Mapping[str, Any]) -> None:
+        """The run itself keeps it."""
+
+
+def plan(context: Context, *, progress: Progress | None = None) -> Plan:
+    """Time a few passes, count the work of what is due, and ask every gate whether it can pass; nothing is written.
+
+    Args:
+        context: of the run; data that it has read are not read again.
+        progress: for what is said meanwhile, instead of the run's.
 
     Raises:
         MadxError: the recipe's network, data or files are not fit for the run.
     """
+    context = copy.copy(context)
+    context.run, context.progress = _LookedAt(context.run.root), progress or context.progress
+    context._warned = set()
     have = samples(context)
     gates = tuple(feasible(gate, have) for gate in judged_gates(context))
     reasons = due(context)
@@ -112,7 +133,9 @@ def plan(context: Context) -> Plan:
         StagePlan(name, describe(context.recipe, name), reasons.get(name, ""), tuple(_timed(p, pace) for p in parts))
         for name, parts in work.items()
     )
-    return Plan(stages, gates, _memory(pace) if wanted else None, _disk(context, pace) if wanted else None, pace)
+    if not wanted:
+        return Plan(stages, gates, None, None, pace, "")
+    return Plan(stages, gates, _memory(pace), _disk(context, pace), pace, describe_choice(context.probe))
 
 
 def _pace(context: Context, wanted: Collection[Pass]) -> Pace:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from madx.attacks import Attack, Pgd, suite_of
 from madx.attacks.victim import Passes
 from madx.deploy.engine import backend
+from madx.models.precision import PLAIN, ComputeFormat
 from madx.pipeline import curve, doubling, exporting, soundness
 from madx.pipeline.attacking import ATTACKING
 from madx.pipeline.chunks import gate_images
@@ -27,7 +28,7 @@ from madx.pipeline.pruning import MEASURED, RECALIBRATING
 from madx.pipeline.scoring import most_batches, scoring_name
 from madx.pipeline.training import job
 from madx.pipeline.verifying import PARITY_ATTACK, PARITY_IMAGES
-from madx.prune.criteria import BF16, PASSES
+from madx.prune.criteria import FORMATTED, PASSES
 from madx.prune.learned import LEARNERS
 from madx.recipe import AttackConfig, EngineConfig, LoopConfig
 from madx.train.job import evaluation_steps
@@ -47,8 +48,11 @@ class Pass(NamedTuple):
     kind: Literal["forward", "gradient", "example", "update", "engine"]
     """forward: to logits; gradient: to the slope at the image, BatchNorm folded; example: the same on the network as it
     is; update: to the slopes of the weights, and a step; engine: through the deployed engine."""
-    precision: str = "fp32"
-    """As the recipe names it."""
+    format: ComputeFormat = PLAIN
+    """In which it is computed; what is told apart by it are gradients and updates."""
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.kind} {self.format}"
 
 
 @dataclass(frozen=True)
@@ -75,18 +79,18 @@ def _train(context: Context) -> list[Part]:
     recipe = context.recipe
     if recipe.train is None:
         return []
-    return [_loop(context, recipe.train, "dense", start_counts=recipe.model.weights is not None)]
+    return [_loop(context, recipe.train, "dense", "train", start_counts=recipe.model.weights is not None)]
 
 
-def _loop(context: Context, config: LoopConfig, role: Role, *, start_counts: bool) -> Part:
+def _loop(context: Context, config: LoopConfig, role: Role, setting: str, *, start_counts: bool) -> Part:
     """Adversarial training, with its evaluations."""
-    work = job(context, config)
+    work = job(context, config, setting=setting)
     images = work.steps * config.batch_size
     both = 1 if config.loss == "ce" else 2  # the other losses want the clean images too
     passes = Counter(
         {
-            Pass(role, "example", config.precision): images * attack_of(config).steps,
-            Pass(role, "update", config.precision): images * both,
+            Pass(role, "example", work.format): images * attack_of(config).steps,
+            Pass(role, "update", work.format): images * both,
             Pass(role, "forward"): images * (config.loss == "trades"),
         }
     )
@@ -104,19 +108,19 @@ def _evaluations(images: int, role: Role, attack: AttackConfig) -> Counter[Pass]
 def _prune(context: Context) -> list[Part]:
     config, seen = context.recipe.prune, min(MEASURED, len(context.splits.selection))
     images = most_batches(config) * config.batch_size
-    precision = config.precision if config.criterion in BF16 else "fp32"
+    format = context.compute_format(config.precision) if config.criterion in FORMATTED else PLAIN
     passes = Counter(
         {
             Pass("dense", "gradient"): images * config.attack.steps,
-            Pass("dense", "update", precision): images * PASSES[config.criterion],
+            Pass("dense", "update", format): images * PASSES[config.criterion],
         }
     )
     parts = [Part(scoring_name(config), passes)]
     if config.criterion in LEARNERS:
         learning = config.learning
         images = learning.steps * config.batch_size
-        attacked = Pass("dense", "example", learning.precision)
-        moved = Pass("dense", "update", learning.precision)
+        format = context.compute_format(learning.precision)
+        attacked, moved = Pass("dense", "example", format), Pass("dense", "update", format)
         parts.append(Part(learning_name(config), Counter({attacked: images * learning.attack.steps, moved: images})))
     parts.append(Part("(accuracy)", _evaluations(seen, "pruned", config.attack)))
     if config.recalibration_batches:
@@ -125,7 +129,7 @@ def _prune(context: Context) -> list[Part]:
         parts += [Part(RECALIBRATING, passes)] * config.recalibration_rounds
         parts.append(Part("(accuracy)", _evaluations(seen, "pruned", config.attack)))
     if config.finetune is not None:
-        parts.append(_loop(context, config.finetune, "pruned", start_counts=True))
+        parts.append(_loop(context, config.finetune, "pruned", "prune.finetune", start_counts=True))
     return parts
 
 
