@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from madx.cli import main
-from madx.data.places import candidates
+for pool in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(pool, "1")  # before torch and numpy look: tests run side by side, one thread each
+
+from madx.cli import main  # noqa: E402
+from madx.data.places import candidates  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +25,7 @@ data: {name: digits, selection: 100}
 model: {name: resnet8, args: {widths: [16, 16, 16], stem_stride: 1}}
 threat: {eps: 0.1}
 train: {epochs: 3, batch_size: 64, evaluations: 2, selection_images: 100, average: 0.9, augment: none,
-        attack: {steps: 2}, selection_attack: {steps: 2}}
+        attack: {steps: 2}, selection_attack: {steps: 2}, precision: fp32}
 prune:
   criterion: mad-paper
   batches: 2
@@ -31,8 +34,9 @@ prune:
   attack: {steps: 2}
   recalibration_batches: 2
   recalibration_rounds: 1
+  learning: {precision: fp32}
   finetune: {epochs: 2, batch_size: 64, evaluations: 2, selection_images: 100, average: 0.9, augment: none,
-             attack: {steps: 2}, selection_attack: {steps: 2}}
+             attack: {steps: 2}, selection_attack: {steps: 2}, precision: fp32}
 export: {parity_images: 32}
 verify:
   attack: {steps: 3}
