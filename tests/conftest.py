@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +58,8 @@ class Answer:
 Cli = Callable[..., Answer]
 
 
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Call `madx ARGUMENTS` in this process; a traceback instead of an exit code fails the test."""
+def call_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """`madx ARGUMENTS` in this process; a traceback instead of an exit code fails the test."""
 
     def call(*arguments: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["madx", *map(str, arguments)])
@@ -71,6 +70,21 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Answer(int(ended.value.code or 0), printed.out, printed.err)
 
     return call
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """Call `madx ARGUMENTS` in this process, on a clock that the test owns: no verdict hangs on this machine's time."""
+    from own_clock import own_clock
+
+    with own_clock():
+        yield call_in_process(monkeypatch, capsys)
+
+
+@pytest.fixture
+def timed_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The same with the engines' real timers, for slow tests: a busy machine may make gates on latency INCONCLUSIVE."""
+    return call_in_process(monkeypatch, capsys)
 
 
 @pytest.fixture
