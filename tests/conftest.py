@@ -75,9 +75,9 @@ def call_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
     """Call `madx ARGUMENTS` in this process, on a clock that the test owns: no verdict hangs on this machine's time."""
-    from own_clock import own_clock
+    from own_clock import few_radii, own_clock
 
-    with own_clock():
+    with own_clock(), few_radii():
         yield call_in_process(monkeypatch, capsys)
 
 

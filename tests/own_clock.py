@@ -47,3 +47,13 @@ def _timed_by(machine: NoisyMachine, load: Callable[..., Any]) -> Callable[..., 
         return engine
 
     return loaded
+
+
+@contextmanager
+def few_radii() -> Iterator[None]:
+    """Until the end of the block, a security curve has four radii: most of what a small verification costs is its curve."""
+    from madx.pipeline import curve
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curve, "_FACTORS", (0.0, 1.0, 2.0, 4.0))
+        yield
