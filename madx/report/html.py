@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from madx.recipe import recipe_text
 from madx.report import (
     attack_views,
     curve_figure,
@@ -48,7 +48,7 @@ def render_html(content: ReportContent) -> str:
         steps=views.steps(content.finetuning),
         steps_plot=figures.accuracies(views.steps(content.finetuning), "steps"),
         saliency=_saliency(content.saliency) if content.saliency else None,
-        recipe=yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True),
+        recipe=recipe_text(content.recipe),
         unknown=views.UNKNOWN,
         most=Gallery.LIMIT,
     )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-import yaml
-
+from madx.recipe import recipe_text
 from madx.report import latency_views, saliency_views, views, words
 from madx.report.content import ReportContent
 from madx.report.markdown_robustness import robustness
@@ -160,5 +159,5 @@ def _provenance(content: ReportContent) -> Iterator[str]:
     yield from ("<details><summary>Provenance</summary>", "")
     yield from table(("fact", "value"), ((text(name), text(str(value))) for name, value in (facts | hashes).items()))
     yield from ("", "</details>", "", "<details><summary>Recipe of this verdict, defaults included</summary>", "")
-    yield from fenced(yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True))
+    yield from fenced(recipe_text(content.recipe))
     yield from ("", "</details>", "")

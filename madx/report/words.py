@@ -123,12 +123,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def radius(eps: float) -> str:
-    """The threat's radius, also in steps of 8-bit images where it is one: 0.0314 -> "0.03137 (8/255)"."""
-    steps = 255 * eps
-    return f"{eps:.4g} ({round(steps)}/255)" if abs(steps - round(steps)) < 1e-6 and steps >= 0.5 else f"{eps:.4g}"
-
-
 def estimate(gate: GateResult) -> str:
     """The gate's estimate in its unit."""
     form = {"ratio": ratio, "drop": points, "share": percent}[_kind(gate.metric)]
