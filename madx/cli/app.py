@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import madx
-from madx.cli import github, show
+from madx.cli import show
 from madx.cli.options import Baseline, Outside, Pieces, grouped
 from madx.cli.work import at_work, end
 from madx.distributed import announce, join, leave, lost_contact
@@ -260,7 +260,8 @@ def _run_to_verdict(
     names: list[str], context: Context, as_json: bool, *, again: bool = False, merged: Sequence[Path] = ()
 ) -> None:
     """Stages up to the verdict, which decides the exit code; `merged` are run directories of shards."""
-    from madx.pipeline import files, run_stages, stage_named
+    from madx.cli.answer import tell_verdict
+    from madx.pipeline import run_stages, stage_named
     from madx.pipeline.reporting import read_verdict
 
     with at_work(context):
@@ -271,15 +272,8 @@ def _run_to_verdict(
         stages = [stage_named(name) for name in names]
         reports = run_stages(context, stages, again=["verify"] if again else [])
         verdict, provenance = read_verdict(context)
-
-    def tell() -> None:
-        if as_json:
-            show.print_json(verdict.to_json() | {"provenance": provenance, "run_dir": str(context.run.root)})
-        else:
-            show.verdict(verdict, context.run.root, new=any(report.done for report in reports))
-        github.publish(verdict, lambda: context.run.read(files.MARKDOWN).decode(), as_json=as_json)
-
-    end(context, verdict.exit_code, tell)
+    new = any(report.done for report in reports)
+    end(context, verdict.exit_code, lambda: tell_verdict(context, verdict, provenance, new=new, as_json=as_json))
 
 
 def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> None:
@@ -322,7 +316,8 @@ def _context(
     world = join(loaded.device)
     root = run_dir or Path("runs") / (f"{loaded.name}-engine" if given.alone else loaded.name)
     progress = show.progress_for(quiet=as_json) if world.first else Silent()
-    return Context(loaded, RunDirectory(root), progress, world, given, written)
+    typed = given.typed(recipe, run_dir, overrides or ())
+    return Context(loaded, RunDirectory(root), progress, world, given, written, typed)
 
 
 def _show_reports(context: Context, reports: list[StageReport], as_json: bool) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -84,8 +84,8 @@ def print_json(content: Any) -> None:
         raise SystemExit(_PIPE_CLOSED) from None
 
 
-def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:
-    """Print the verdict, a line for each gate."""
+def verdict(found: Verdict, run_dir: Path, headline: Callable[[Console], None], *, new: bool) -> None:
+    """Print the verdict, a line for each gate; `headline` says on the console what decided it."""
     from madx.report import words
 
     if not new:
@@ -105,6 +105,7 @@ def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:
     for warning in found.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(_hanging(console, words.clean(warning), indent=9))}")
     console.print(f"verdict: [bold]{_coloured(found.outcome.value)}[/bold]")
+    headline(console)
     console.print(f"report:  {escape(str(run_dir / 'report.html'))}")
 
 

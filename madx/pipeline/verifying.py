@@ -28,10 +28,9 @@ from madx.recipe import AttackConfig, EngineConfig
 from madx.sensors import Watch
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.latency import measure_latency
-from madx.verify.parity import EngineParity, Parity, contract_alone, measure_parity
+from madx.verify.parity import PARITY_IMAGES, EngineParity, Parity, contract_alone, measure_parity
 from madx.verify.timings import Latency
 
-_PARITY_IMAGES = 256
 _PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
 
 
@@ -136,7 +135,7 @@ def _parity(context: Context, config: EngineConfig, reference: Side | None, cand
 
 def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EngineParity:
     """The engine beside its own twin, on the first gate images and on examples made from them on that twin."""
-    images, labels = context.splits.gate.tensors(0, min(_PARITY_IMAGES, gate_images(context)))
+    images, labels = context.splits.gate.tensors(0, min(PARITY_IMAGES, gate_images(context)))
     tolerance = TOLERANCE[config.precision]
     if side.twin is None:
         return contract_alone(side.engine, clean=images.numpy(), tolerance=tolerance)

@@ -42,7 +42,8 @@ def render_html(content: ReportContent) -> str:
     page = environment.get_template("report.html.j2").render(
         content=content,
         verdict=content.verdict,
-        headline=words.headline(content.verdict.gates, content.verdict.outcome),
+        tally=words.tally(content.verdict.gates, content.verdict.outcome),
+        headline=content.headline,
         engines=[_engine(view, number, content) for number, view in enumerate(engines, start=1)],
         attack=views.attack_sentence(content),
         steps=views.steps(content.finetuning),
@@ -183,4 +184,5 @@ _FILTERS = {
     "plain": words.plain,
     "scientific": words.scientific,
     "tied": _tied,
+    "capital": words.capital,
 }

@@ -30,7 +30,15 @@ def _verdict(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[
     name = text(str(content.recipe.get("name", "unnamed run")))
     yield f"## {outcome(verdict.outcome)}: {name}"
     yield ""
-    yield f"**{words.headline(verdict.gates, verdict.outcome)}**"
+    yield f"**{text(words.capital(content.headline.sentence))}.**"
+    yield ""
+    if content.next_command:
+        remedy = content.headline.remedy
+        yield f"Next{f' ({remedy.value})' if remedy else ''}:"
+        yield ""
+        yield from fenced(content.next_command, "console")
+        yield ""
+    yield words.tally(verdict.gates, verdict.outcome)
     yield ""
     for view in engines:
         if view.gates:

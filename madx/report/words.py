@@ -176,8 +176,13 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def headline(gates: tuple[GateResult, ...], outcome: Outcome) -> str:
-    """What the verdict means, in a sentence without numbers' names."""
+def capital(text: str) -> str:
+    """A sentence as it begins a line; Jinja's filter of that name would lower the rest."""
+    return text[:1].upper() + text[1:]
+
+
+def tally(gates: tuple[GateResult, ...], outcome: Outcome) -> str:
+    """How many gates came to what."""
     if not gates:
         return "No gate was measured, so nothing is shown."
     counts = {kind: sum(gate.outcome is kind for gate in gates) for kind in Outcome}

@@ -136,7 +136,7 @@ def test_every_metric_of_a_recipe_has_words():
 )
 def test_headlines(outcomes, expected):
     gates = tuple(gate(outcome=Outcome(word)) for word in outcomes)
-    assert words.headline(gates, Verdict(gates).outcome) == expected
+    assert words.tally(gates, Verdict(gates).outcome) == expected
 
 
 @given(
