@@ -15,7 +15,7 @@ from rich.markup import escape
 
 import madx
 from madx.cli import show
-from madx.cli.options import Baseline, Outside, Pieces, grouped
+from madx.cli.options import Again, Baseline, Outside, Pieces, grouped
 from madx.cli.work import at_work, end
 from madx.distributed import announce, join, leave, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
@@ -169,17 +169,19 @@ def verify(
     recipe: RecipeFile,
     outside: Outside,
     pieces: Pieces,
+    again: Again,
     run_dir: OutDir = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
-    again: Annotated[bool, typer.Option("--again", help="Measure again; the verdict says how often it was.")] = False,
 ) -> None:
     """Measure the engines, judge the gates, write the reports; the exit code is the verdict's (3 with --shard)."""
-    shard = pieces.chosen()
+    shard, only_latency = pieces.chosen(), again.only_latency(pieces)
     context = _context(recipe, run_dir, overrides, as_json, given=outside.given())
+    context.only_latency = only_latency
     if shard is not None:
-        _run_shard(context, shard, as_json, again=again)
-    _run_to_verdict(["verify", "report"], context, as_json, again=again, merged=pieces.merge or ())
+        _run_shard(context, shard, as_json, again=again.again)
+    repeated = again.again or only_latency
+    _run_to_verdict(["verify", "report"], context, as_json, again=repeated, merged=pieces.merge or ())
 
 
 @app.command()
@@ -269,6 +271,10 @@ def _run_to_verdict(
             from madx.pipeline.merging import merge
 
             merge(context, merged, again=again)
+        if context.only_latency:
+            from madx.pipeline.timing import begin_timing_again
+
+            begin_timing_again(context)
         stages = [stage_named(name) for name in names]
         reports = run_stages(context, stages, again=["verify"] if again else [])
         verdict, provenance = read_verdict(context)

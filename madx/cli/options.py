@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -83,6 +84,39 @@ class Pieces:
         from madx.pipeline.shards import Shard
 
         return Shard.parse(self.shard)
+
+
+class Part(StrEnum):
+    """A part of a verification that can be measured by itself."""
+
+    LATENCY = "latency"
+
+
+@dataclass(frozen=True)
+class Again:
+    """Measuring although there is a verdict."""
+
+    again: Annotated[bool, typer.Option("--again", help="Measure again; the verdict says how often it was.")] = False
+    only: Annotated[
+        Part | None,
+        typer.Option(
+            "--only",
+            help="Time again, keep what the attacks and all else have measured, and judge; the verdict says how often.",
+        ),
+    ] = None
+
+    def only_latency(self, pieces: Pieces) -> bool:
+        """Whether nothing but latency is to be measured.
+
+        Raises:
+            RecipeError: something else is asked for as well.
+        """
+        if self.only is None:
+            return False
+        others = {"--again": self.again, "--shard": pieces.shard, "--merge": pieces.merge}
+        if asked := [option for option, value in others.items() if value]:
+            raise RecipeError(f"--only latency keeps what {' and '.join(asked)} would measure; give one of them")
+        return True
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Context:
     """The recipe with its paths as its author wrote them, for the verdict, which is read elsewhere."""
     typed: Invocation = NOTHING_TYPED
     """The command line, for those who are told what to type next."""
+    only_latency: bool = False
+    """Whether the verify stage times again and keeps what else it measured."""
     key: str = ""
     made_of: Mapping[str, Any] = field(default_factory=lambda: {"stage": "none"})
     """What `key` is the hash of, the stage's name among it."""

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from madx.recipe import METRICS
-from madx.verify.image_findings import METRICS_OVER_IMAGES
 
 
 class Remedy(StrEnum):
@@ -55,5 +54,4 @@ def of_failure(metric: str) -> Remedy:
 
 def of_indecision(metric: str) -> Remedy:
     """What would bring the limits of an undecided gate closer together."""
-    over_images = metric in METRICS_OVER_IMAGES or metric == "parity_flips"
-    return Remedy.MORE_IMAGES if over_images else Remedy.MORE_TIMING
+    return Remedy.MORE_TIMING if METRICS[metric].timed else Remedy.MORE_IMAGES
