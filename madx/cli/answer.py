@@ -11,7 +11,7 @@ from rich.markup import escape
 from madx.cli import github, show
 
 if TYPE_CHECKING:
-    from madx.pipeline import Context
+    from madx.pipeline import Context, StageReport
     from madx.report import Headline, Invocation
     from madx.verify import Verdict
 
@@ -54,3 +54,22 @@ def print_headline(console: Console, decided: Headline, typed: Invocation) -> No
     if line := decided.command(typed):
         aim = f"  [dim]# {escape(decided.remedy.value)}[/dim]" if decided.remedy else ""
         console.print(f"next:    [bold]{escape(line)}[/bold]{aim}")
+
+
+def show_reports(context: Context, reports: list[StageReport], as_json: bool) -> None:
+    """What stages came to that have no verdict."""
+    done = [report for report in reports if report.done]
+    if as_json:
+        stages = [{"name": report.name, "done": report.done, "seconds": report.seconds} for report in reports]
+        show.print_json({"run_dir": str(context.run.root), "stages": stages})
+        return
+    for report in done:
+        print(f"{report.name}: done in {report.seconds:.0f} s")
+    if not done:
+        print(f"nothing to do: {context.run.root} is up to date with the recipe")
+
+
+def print_files(context: Context, stage: str) -> None:
+    """The files that a stage wrote."""
+    for name in context.run.hashes(stage):
+        print(context.run.path(name))

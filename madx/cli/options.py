@@ -27,6 +27,24 @@ _FROM_OUTSIDE = "An engine from outside"
 _IN_PIECES = "In pieces"
 
 
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="The run directory; without it, runs/<name of the recipe>.")
+]
+OutDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        "--out",
+        help="The run directory; without it, runs/<name of the recipe>, or runs/<name>-engine with --engine.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. prune.sparsity=0.6.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
+
+
 @dataclass(frozen=True)
 class Baseline:
     """What to compare with."""

@@ -16,6 +16,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from madx.cli import volume
+from madx.progress import Progress, Silent
+
 if TYPE_CHECKING:
     from madx.pipeline.shards import ShardReport
     from madx.verify import Verdict
@@ -68,8 +71,10 @@ class PlainProgress:
         print(message, file=sys.stderr, flush=True)
 
 
-def progress_for(*, quiet: bool) -> TerminalProgress | PlainProgress:
-    """Bars where a person looks, lines elsewhere; with `quiet` (for --json), lines on stderr as well."""
+def progress_for(*, quiet: bool) -> Progress:
+    """Bars where a person looks, lines elsewhere and with `quiet` (for --json); nothing with --quiet."""
+    if volume.is_quiet():
+        return Silent()
     console = Console(stderr=True)
     return TerminalProgress(console) if console.is_terminal and not quiet else PlainProgress()
 
