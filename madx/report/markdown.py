@@ -155,6 +155,10 @@ def _provenance(content: ReportContent) -> Iterator[str]:
     images = provenance.get("gate_images", {})
     facts = {
         "gate images": f"{images.get('images', views.UNKNOWN)}, index hash {images.get('sha256', views.UNKNOWN)}",
+        **{
+            f"{engine}, timed and measured": f"{times['latency']}, {times['rest']}"
+            for engine, times in provenance.get("measured_at", {}).items()
+        },
         "seed": provenance.get("seed", views.UNKNOWN),
         "machine": words.plain(provenance.get("machine")),
         "tools": words.plain(provenance.get("tools")),
