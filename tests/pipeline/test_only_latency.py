@@ -1,6 +1,8 @@
 """`madx verify --only latency`: what it keeps, what it counts, and what it refuses without touching anything."""
 
+import html
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -75,6 +77,26 @@ def test_times_are_new_and_nothing_else_is(workspace: Path, cli: Cli) -> None:
     [drop] = [[gate for gate in each["gates"] if gate["metric"] == "robust_drop"] for each in (second,)]
     assert drop == [gate for gate in first["gates"] if gate["metric"] == "robust_drop"]
     assert cli("inspect", workspace / "run").code == 0
+
+
+def test_the_headline_is_for_who_typed_the_command_and_files_are_for_all(
+    finished: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = cli("verify", finished / "tiny.yaml", "--run-dir", finished / "run", "--json")
+    headline = json.loads(answer.out)["headline"]
+    assert headline.keys() == {"gate", "engine", "sentence", "remedy", "command"}
+    typed = ["madx", "run", str(finished / "tiny.yaml"), "--run-dir", str(finished / "run")]
+    assert shlex.split(headline["command"])[:5] in (typed, [typed[0], "verify", *typed[2:]])
+    told = cli("verify", finished / "tiny.yaml", "--run-dir", finished / "run").out
+    assert f"next:    {headline['command']}" in told
+    for name in ("verdict.json", "report.html", "report.md", "junit.xml"):
+        assert str(finished) not in (finished / "run" / name).read_text(), "a file that is passed on names a folder"
+    portable = f"tiny.yaml --run-dir run{headline['command'].partition(typed[4])[2]}"
+    for name in ("report.md", "junit.xml"):
+        assert portable in html.unescape((finished / "run" / name).read_text())
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    told = cli("verify", finished / "tiny.yaml", "--run-dir", finished / "run").out
+    assert "tiny.yaml --run-dir run" in next(line for line in told.splitlines() if line.startswith("::notice"))
 
 
 def test_every_timing_is_counted_told_and_dated(workspace: Path, cli: Cli) -> None:
