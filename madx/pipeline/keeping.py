@@ -103,9 +103,10 @@ def kept_beside_timings(context: Context) -> Kept:
             "`madx verify` without --only"
         )
     kept = _read(context, record, timed_again=True)
-    if untimed := [name for name, one in kept.measurements.items() if one.latency is None]:
+    untimed = [name for name, one in kept.measurements.items() if one.latency is None]
+    if untimed or not kept.measurements:
         raise ArtifactError(
-            f"--only latency: {', '.join(untimed)} was compared with nothing, so it was never timed; give --reference "
+            f"--only latency: {', '.join(untimed) or 'no engine'} was compared with nothing, so it was never timed; give --reference "
             "or --baseline, and verify without --only"
         )
     return kept
