@@ -103,6 +103,15 @@ def measuring(depends: dict[str, Any]) -> dict[str, Any]:
     return depends | {"verify": settings | {"gates": asked}}
 
 
+def beside_timings(depends: dict[str, Any]) -> dict[str, Any]:
+    """What of `verify`'s decides everything but the timings; engines are built for the batch that they are timed at."""
+    found = measuring(depends)
+    settings = found["verify"] | {"latency": {"batch": found["verify"]["latency"]["batch"]}}
+    if isinstance(gates := settings["gates"], dict):
+        settings["gates"] = {name: asked for name, asked in gates.items() if name != "tails"}
+    return found | {"verify": settings}
+
+
 def report(_: Context) -> dict[str, Any]:
     """How reports look belongs to madx's version, what they show (the recipe too) to the files they are made from."""
     return {"madx": madx.__version__}
