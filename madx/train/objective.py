@@ -17,7 +17,10 @@ class Objective(nn.Module):
         self.network, self.config = network, config
 
     def forward(self, adversarial: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
-        """Loss of adversarial and clean images [B, ...] with labels [B]; the clean ones are used if the loss asks."""
+        """Loss of adversarial and clean images [B, ...] with labels [B]; the clean ones are used if the loss asks.
+
+        Method clean gives its images as both.
+        """
         config = self.config
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = self.network(adversarial)
