@@ -103,7 +103,7 @@ class LoopConfig(Section):
     """pgd: multi-step examples; fgsm: one step of 1.25 eps from a random start, guarded against collapse; clean: no
     examples, for ordinary networks; a robust one loses robustness to it, which clean accuracy does not show."""
     loss: Literal["ce", "trades", "mart"] = "ce"
-    """ce: cross-entropy on the examples (clean: on the images); trades: Zhang et al. 2019; mart: Wang et al. 2020, as in the MAD paper."""
+    """ce: cross-entropy; trades: Zhang et al. 2019; mart: Wang et al. 2020, as in the MAD paper."""
     beta: Annotated[Number, Field(ge=0)] = 0.5
     """Weight of the consistency term of trades and mart."""
     attack: AttackConfig = AttackConfig(steps=5, relative_step=2.5)

@@ -36,8 +36,8 @@ def recalibrate_(
 
     Args:
         module: its BatchNorm buffers are written; modes and momenta are as before on return, and after an error.
-        items: images [B, ...], adversarial or clean, or what `images` makes a batch of. While a batch is being made the module is
-            in eval mode with the statistics it came with, so it may be made on `module` itself.
+        items: images [B, ...], adversarial or clean, or what `images` makes a batch of. While a batch is being made the
+            module is in eval mode with the statistics it came with, so it may be made on `module` itself.
         images: turns an item into images [B, ...].
         world: its processes share the items; the result is the same as that of one process.
 

@@ -1,4 +1,4 @@
-"""What everybody does to an ordinary network: recalibration and fine-tuning on clean images, asked for and announced."""
+"""What is usual with ordinary networks, recalibration and training on clean images: done if asked for, and said."""
 
 import json
 from pathlib import Path
