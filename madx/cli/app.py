@@ -107,7 +107,7 @@ def init(
 @app.command()
 @audible
 def train(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Train the dense network adversarially (or take over the recipe's weights)."""
+    """Train the dense network, adversarially unless told otherwise (or take over the recipe's weights)."""
     _run_stage("train", recipe, run_dir, overrides, as_json)
 
 

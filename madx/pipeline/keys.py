@@ -56,6 +56,10 @@ def _without_effect(config: PruneConfig) -> set[str]:
         fields |= {"batches", "max_batches", "settled"}
     if not removes_channels(config):
         fields |= {"round_to"}
+    if config.recalibration_batches == 0:
+        fields |= {"recalibration", "recalibration_rounds"}
+    if config.recalibration == "clean":
+        fields |= {"recalibration_rounds"}
     return fields
 
 

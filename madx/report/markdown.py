@@ -9,7 +9,7 @@ from madx.recipe import recipe_text
 from madx.report import latency_views, saliency_views, views, words
 from madx.report.content import ReportContent
 from madx.report.markdown_robustness import robustness
-from madx.report.markup import SYMBOLS, code, columns, fenced, outcome, table, text
+from madx.report.markup import code, columns, fenced, outcome, table, text
 from madx.report.views import EngineView
 from madx.verify import GateResult, Ladder, Latency
 
@@ -44,7 +44,7 @@ def _verdict(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[
         if view.gates:
             yield f"- On {code(view.name)}:"
             for gate, clause in views.clauses(view):
-                yield f"  - {SYMBOLS[gate.outcome]} {text(clause)}"
+                yield f"  - {outcome(gate.outcome)}: {text(clause)}"
     yield ""
 
 
