@@ -134,6 +134,8 @@ class LoopConfig(Section):
     is always float32."""
     evaluations: Count = 10
     """How often it is measured on the selection split; the best robust (method clean: clean) accuracy is kept."""
+    patience: Count | None = None
+    """Evaluations in a row that may bring no gain before training ends early; without it, every step is made."""
     selection_attack: AttackConfig = AttackConfig(steps=10)
     """Attack of these evaluations."""
     selection_images: Count = 1000

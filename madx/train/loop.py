@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -81,7 +82,8 @@ def train_(
     marks = evaluation_steps(job)
     compared = marks | {run.step + 1}  # layers with statistics of their own come apart in the first step
     saved = time.monotonic()
-    for images, labels in progress.track(batches(job, run.step), "training", total=job.steps, done=run.step):
+    left = itertools.takewhile(lambda _: not run.has_converged(), batches(job, run.step))
+    for images, labels in progress.track(left, "training", total=job.steps, done=run.step):
         run.advance(images, labels)
         if run.step in compared:
             run.check_alike()  # before anything is stored that a later run would go on from
@@ -90,6 +92,8 @@ def train_(
         if run.step in marks or time.monotonic() - saved > _CHECKPOINT_SECONDS:
             checkpoint.save(run.state())
             saved = time.monotonic()
+    if run.step < job.steps:
+        progress.say(f"ended after {run.step} of {job.steps} steps: {job.config.patience} evaluations brought no gain")
     run.finish_()
     return run.log
 
@@ -219,6 +223,12 @@ class _Run:
     def _score(self, clean: float, robust: float) -> float:
         """What the weights are kept by: chosen by robustness, clean training would hide some of what it takes away."""
         return clean if self.job.config.method == "clean" else robust
+
+    def has_converged(self) -> bool:
+        """Whether the last evaluations, as many as the recipe has patience for, brought nothing better."""
+        scores = [self._score(entry.clean, entry.robust) for entry in self.log]
+        patience = self.job.config.patience
+        return patience is not None and bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
 
     def check_alike(self) -> None:
         """Refuse to go on with processes that have come apart.
