@@ -7,7 +7,7 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,10 +25,11 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from madx.cli import volume
 from madx.cli.progress import Overall, duration
+from madx.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from madx.pipeline import StageReport
     from madx.pipeline.shards import ShardReport
     from madx.verify import Verdict
 
@@ -115,8 +116,10 @@ class PlainProgress:
         print(message, file=sys.stderr, flush=True)
 
 
-def progress_for(*, quiet: bool) -> TerminalProgress | PlainProgress:
-    """Bars where a person looks, lines elsewhere; with `quiet` (for --json), lines on stderr as well."""
+def progress_for(*, quiet: bool) -> Progress:
+    """Bars where a person looks, lines elsewhere and with `quiet` (for --json); nothing with --quiet."""
+    if volume.is_quiet():
+        return Silent()
     console = Console(stderr=True)
     return TerminalProgress(console) if console.is_terminal and not quiet else PlainProgress()
 
@@ -131,8 +134,8 @@ def print_json(content: Any) -> None:
         raise SystemExit(_PIPE_CLOSED) from None
 
 
-def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:
-    """Print the verdict, a line for each gate."""
+def verdict(found: Verdict, run_dir: Path, headline: Callable[[Console], None], *, new: bool) -> None:
+    """Print the verdict, a line for each gate; `headline` says on the console what decided it."""
     from madx.report import words
 
     if not new:
@@ -152,20 +155,8 @@ def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:
     for warning in found.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(_hanging(console, words.clean(warning), indent=9))}")
     console.print(f"verdict: [bold]{_coloured(found.outcome.value)}[/bold]")
+    headline(console)
     console.print(f"report:  {escape(str(run_dir / 'report.html'))}")
-
-
-def stages(reports: list[StageReport], run_dir: Path, *, as_json: bool) -> None:
-    """Print which stages were done, and how long they took."""
-    if as_json:
-        told = [{"name": report.name, "done": report.done, "seconds": report.seconds} for report in reports]
-        print_json({"run_dir": str(run_dir), "stages": told})
-        return
-    done = [report for report in reports if report.done]
-    for report in done:
-        print(f"{report.name}: done in {report.seconds:.0f} s")
-    if not done:
-        print(f"nothing to do: {run_dir} is up to date with the recipe")
 
 
 def shard(found: ShardReport, run_dir: Path, *, as_json: bool) -> None:

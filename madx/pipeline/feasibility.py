@@ -8,9 +8,9 @@ from madx.pipeline.contenders import roles
 from madx.pipeline.context import Context
 from madx.pipeline.given import CANDIDATE
 from madx.pipeline.stages import due
-from madx.pipeline.verifying import PARITY_IMAGES
 from madx.recipe import GateConfig
 from madx.verify.feasible import Samples, explain, undecidable
+from madx.verify.parity import PARITY_IMAGES
 
 
 def samples(context: Context) -> Samples:
@@ -42,12 +42,13 @@ def judged_gates(context: Context) -> list[GateConfig]:
 def check_gates(context: Context, *, force: bool, again: bool = False) -> None:
     """Refuse gates that cannot pass even on the best data; with `force`, say so and go on.
 
-    A verdict that is there already is shown whatever it says, unless it is asked for `again`.
+    A verdict that is there already is shown whatever it says, unless it is asked for `again`; and engines are timed
+    again (`--only latency`) beside whatever else was measured.
 
     Raises:
         RecipeError: a gate cannot pass, and nobody insists.
     """
-    if not again and "verify" not in due(context):
+    if context.only_latency or (not again and "verify" not in due(context)):
         return
     reasons = [explain(found) for found in undecidable(judged_gates(context), samples(context))]
     if not reasons:

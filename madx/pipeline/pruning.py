@@ -14,13 +14,12 @@ from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.learning import learned
 from madx.pipeline.scoring import averaged, numbered_batch, summary
-from madx.pipeline.training import check_it_runs_in_bf16, job
+from madx.pipeline.training import check_it_runs_in_bf16, job, warn_of_clean_images
 from madx.prune import Removal, Rule, Saliency, coverage
+from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
 from madx.train import evaluate, recalibrate_, train_
 
-RECALIBRATING = "adversarial BatchNorm"
-"""What the progress calls it, once a round."""
 MEASURED = 500
 """Selection images on which what each step of pruning did is measured, at most."""
 _SPARSITY_SLACK = 0.02
@@ -32,6 +31,7 @@ def prune(context: Context) -> list[str]:
     check_it_runs_in_bf16(context, dense, trained=True)  # the recipe may ask for bfloat16 only now
     rule = Rule(dense, context.recipe.prune, example=torch.zeros(2, *context.splits.train.shape))
     rule.rehearse()  # before hours are spent on a saliency that would be for nothing
+    warn_of_clean_images(context, _clean_settings(context.recipe.prune))
     saliency = learned(context, rule, averaged(context, rule))
     removal = _removed(context, rule, saliency)
     module = removal.module.to(context.device)
@@ -53,6 +53,13 @@ def prune(context: Context) -> list[str]:
     ]
 
 
+def _clean_settings(config: PruneConfig) -> list[str]:
+    """Where the recipe has clean images in the place of adversarial ones."""
+    recalibrated = config.recalibration_batches > 0 and config.recalibration == "clean"
+    finetuned = config.finetune is not None and config.finetune.method == "clean"
+    return ["prune.recalibration"] * recalibrated + ["prune.finetune.method"] * finetuned
+
+
 def _removed(context: Context, rule: Rule, saliency: Saliency) -> Removal:
     """What the recipe's structure leaves; what the sparsity does not tell of it is said."""
     config, removal = rule.config, rule.remove(saliency.scores)
@@ -70,14 +77,29 @@ def _removed(context: Context, rule: Rule, saliency: Saliency) -> Removal:
     return removal
 
 
+def recalibrating_name(config: PruneConfig) -> str:
+    """What the progress calls it, once a round."""
+    return f"{config.recalibration} BatchNorm"
+
+
+def recalibration_rounds(config: PruneConfig) -> int:
+    """How often the recalibration batches are gone through."""
+    if config.recalibration_batches == 0:
+        return 0
+    return config.recalibration_rounds if config.recalibration == "adversarial" else 1
+
+
 def _recalibrate(context: Context, module: nn.Module) -> bool:
-    """BatchNorm statistics on adversarial images made on the pruned network itself, in rounds."""
+    """BatchNorm statistics on adversarial images made on the pruned network itself, in rounds; or once on clean ones.
+
+    Clean images do not depend on the network, so that a second round would compute the same statistics again.
+    """
     config = context.recipe.prune
     if config.recalibration_batches == 0:
         return False
     count, total = 0, config.recalibration_batches
-    for turn in range(config.recalibration_rounds):
-        numbers = context.progress.track(range(total), RECALIBRATING, total=total)
+    for turn in range(recalibration_rounds(config)):
+        numbers = context.progress.track(range(total), recalibrating_name(config), total=total)
         images = partial(_recalibration_images, context, module, turn)
         count = recalibrate_(module, numbers, images=images, world=context.world)
     return count > 0
@@ -87,6 +109,8 @@ def _recalibration_images(context: Context, module: nn.Module, turn: int, number
     recipe, config = context.recipe, context.recipe.prune
     images, labels = numbered_batch(context, config.batch_size, number)
     x, y = images.to(context.device), labels.to(context.device)
+    if config.recalibration == "clean":
+        return x
     generator = torch_generator(recipe.seed, "recalibrate", turn, number)
     gradient = input_gradient(module)
     return last_iterate(gradient, x, y, threat=recipe.threat, attack=config.attack, generator=generator)

@@ -24,15 +24,16 @@ from madx.pipeline.context import Context
 from madx.pipeline.given import CANDIDATE
 from madx.pipeline.ladder import FEWEST, rungs
 from madx.pipeline.learning import learning_name
-from madx.pipeline.pruning import MEASURED, RECALIBRATING
+from madx.pipeline.pruning import MEASURED, recalibrating_name, recalibration_rounds
 from madx.pipeline.scoring import most_batches, scoring_name
 from madx.pipeline.training import job
-from madx.pipeline.verifying import PARITY_ATTACK, PARITY_IMAGES
+from madx.pipeline.verifying import PARITY_ATTACK
 from madx.prune.criteria import FORMATTED, PASSES
 from madx.prune.learned import LEARNERS
 from madx.recipe import AttackConfig, EngineConfig, LoopConfig
 from madx.train.job import evaluation_steps
 from madx.train.loop import TRAINING, attack_of
+from madx.verify.parity import PARITY_IMAGES
 
 Role = Literal["dense", "pruned"]
 EXPORT_SECONDS = 4.0
@@ -89,7 +90,7 @@ def _loop(context: Context, config: LoopConfig, role: Role, setting: str, *, sta
     both = 1 if config.loss == "ce" else 2  # the other losses want the clean images too
     passes = Counter(
         {
-            Pass(role, "example", work.format): images * attack_of(config).steps,
+            Pass(role, "example", work.format): images * attack_of(config).steps * (config.method != "clean"),
             Pass(role, "update", work.format): images * both,
             Pass(role, "forward"): images * (config.loss == "trades"),
         }
@@ -123,10 +124,11 @@ def _prune(context: Context) -> list[Part]:
         attacked, moved = Pass("dense", "example", format), Pass("dense", "update", format)
         parts.append(Part(learning_name(config), Counter({attacked: images * learning.attack.steps, moved: images})))
     parts.append(Part("(accuracy)", _evaluations(seen, "pruned", config.attack)))
-    if config.recalibration_batches:
+    if rounds := recalibration_rounds(config):
         images = config.recalibration_batches * config.batch_size
-        passes = Counter({Pass("pruned", "example"): images * config.attack.steps, Pass("pruned", "forward"): images})
-        parts += [Part(RECALIBRATING, passes)] * config.recalibration_rounds
+        climbed = images * config.attack.steps * (config.recalibration == "adversarial")
+        passes = Counter({Pass("pruned", "example"): climbed, Pass("pruned", "forward"): images})
+        parts += [Part(recalibrating_name(config), passes)] * rounds
         parts.append(Part("(accuracy)", _evaluations(seen, "pruned", config.attack)))
     if config.finetune is not None:
         parts.append(_loop(context, config.finetune, "pruned", "prune.finetune", start_counts=True))
