@@ -106,8 +106,8 @@ def kept_beside_timings(context: Context) -> Kept:
     untimed = [name for name, one in kept.measurements.items() if one.latency is None]
     if untimed or not kept.measurements:
         raise ArtifactError(
-            f"--only latency: {', '.join(untimed) or 'no engine'} was compared with nothing, so it was never timed; give --reference "
-            "or --baseline, and verify without --only"
+            f"--only latency: {', '.join(untimed) or 'no engine'} was compared with nothing, so it was never timed; "
+            "give --reference or --baseline, and verify without --only"
         )
     return kept
 
