@@ -82,6 +82,7 @@ def _judged(
     attacked = max((values.accuracy.images for values in measured), default=0)
     provenance = _provenance(context, attacked) | attempts.to_json()
     provenance |= {
+        "typed": context.typed.portable().to_json(),
         "engines": hashes,
         "gates": gates,
         "merged": merged,
