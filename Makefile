@@ -10,12 +10,13 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --durations 10
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
 DEMO := recipes/fashion-mnist.yaml
+SILENT_LOSS := recipes/fashion-mnist-silent-loss.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev data demo test test-slow test-long lint clean
+.PHONY: help install dev data demo demo-silent-loss test test-slow test-long lint clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 $(BIN)/madx: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +37,10 @@ data: $(BIN)/madx ## fetch Fashion-MNIST (30 MB) and check its SHA-256
 
 demo: install data ## prune, export and verify the shipped robust network; ends in a verdict and an HTML report
 	$(BIN)/madx run $(DEMO)
+
+demo-silent-loss: install data ## lose robustness and keep clean accuracy; succeeds if the gate sees it: FAIL, exit code 1
+	@echo "$(BIN)/madx run $(SILENT_LOSS)"; $(BIN)/madx run $(SILENT_LOSS); code=$$?; \
+	echo "exit code: $$code (expected here: 1, a gate failed)"; test $$code -eq 1
 
 test: dev ## the test suite, under eight minutes on two cores
 	$(PYTEST) $(SIDE_BY_SIDE)

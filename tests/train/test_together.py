@@ -29,6 +29,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "trades": {"loss": "trades", "beta": 2.0},
     "mart": {"loss": "mart", "beta": 2.0},
     "fgsm": {"method": "fgsm"},
+    "clean": {"method": "clean"},
     "one weight average": {"average": 0},
 }
 TOLERANCE = 1e-9
