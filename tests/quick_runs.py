@@ -56,7 +56,7 @@ def few_radii() -> Iterator[None]:
     from madx.pipeline import curve
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curve, "_FACTORS", (0.0, 1.0, 2.0, 4.0))
+        patch.setattr(curve, "FACTORS", (0.0, 1.0, 2.0, 4.0))
         yield
 
 

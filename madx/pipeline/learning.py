@@ -15,7 +15,13 @@ from madx.models.precision import ComputeFormat
 from madx.pipeline.context import Context
 from madx.pipeline.scoring import numbered_batch
 from madx.prune import LEARNERS, Rule, Saliency, Task, learn_scores, removes_channels
+from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
+
+
+def learning_name(config: PruneConfig) -> str:
+    """What the progress calls it."""
+    return f"masks under the budget ({config.criterion})"
 
 
 def learned(context: Context, rule: Rule, saliency: Saliency) -> Saliency:
@@ -80,8 +86,7 @@ def _attack(
 def _batches(context: Context, done: int) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
     """Clean training images of every step after the first `done`, each with a generator of its own."""
     config, total = context.recipe.prune, context.recipe.prune.learning.steps
-    what = f"masks under the budget ({config.criterion})"
-    for number in context.progress.track(range(done, total), what, total=total, done=done):
+    for number in context.progress.track(range(done, total), learning_name(config), total=total, done=done):
         images, labels = numbered_batch(context, config.batch_size, number)
         generator = torch_generator(context.recipe.seed, "learning", number)
         yield images.to(context.device), labels.to(context.device), generator
