@@ -36,9 +36,6 @@ def _learn(context: Context, rule: Rule, averages: dict[str, Tensor]) -> tuple[d
     config = context.recipe.prune
     attack = partial(_attack, context)
     if not removes_channels(config):
-        if not rule.masks(averages):
-            context.progress.say("no layer can lose weights, so that there is no mask to learn")
-            return averages, 0
         return _run(context, rule.dense, averages, Task(config.learning, rule.masks, attack)), config.learning.steps
     channels = rule.channel_masks(averages)
     if not channels.groups:
@@ -74,6 +71,6 @@ def _batches(context: Context, done: int) -> Iterator[tuple[Tensor, Tensor, torc
     config, total = context.recipe.prune, context.recipe.prune.learning.steps
     what = f"masks under the budget ({config.criterion})"
     for number in context.progress.track(range(done, total), what, total=total, done=done):
-        images, labels = numbered_batch(context, config.batch_size, number)
+        images, labels = numbered_batch(context, number)
         generator = torch_generator(context.recipe.seed, "learning", number)
         yield images.to(context.device), labels.to(context.device), generator

@@ -98,7 +98,7 @@ class _Run:
     def __init__(self, module: nn.Module, job: TrainingJob, world: World) -> None:
         self.module, self.job, self.world = module, job, world
         refuse_sync_batchnorm(module, world)
-        self.rows = world.rows(job.config.batch_size)
+        self.rows = world.rows(job.batch_size)
         self.device = next(module.parameters()).device
         if any(parameter.dim() == 4 for parameter in module.parameters()):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -56,7 +56,8 @@ def test_doctor_needs_no_home(homeless) -> None:
 
 def test_from_the_export_to_the_report_no_home_is_needed(homeless, released: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(released, tmp_path / "copy"))
-    here = [kind for kind, found in json.loads(homeless("doctor", "--json").stdout)["engines"].items() if found["can_run"]]
+    found = json.loads(homeless("doctor", "--json").stdout)["engines"]
+    here = [kind for kind, engine in found.items() if engine["can_run"]]
     engines = ", ".join(f"{{kind: {kind}}}" for kind in here)
     settings = (f"export.engines=[{engines}]", "verify.images=20", "verify.gates=[{metric: clean_drop, at_most: 0.9}]")
     words = [word for setting in settings for word in ("--set", setting)]
