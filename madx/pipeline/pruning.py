@@ -63,14 +63,13 @@ def _clean_settings(config: PruneConfig) -> list[str]:
 def _removed(context: Context, rule: Rule, saliency: Saliency) -> Removal:
     """What the recipe's structure leaves; what the sparsity does not tell of it is said."""
     config, removal = rule.config, rule.remove(saliency.scores)
+    rule.check(removal)
     before, after = removal.channels or (0, 0)
     if before and abs(1 - after / before - config.sparsity) > _SPARSITY_SLACK:
         context.progress.say(
             f"asked to remove {config.sparsity:.0%} of the channels, removed {1 - after / before:.0%}: what is kept of "
             f"each layer is a multiple of {config.round_to} (prune.round_to)"
         )
-    if all(mask.all() for mask in removal.masks.values()):
-        context.progress.say("nothing was removed; `madx inspect` says which layers cannot be pruned, and why")
     emptied = [name for name, mask in removal.masks.items() if mask.dim() > 1 and not mask.any()]
     if emptied:
         context.progress.say(f"nothing is left of {', '.join(emptied)}: no image gets through there (prune.sparsity)")
@@ -107,7 +106,7 @@ def _recalibrate(context: Context, module: nn.Module) -> bool:
 
 def _recalibration_images(context: Context, module: nn.Module, turn: int, number: int) -> Tensor:
     recipe, config = context.recipe, context.recipe.prune
-    images, labels = numbered_batch(context, config.batch_size, number)
+    images, labels = numbered_batch(context, number)
     x, y = images.to(context.device), labels.to(context.device)
     if config.recalibration == "clean":
         return x

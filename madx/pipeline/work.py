@@ -86,7 +86,7 @@ def _train(context: Context) -> list[Part]:
 def _loop(context: Context, config: LoopConfig, role: Role, setting: str, *, start_counts: bool) -> Part:
     """Adversarial training, with its evaluations."""
     work = job(context, config, setting=setting)
-    images = work.steps * config.batch_size
+    images = work.steps * work.batch_size
     both = 1 if config.loss == "ce" else 2  # the other losses want the clean images too
     passes = Counter(
         {
@@ -108,7 +108,7 @@ def _evaluations(images: int, role: Role, attack: AttackConfig) -> Counter[Pass]
 
 def _prune(context: Context) -> list[Part]:
     config, seen = context.recipe.prune, min(MEASURED, len(context.splits.selection))
-    images = most_batches(config) * config.batch_size
+    images = most_batches(config) * context.batch_size(config)
     format = context.compute_format(config.precision) if config.criterion in FORMATTED else PLAIN
     passes = Counter(
         {
@@ -119,13 +119,13 @@ def _prune(context: Context) -> list[Part]:
     parts = [Part(scoring_name(config), passes)]
     if config.criterion in LEARNERS:
         learning = config.learning
-        images = learning.steps * config.batch_size
+        images = learning.steps * context.batch_size(config)
         format = context.compute_format(learning.precision)
         attacked, moved = Pass("dense", "example", format), Pass("dense", "update", format)
         parts.append(Part(learning_name(config), Counter({attacked: images * learning.attack.steps, moved: images})))
     parts.append(Part("(accuracy)", _evaluations(seen, "pruned", config.attack)))
     if rounds := recalibration_rounds(config):
-        images = config.recalibration_batches * config.batch_size
+        images = config.recalibration_batches * context.batch_size(config)
         climbed = images * config.attack.steps * (config.recalibration == "adversarial")
         passes = Counter({Pass("pruned", "example"): climbed, Pass("pruned", "forward"): images})
         parts += [Part(recalibrating_name(config), passes)] * rounds
