@@ -13,6 +13,7 @@ from madx.errors import EngineError, ModelError
 from madx.models import load_weights, state_digest
 from madx.pipeline import files
 from madx.pipeline.context import Context
+from madx.pipeline.takeover import examine, measure_taken
 from madx.pipeline.twins import twin
 from madx.plugins import USER_ERRORS, describe
 from madx.prune import LEARNERS
@@ -33,19 +34,19 @@ def train(context: Context) -> list[str]:
         context.progress.say(f"weights taken from {weights}")
     _check_it_returns_logits(context, module)
     check_it_runs_in_bf16(context, module)
+    module.to(context.device)
+    taken = {} if weights is None else {"fit": examine(context, module)}
     log = []
     if recipe.train is not None:
-        module.to(context.device)
         checkpoint = context.checkpoint("training")
         training = replace(job(context, recipe.train), start_counts=weights is not None)
         log = train_(module, training, checkpoint=checkpoint, progress=context.progress, world=context.world)
+    else:
+        log = [measure_taken(context, module)]
     context.write_tensors(files.DENSE, module.state_dict())
     context.write_json(
         files.TRAINING,
-        {
-            "digest": state_digest(module),
-            "evaluations": [asdict(entry) for entry in log],
-        },
+        {"digest": state_digest(module), "evaluations": [asdict(entry) for entry in log], **taken},
     )
     return [files.DENSE, files.TRAINING]
 
