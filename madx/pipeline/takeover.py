@@ -111,15 +111,15 @@ def _measured(fit: Fit) -> str:
 
 def _remedy(better: Better) -> str:
     """What fits, by how much, and what to do about it."""
-    what = [f"with {better.name}"] if better.name else []
-    what += ["with its classes in another order"] if better.order is not None else []
+    what = [better.name] if better.name else []
+    what += ["its classes in another order"] if better.order is not None else []
     text = (
-        f"It fits {' and '.join(what)}: {better.clean:.1%} instead of {better.as_given:.1%} of {better.images} other "
-        f"selection images. "
+        f"With {' and '.join(what)} it is right on {better.clean:.1%} instead of {better.as_given:.1%} of "
+        f"{better.images} other selection images. "
     )
     if better.advice:
         text += f"If that is what it was trained with, {better.advice}"
-        text += " (its forward can do the same). " if "normalise" in better.advice else ". "
+        text += " (or let its forward do so). " if better.advice.startswith("set") else ". "
     if better.alike:
         text += f"As good, as far as these images tell: {', '.join(better.alike)}. "
     if better.order is not None:
