@@ -45,6 +45,7 @@ WITHIN_A_LAYER = {
     ("artifacts", "errors"),
     ("rundir", "artifacts"),
     ("rundir", "errors"),
+    ("plugins", "artifacts"),
     ("plugins", "errors"),
     ("sensors", "errors"),
     ("sensors", "machine"),

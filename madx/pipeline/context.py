@@ -25,7 +25,9 @@ from madx.data import Splits, load_splits
 from madx.distributed import SINGLE, World
 from madx.errors import ModelError, RecipeError
 from madx.models import build_model
+from madx.models.precision import Asked, ComputeFormat, Probe
 from madx.pipeline import files
+from madx.pipeline.formats import describe_choice, kept_probe, warning
 from madx.pipeline.given import CANDIDATE, NOTHING, Given, Source
 from madx.pipeline.releases import sources
 from madx.progress import Progress
@@ -53,6 +55,7 @@ class Context:
     """What `key` is the hash of, the stage's name among it."""
     afresh: bool = False
     """Whether the running stage was asked for again: it takes up what a killed run left, nothing that it finished."""
+    _warned: set[str] = field(default_factory=set)
 
     @cached_property
     def sources(self) -> dict[str, Source]:
@@ -105,6 +108,22 @@ class Context:
         if wanted == "cuda" and not torch.cuda.is_available():
             raise RecipeError("device: cuda, but torch sees no GPU here; use device: auto or cpu")
         return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def probe(self) -> Probe:
+        """In which formats the recipe's network can be computed here, and how fast; process 0 measures for all."""
+        shape = self.splits.train.shape
+        model, device = self.recipe.model, self.device
+        found = self.world.share(lambda: kept_probe(self.run, model, self.new_model(), shape=shape, device=device))
+        self.progress.say(describe_choice(found))
+        return found
+
+    def compute_format(self, asked: Asked, *, setting: str = "") -> ComputeFormat:
+        """The fastest format of the precision that the recipe's `setting` asks for; a slow one is warned of once."""
+        if asked != "auto" and setting not in self._warned and (told := warning(self.probe, asked, setting)):
+            self.progress.say(told)
+        self._warned.add(setting)
+        return self.probe.fastest(asked)
 
     def new_model(self) -> nn.Module:
         """The recipe's network with fresh weights, on the CPU."""

@@ -93,7 +93,7 @@ def _finetuned(context: Context, module: nn.Module, held: dict[str, Tensor]) -> 
     config = context.recipe.prune.finetune
     if config is None:
         return []
-    finetuning = replace(job(context, config), masks=held, start_counts=True)
+    finetuning = replace(job(context, config, setting="prune.finetune"), masks=held, start_counts=True)
     checkpoint = context.checkpoint("finetuning")
     entries = train_(module, finetuning, checkpoint=checkpoint, progress=context.progress, world=context.world)
     return [asdict(entry) for entry in entries]

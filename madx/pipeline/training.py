@@ -39,7 +39,7 @@ def train(context: Context) -> list[str]:
     log = []
     if recipe.train is not None:
         checkpoint = context.checkpoint("training")
-        training = replace(job(context, recipe.train), start_counts=weights is not None)
+        training = replace(job(context, recipe.train, setting="train"), start_counts=weights is not None)
         log = train_(module, training, checkpoint=checkpoint, progress=context.progress, world=context.world)
     else:
         log = [measure_taken(context, module)]
@@ -109,8 +109,8 @@ def _given(module: nn.Module, weights: Path) -> dict[str, Tensor]:
     return module.state_dict()
 
 
-def job(context: Context, config: LoopConfig) -> TrainingJob:
-    """The training of this run under `config`, without masks."""
+def job(context: Context, config: LoopConfig, *, setting: str) -> TrainingJob:
+    """The training of this run under `config`, which is the recipe's section `setting`, without masks."""
     recipe = context.recipe
     return TrainingJob(
         train=context.splits.train,
@@ -118,4 +118,5 @@ def job(context: Context, config: LoopConfig) -> TrainingJob:
         config=config,
         threat=recipe.threat,
         seed=recipe.seed,
+        format=context.compute_format(config.precision, setting=f"{setting}.precision"),
     )

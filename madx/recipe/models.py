@@ -128,8 +128,9 @@ class LoopConfig(Section):
     label when mirrored: clothes and animals do, digits, signs and text do not."""
     average: Share = 0.998
     """Decay per step of the weight average that is kept and evaluated; 0 keeps the last weights instead."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Autocast of the training passes; evaluation is always float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the training passes: auto takes what was measured to be fastest on this machine; bf16 is autocast. Evaluation
+    is always float32."""
     evaluations: Count = 10
     """How often the network is measured on the selection split; the one with the best robust accuracy is kept."""
     selection_attack: AttackConfig = AttackConfig(steps=10)
@@ -171,8 +172,8 @@ class LearningConfig(Section):
     at that moment."""
     attack: AttackConfig = AttackConfig(steps=3, relative_step=2.5)
     """These examples."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Autocast of the passes."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the passes; auto takes what was measured to be fastest on this machine."""
 
 
 class PruneConfig(Section):

@@ -100,10 +100,9 @@ class _Run:
         refuse_sync_batchnorm(module, world)
         self.rows = world.rows(job.config.batch_size)
         self.device = next(module.parameters()).device
-        if any(parameter.dim() == 4 for parameter in module.parameters()):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        job.format.order_(module)
         module.train()
-        self.objective = world.data_parallel(Objective(module, job.config))
+        self.objective = world.data_parallel(Objective(module, job.config, job.format))
         self.attack = _FGSM if job.config.method == "fgsm" else job.config.attack
         self.masks = {name: mask.to(self.device) for name, mask in (job.masks or {}).items()}
         self._hold_masks()  # before the copy: the average must not start from entries that are removed
@@ -118,9 +117,7 @@ class _Run:
         """One optimiser step on one whole batch of clean images, of which this process works on its rows."""
         config, job = self.job.config, self.job
         generator = torch_generator(job.seed, "step", self.step)
-        x = augment(images, config.augment, generator).to(self.device)
-        if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = job.format.ordered(augment(images, config.augment, generator).to(self.device))
         y = labels.to(self.device)
         adversarial = self._examples(x, y, generator)
         self.module.train()
@@ -156,7 +153,7 @@ class _Run:
         if config.loss == "trades":
             with torch.no_grad():
                 targets = self.module(x[rows]).float().softmax(1)
-        climb = input_gradient(self.module, precision=config.precision)
+        climb = input_gradient(self.module, precision=self.job.format.precision)
 
         def gradient(points: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
             logits, own = climb(points[rows], targets)
