@@ -61,7 +61,7 @@ def measure_taken(context: Context, module: nn.Module) -> Evaluation:
     found, attack = measure(context, module), context.recipe.prune.attack
     images, clean, robust = int(found["images"]), found["clean"], found["robust"]
     event = f"as taken over, PGD-{attack.steps}"
-    context.progress.say(f"clean {clean:.1%}, robust {robust:.1%} ({images} selection images); {event}")
+    context.progress.say(f"{event}: clean {clean:.1%}, robust {robust:.1%} ({images} selection images)")
     _, upper = clopper_pearson(round(robust * images), images, confidence=CONFIDENCE)
     if upper < 1 / context.splits.selection.classes:
         context.progress.say(
