@@ -1,4 +1,4 @@
-"""docs/own-network.md is executed as it is written: files with their names, commands in their order, an empty folder."""
+"""docs/own-network.md is executed as it is written: its files, and its commands in their order, in an empty folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/own-network.md").read_text()
-FILES = dict(re.findall(r"^`([\w.]+)`[^\n]*:\n\n```\w+\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL))
+FILES = dict(re.findall(r"^`(\w+\.(?:py|yaml))`[^\n]*:\n\n```\w+\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL))
 RUNNERS = {"python": [sys.executable], "madx": [sys.executable, "-m", "madx"]}
 
 
