@@ -33,6 +33,7 @@ from madx.pipeline.releases import sources
 from madx.progress import Progress
 from madx.prune import resize_to_
 from madx.recipe import Recipe
+from madx.report.next_step import NOTHING_TYPED, Invocation
 from madx.rundir import CHECKPOINTS, RunDirectory
 from madx.verify.arrays import Arrays
 
@@ -50,6 +51,10 @@ class Context:
     given: Given = NOTHING
     written: Recipe | None = None
     """The recipe with its paths as its author wrote them, for the verdict, which is read elsewhere."""
+    typed: Invocation = NOTHING_TYPED
+    """The command line, for those who are told what to type next."""
+    only_latency: bool = False
+    """Whether the verify stage times again and keeps what else it measured."""
     key: str = ""
     made_of: Mapping[str, Any] = field(default_factory=lambda: {"stage": "none"})
     """What `key` is the hash of, the stage's name among it."""

@@ -56,6 +56,10 @@ def _without_effect(config: PruneConfig) -> set[str]:
         fields |= {"batches", "max_batches", "settled"}
     if not removes_channels(config):
         fields |= {"round_to"}
+    if config.recalibration_batches == 0:
+        fields |= {"recalibration", "recalibration_rounds"}
+    if config.recalibration == "clean":
+        fields |= {"recalibration_rounds"}
     return fields
 
 
@@ -101,6 +105,15 @@ def measuring(depends: dict[str, Any]) -> dict[str, Any]:
         "tails": any(gate["metric"] == "p99_ratio" for gate in gates),
     }
     return depends | {"verify": settings | {"gates": asked}}
+
+
+def beside_timings(depends: dict[str, Any]) -> dict[str, Any]:
+    """What of `verify`'s decides everything but the timings; engines are built for the batch that they are timed at."""
+    found = measuring(depends)
+    settings = found["verify"] | {"latency": {"batch": found["verify"]["latency"]["batch"]}}
+    if isinstance(gates := settings["gates"], dict):
+        settings["gates"] = {name: asked for name, asked in gates.items() if name != "tails"}
+    return found | {"verify": settings}
 
 
 def report(_: Context) -> dict[str, Any]:

@@ -17,7 +17,10 @@ class Objective(nn.Module):
         self.network, self.config, self.format = network, config, format
 
     def forward(self, adversarial: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
-        """Loss of adversarial and clean images [B, ...] with labels [B]; the clean ones are used if the loss asks."""
+        """Loss of adversarial and clean images [B, ...] with labels [B]; the clean ones are used if the loss asks.
+
+        Method clean gives its images as both.
+        """
         config = self.config
         with self.format.autocast(clean.device):
             logits = self.network(adversarial)
