@@ -92,6 +92,40 @@ def gpu_names() -> list[str]:
     return [_gpu_name(driver, number) for number in range(count.value)]
 
 
+def stand_in_for_home() -> None:
+    """Give libraries what they look for in a user's account and home where a container has neither.
+
+    torch names its cache after the user, matplotlib keeps its fonts in the home: without, one stops with a KeyError and
+    the other complains, or stops too. What is put in their place goes with the process. A '~' stays what it was.
+    """
+    import getpass
+
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # which of them depends on Python's version
+        os.environ["LOGNAME"] = f"uid_{os.getuid()}"
+    if {"MPLCONFIGDIR", "XDG_CONFIG_HOME"} & os.environ.keys() or _home_is_writable():
+        return
+    import atexit
+    import shutil
+    import tempfile
+
+    try:
+        folder = tempfile.mkdtemp(prefix="madx-matplotlib-")
+    except OSError:
+        return  # nothing can be written anywhere; whoever has to says so
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["MPLCONFIGDIR"] = folder
+
+
+def _home_is_writable() -> bool:
+    try:
+        home = Path.home()
+        return home.is_dir() and os.access(home, os.W_OK)
+    except RuntimeError:  # there is none
+        return False
+
+
 def _gpu_name(driver: ctypes.CDLL, number: int) -> str:
     device, name = ctypes.c_int(0), ctypes.create_string_buffer(_NAME_LENGTH)
     answers = driver.cuDeviceGet(ctypes.byref(device), number), driver.cuDeviceGetName(name, _NAME_LENGTH, device)

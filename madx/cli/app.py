@@ -34,6 +34,7 @@ from madx.cli.volume import Quiet, Verbose, audible
 from madx.cli.work import at_work, end
 from madx.distributed import announce, join, leave, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
+from madx.machine import stand_in_for_home
 from madx.progress import Silent
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ _BUG = "this is a bug in madx, not a verdict; please report it with the lines ab
 def main() -> None:
     """Run the command line; the process ends with an exit code of `ExitCode`, or 70 after a crash."""
     volume.reset()
+    stand_in_for_home()
     try:
         app(prog_name="madx")  # also when started as python -m madx
     except MadxError as error:
@@ -75,7 +77,10 @@ def main() -> None:
 
 def _about_a_path(error: Exception) -> MadxError | None:
     """The operating system's word on a path that no command can use is the user's matter, not a bug of madx."""
-    unusable = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+    unusable = (
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
+        errno.EROFS,
+    )
     if isinstance(error, OSError) and error.errno in unusable and error.filename is not None:
         return MadxError(f"{error.filename} cannot be used: {error.strerror}; give another path, or mend this one")
     return None

@@ -116,7 +116,7 @@ def availability_record(config: EngineConfig) -> dict[str, Any]:
     """What this machine can do with such an engine: the head of the record of its build."""
     available = backend(config.kind).availability()
     return {
-        "engine": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
         "built": available.can_build,
         "can_run": available.can_run,
         "reason": available.explanation,

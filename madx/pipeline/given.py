@@ -8,7 +8,7 @@ copied into the run, and what was given is told by its SHA-256.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from madx.artifacts import sha256_bytes, sha256_file
@@ -79,6 +79,8 @@ class Source:
     built: Mapping[str, str]
     """By the same name, the file ending of one that was built already; the others are ONNX files to check and build."""
     twin: Path | None
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """By the same name, why a release lacks an engine that the recipe promises."""
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of everything that was given."""

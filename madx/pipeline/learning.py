@@ -44,12 +44,8 @@ def _learn(context: Context, rule: Rule, averages: dict[str, Tensor]) -> tuple[d
     format = context.compute_format(config.learning.precision, setting="prune.learning.precision")
     attack = partial(_attack, context, format)
     if not removes_channels(config):
-        if not rule.masks(averages):
-            context.progress.say("no layer can lose weights, so that there is no mask to learn")
-            return averages, 0
-        return _run(
-            context, rule.dense, averages, Task(config.learning, rule.masks, attack, format=format)
-        ), config.learning.steps
+        task = Task(config.learning, rule.masks, attack, format=format)
+        return _run(context, rule.dense, averages, task), config.learning.steps
     channels = rule.channel_masks(averages)
     if not channels.groups:
         context.progress.say("no channel can go, so that there is no mask to learn")
@@ -87,6 +83,6 @@ def _batches(context: Context, done: int) -> Iterator[tuple[Tensor, Tensor, torc
     """Clean training images of every step after the first `done`, each with a generator of its own."""
     config, total = context.recipe.prune, context.recipe.prune.learning.steps
     for number in context.progress.track(range(done, total), learning_name(config), total=total, done=done):
-        images, labels = numbered_batch(context, config.batch_size, number)
+        images, labels = numbered_batch(context, number)
         generator = torch_generator(context.recipe.seed, "learning", number)
         yield images.to(context.device), labels.to(context.device), generator

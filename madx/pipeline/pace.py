@@ -76,7 +76,7 @@ def measure_pace(context: Context, wanted: Collection[Pass]) -> Pace:
             example |= role == "pruned" and not own
             network = network.to(context.device)
             parameters[role] = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-            images, labels = context.splits.train.tensors(0, max(BATCH, context.recipe.prune.batch_size))
+            images, labels = context.splits.train.tensors(0, max(BATCH, context.batch_size(context.recipe.prune)))
             activations = max(activations, _activations(network, images[:FEW].to(context.device)) * len(images) // FEW)
             for way in ways:
                 if way.kind != "engine":
@@ -120,7 +120,7 @@ def batch_size(context: Context, way: Pass) -> int:
     if way.kind == "update" or (way.kind == "example" and way.format != PLAIN):
         prune, train = context.recipe.prune, context.recipe.train
         loop = prune.finetune if way.role == "pruned" else train
-        return loop.batch_size if loop is not None else prune.batch_size
+        return context.batch_size(loop if loop is not None else prune)
     return BATCH
 
 

@@ -14,14 +14,13 @@ from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.learning import learned
 from madx.pipeline.scoring import averaged, numbered_batch, summary
+from madx.pipeline.takeover import measure
 from madx.pipeline.training import check_it_runs_in_bf16, job, warn_of_clean_images
 from madx.prune import Removal, Rule, Saliency, coverage
 from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
-from madx.train import evaluate, recalibrate_, train_
+from madx.train import recalibrate_, train_
 
-MEASURED = 500
-"""Selection images on which what each step of pruning did is measured, at most."""
 _SPARSITY_SLACK = 0.02
 
 
@@ -63,14 +62,13 @@ def _clean_settings(config: PruneConfig) -> list[str]:
 def _removed(context: Context, rule: Rule, saliency: Saliency) -> Removal:
     """What the recipe's structure leaves; what the sparsity does not tell of it is said."""
     config, removal = rule.config, rule.remove(saliency.scores)
+    rule.check(removal)
     before, after = removal.channels or (0, 0)
     if before and abs(1 - after / before - config.sparsity) > _SPARSITY_SLACK:
         context.progress.say(
             f"asked to remove {config.sparsity:.0%} of the channels, removed {1 - after / before:.0%}: what is kept of "
             f"each layer is a multiple of {config.round_to} (prune.round_to)"
         )
-    if all(mask.all() for mask in removal.masks.values()):
-        context.progress.say("nothing was removed; `madx inspect` says which layers cannot be pruned, and why")
     emptied = [name for name, mask in removal.masks.items() if mask.dim() > 1 and not mask.any()]
     if emptied:
         context.progress.say(f"nothing is left of {', '.join(emptied)}: no image gets through there (prune.sparsity)")
@@ -107,7 +105,7 @@ def _recalibrate(context: Context, module: nn.Module) -> bool:
 
 def _recalibration_images(context: Context, module: nn.Module, turn: int, number: int) -> Tensor:
     recipe, config = context.recipe, context.recipe.prune
-    images, labels = numbered_batch(context, config.batch_size, number)
+    images, labels = numbered_batch(context, number)
     x, y = images.to(context.device), labels.to(context.device)
     if config.recalibration == "clean":
         return x
@@ -128,11 +126,9 @@ def _finetuned(context: Context, module: nn.Module, held: dict[str, Tensor]) -> 
 
 def _measured(context: Context, module: nn.Module, what: str) -> dict[str, float]:
     """Accuracies on some of the selection split, for the record of what each step of pruning did."""
-    recipe = context.recipe
-    split = context.splits.selection.take(MEASURED)
-    clean, robust = evaluate(module, split, recipe.prune.attack, recipe.threat, seed=recipe.seed, world=context.world)
-    context.progress.say(f"{what}: clean {clean:.1%}, robust {robust:.1%} (selection)")
-    return {"clean": clean, "robust": robust, "images": len(split)}
+    found = measure(context, module)
+    context.progress.say(f"{what}: clean {found['clean']:.1%}, robust {found['robust']:.1%} (selection)")
+    return found
 
 
 def _check_held(module: nn.Module, held: dict[str, Tensor]) -> None:

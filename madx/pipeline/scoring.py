@@ -41,7 +41,7 @@ def averaged(context: Context, rule: Rule) -> Saliency:
     checkpoint = context.checkpoint("saliency")
     state = checkpoint.load()
     start, total = state["batches"] if state else 0, most_batches(config)
-    example = numbered_batch(context, config.batch_size, 0)[0].to(context.device)
+    example = numbered_batch(context, 0)[0].to(context.device)
     attacked = input_gradient(folded(model, example, format=context.compute_format("fp32")))
     scores = context.world.map(partial(_batch_scores, context, model, attacked, rule.unscored), range(start, total))
     scores = context.progress.track(scores, scoring_name(config), total=total, done=start)
@@ -60,8 +60,8 @@ def summary(context: Context, dense: nn.Module, saliency: Saliency, removal: Rem
         "precision": config.precision,
         "batches": saliency.batches if config.criterion not in IMAGE_FREE else 0,
         "learned_steps": saliency.learned_steps,
-        "batch_size": config.batch_size,
-        "passes": saliency.batches / (len(context.splits.train) // config.batch_size),
+        "batch_size": context.batch_size(config),
+        "passes": saliency.batches / (len(context.splits.train) // context.batch_size(config)),
         "settling": _settling_record(config, saliency) if saliency.curve else None,
     }
     # Learned scores are places in an order: what shows a layer's sensitivity is the average that they started from.
@@ -127,7 +127,7 @@ def _batch_scores(
     Some criteria give numbers to layers that others cannot score; what is listed as unscored has none with any.
     """
     recipe, config = context.recipe, context.recipe.prune
-    images, labels = numbered_batch(context, config.batch_size, number)
+    images, labels = numbered_batch(context, number)
     x, y = images.to(context.device), labels.to(context.device)
     generator = torch_generator(recipe.seed, "saliency", number)
     x_adv = last_iterate(attacked, x, y, threat=recipe.threat, attack=config.attack, generator=generator)
@@ -144,9 +144,9 @@ def _criterion(context: Context) -> Criterion:
     return partial(FORMATTED[config.criterion], format=format)
 
 
-def numbered_batch(context: Context, batch_size: int, number: int) -> tuple[Tensor, Tensor]:
-    """Images and labels of batch `number` of the training split; each pass over it has an order of its own."""
-    split = context.splits.train
+def numbered_batch(context: Context, number: int) -> tuple[Tensor, Tensor]:
+    """Images and labels of the prune stage's batch `number`; each pass over the training split has its own order."""
+    split, batch_size = context.splits.train, context.batch_size(context.recipe.prune)
     turn, start = divmod(number, len(split) // batch_size)
     shuffle = derive_seed(context.recipe.seed, "prune", turn)
     return next(split.batches(batch_size, shuffle=shuffle, drop_last=True, start=start))

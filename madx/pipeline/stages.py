@@ -128,6 +128,7 @@ def run_stages(
     """
     _check_alike(context, wanted)
     own = _prepared(context, wanted, current=current)
+    context.wanted = tuple(stage.name for stage in own)
     reports = []
     for stage in own:
         reports.append(_bring_up_to_date(context, stage, again=stage.name in again))
@@ -238,7 +239,7 @@ def _check_alike(context: Context, wanted: Sequence[Stage], *, part: str | None 
     loops = {"train": context.recipe.train, "prune": context.recipe.prune.finetune}
     for stage in wanted:
         if (loop := loops.get(stage.name)) is not None:
-            context.world.rows(loop.batch_size)
+            context.world.rows(context.batch_size(loop))
 
 
 def _state(context: Context, stage: Stage) -> _State:

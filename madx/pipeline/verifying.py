@@ -15,7 +15,7 @@ from madx.pipeline import files
 from madx.pipeline.attacking import budget, measure_accuracy
 from madx.pipeline.attempts import counted
 from madx.pipeline.chunks import gate_images, merged
-from madx.pipeline.contenders import build_record, contenders
+from madx.pipeline.contenders import build_record, contenders, roles
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
@@ -47,6 +47,7 @@ def verify(context: Context) -> list[str]:
         if reason := world.share(partial(why_missing, context, config)):
             context.progress.say(f"{config.name}: missing: {reason}")
             missing[config.name] = reason
+            hashes[config.name] = _recorded_hashes(context, config)
             continue
         if (before := kept.measurements.get(config.name)) is not None:
             measured.append(time_again(context, config, before) if kept.timed_again else before)
@@ -83,6 +84,7 @@ def _judged(
     attacked = max((values.accuracy.images for values in measured), default=0)
     provenance = _provenance(context, attacked) | attempts.to_json()
     provenance |= {
+        "typed": context.typed.portable().to_json(),
         "engines": hashes,
         "gates": gates,
         "merged": merged,
@@ -98,6 +100,13 @@ def _hashes_of(measured: Measurements) -> dict[str, str]:
     """SHA-256 of the engines that were measured, by role."""
     subjects = (measured.reference, measured.candidate)
     return {one.role: one.sha256 for one in subjects if one is not None and one.sha256 is not None}
+
+
+def _recorded_hashes(context: Context, config: EngineConfig) -> dict[str, str]:
+    """The same of an engine that cannot be measured here: of those files of it that there are."""
+    record = build_record(context, config)
+    found = {role: files.recorded(record, role, "sha256") for role in roles(context) if role is not None}
+    return {role: digest for role, digest in found.items() if digest is not None}
 
 
 def why_missing(context: Context, config: EngineConfig) -> str:

@@ -73,12 +73,22 @@ def _factory(value: str) -> str:
     return value
 
 
+FEWEST_IMAGES = 3
+"""That engines are compared on: an engine's contract takes so many to check."""
+_USUAL_BATCH = 128
+
+
+def fitting_batch(named: int | None, images: int) -> int:
+    """The batch size that a recipe names, or else the usual one as far as there are `images` to fill it."""
+    return named if named is not None else max(1, min(_USUAL_BATCH, images))
+
+
 Number = Annotated[float, BeforeValidator(as_number), Field(allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 FactoryName = Annotated[str, AfterValidator(_factory)]
 Integer = Annotated[int, BeforeValidator(not_bool)]
 Count = Annotated[Integer, Field(ge=1)]
 CountOrAuto = Annotated[Count | Literal["auto"], WrapValidator(_count_or_auto)]
-ImageCount = Annotated[Integer, Field(ge=3)]
-"""Images that engines are compared on: an engine's contract takes three to check."""
+ImageCount = Annotated[Integer, Field(ge=FEWEST_IMAGES)]
+"""Images that engines are compared on."""
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]

@@ -130,7 +130,7 @@ def _attacks(measured: Measurements) -> dict[str, Any]:
     return {
         "rows": rows,
         "cost": attack_views.total_cost(rows, measured.accuracy.images),
-        "checks": attack_views.check_rows(measured.soundness),
+        "checks": (*attack_views.check_rows(measured.soundness), *attack_views.parity_rows(measured)),
         "trial": attack_views.trial_sentence(measured.soundness),
         "signs": signs(measured),
     }

@@ -112,7 +112,7 @@ class _Run:
     def __init__(self, module: nn.Module, job: TrainingJob, world: World) -> None:
         self.module, self.job, self.world = module, job, world
         refuse_sync_batchnorm(module, world)
-        self.rows = world.rows(job.config.batch_size)
+        self.rows = world.rows(job.batch_size)
         self.device = next(module.parameters()).device
         job.format.order_(module)
         module.train()

@@ -94,12 +94,13 @@ def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool) -> G
     unseen = doubts(unseen_by_gradients(measured, gate), Remedy.GIVE_TWIN)
     found = replace(found, doubts=(*found.doubts, *unseen))
     outcome = decide(found.lower, found.upper, bound=gate.bound, direction=gate.direction)
-    evidence, more = [*found.evidence, *said(measured, gate)], None
+    compared = [*found.evidence, *said(measured, gate)]  # said whatever comes of it
+    evidence, more = list(compared), None
     if outcome is Outcome.INCONCLUSIVE:
         more = found.more_images
         evidence += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
     if found.void:
-        outcome, evidence, more = Outcome.INCONCLUSIVE, [*found.evidence, *found.void, *found.doubts], None
+        outcome, evidence, more = Outcome.INCONCLUSIVE, [*compared, *found.void, *found.doubts], None
     elif found.doubts:  # said in any case: what forbids a PASS also tells a reader how far to believe a FAIL
         outcome = Outcome.INCONCLUSIVE if outcome is Outcome.PASS else outcome
         evidence += found.doubts

@@ -109,3 +109,19 @@ def test_so_is_one_whose_recipe_asks_for_bfloat16_after_training(train) -> None:
     assert answer.code == 2
     assert "does not run under bfloat16 autocast: RuntimeError" in " ".join(answer.err.split())
     assert re.findall(r"[a-z.]+\.precision: fp32", answer.err) == ["prune.finetune.precision: fp32"]
+
+
+def test_a_run_in_which_nothing_can_go_is_refused_before_training(train, tmp_path: Path) -> None:
+    """`madx train` alone promises no pruning."""
+    whole = ("--set", "prune.round_to=16")
+    answer = train("from_zero", *whole, command="run")
+    assert (answer.code, "0: 16 channels, and what is kept is a multiple of 16" in " ".join(answer.err.split())) == (
+        2,
+        True,
+    )
+    manifest = tmp_path / "run/manifest.json"
+    assert not manifest.exists() or "train" not in json.loads(manifest.read_text())["stages"]
+    assert train("from_zero", *whole, "--set", "train.precision=fp32", "--set", "train.epochs=1").code == 0
+    answer = train("from_zero", *whole, "--set", "train.precision=fp32", "--set", "train.epochs=1", command="prune")
+    assert (answer.code, "removes nothing of this network" in " ".join(answer.err.split())) == (2, True)
+    assert "prune" not in json.loads(manifest.read_text())["stages"]
