@@ -15,6 +15,11 @@ from typing import Any
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _NAME_LENGTH = 256
+_INSTRUCTION_SETS = (
+    *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16", "asimd", "bf16", "sve", "i8mm"),
+)
+"""As /proc/cpuinfo spells them, of x86 and ARM."""
 
 
 @functools.cache
@@ -37,6 +42,18 @@ def processor_name() -> str:
             if key.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
+
+
+def instruction_sets() -> list[str]:
+    """Which of the instruction sets that decide a network's speed the kernel shows; none where it does not tell."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return []
+    for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return [name for name in _INSTRUCTION_SETS if name in value.split()]
+    return []
 
 
 def usable_cpus() -> set[int]:
@@ -73,6 +90,40 @@ def gpu_names() -> list[str]:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return []
     return [_gpu_name(driver, number) for number in range(count.value)]
+
+
+def stand_in_for_home() -> None:
+    """Give libraries what they look for in a user's account and home where a container has neither.
+
+    torch names its cache after the user, matplotlib keeps its fonts in the home: without, one stops with a KeyError and
+    the other complains, or stops too. What is put in their place goes with the process. A '~' stays what it was.
+    """
+    import getpass
+
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # which of them depends on Python's version
+        os.environ["LOGNAME"] = f"uid_{os.getuid()}"
+    if {"MPLCONFIGDIR", "XDG_CONFIG_HOME"} & os.environ.keys() or _home_is_writable():
+        return
+    import atexit
+    import shutil
+    import tempfile
+
+    try:
+        folder = tempfile.mkdtemp(prefix="madx-matplotlib-")
+    except OSError:
+        return  # nothing can be written anywhere; whoever has to says so
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["MPLCONFIGDIR"] = folder
+
+
+def _home_is_writable() -> bool:
+    try:
+        home = Path.home()
+        return home.is_dir() and os.access(home, os.W_OK)
+    except RuntimeError:  # there is none
+        return False
 
 
 def _gpu_name(driver: ctypes.CDLL, number: int) -> str:

@@ -33,9 +33,16 @@ HOW_TO_GET = {
 
 
 def data_root() -> Path:
-    """The folder that data sets are fetched into: $MADX_DATA, or ./datasets if it is not set."""
+    """The folder that data sets are fetched into: $MADX_DATA, or ./datasets if it is not set.
+
+    Raises:
+        DataError: it lies in the home of a user that this machine does not know, or that has none.
+    """
     root = os.environ.get("MADX_DATA")
-    return Path(root).expanduser() if root else Path("datasets")
+    try:
+        return Path(root).expanduser() if root else Path("datasets")
+    except RuntimeError as error:
+        raise DataError(f"MADX_DATA is {root!r}: {error} Give the folder without the '~'") from None
 
 
 def candidates(name: str) -> list[Path]:

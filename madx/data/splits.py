@@ -23,12 +23,17 @@ from madx.data.readers import read
 from madx.data.sources import Source
 from madx.errors import DataError
 from madx.recipe import DataConfig
+from madx.recipe.values import FEWEST_IMAGES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 GATE_SHARE = 0.4
 """Share of every class that becomes the gate where there is no test set."""
+
+LARGEST_SELECTION = 2000
+SELECTION_PART = 10
+"""Where the recipe names no number: one of so many images outside the gate is for selection, at most the above."""
 
 PROBED = 64
 """Images of the source that enter a fingerprint, evenly spaced, so that another decoding is another set."""
@@ -135,10 +140,11 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
         pool, gate = np.arange(len(source.labels)), np.arange(len(test.labels))
     pool = seeds.numpy_generator(seed, "split", "selection").permutation(pool)
     gate = seeds.numpy_generator(seed, "split", "gate").permutation(gate)
-    _require_room(config, pool=len(pool), gate=len(gate))
+    selection = _selection(config, len(pool))
+    _require_room(config, selection, pool=len(pool), gate=len(gate))
     return Splits(
-        train=Split("train", source, pool[config.selection :]),
-        selection=Split("selection", source, pool[: config.selection]),
+        train=Split("train", source, pool[selection:]),
+        selection=Split("selection", source, pool[:selection]),
         gate=Split("gate", test, gate[: config.gate]),
     )
 
@@ -164,11 +170,18 @@ def _divide(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
     return np.concatenate(outside), np.concatenate(inside)
 
 
-def _require_room(config: DataConfig, *, pool: int, gate: int) -> None:
+def _selection(config: DataConfig, pool: int) -> int:
+    """How many images the recipe names, or what suits a set of that size."""
+    if config.selection is not None:
+        return config.selection
+    return min(LARGEST_SELECTION, max(FEWEST_IMAGES, pool // SELECTION_PART))
+
+
+def _require_room(config: DataConfig, selection: int, *, pool: int, gate: int) -> None:
     """At least half of the images outside the gate must remain for training; the gate has what is asked."""
-    if config.selection > pool // 2:
+    if selection > pool // 2:
         raise DataError(
-            f"data.selection is {config.selection}, but {config.name} has {pool} images outside the gate and "
+            f"data.selection is {selection}, but {config.name} has {pool} images outside the gate and "
             f"at least half of them must remain for training; set data.selection to at most {pool // 2}, "
             f"for example {max(1, pool // 5)}"
         )

@@ -6,6 +6,7 @@ logits by a thousand times more than float32 does, so the precision is set here,
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from madx.deploy.check import OnnxArtifact
     from madx.recipe import EngineConfig
 
+_TELEMETRY = "openvino_telemetry"
 _REMEDY = 'pip install "madx[openvino]"'
 
 
@@ -41,7 +43,7 @@ class OpenVinoBackend:
     def availability(self) -> Availability:
         """Whether OpenVINO can be imported and shows a CPU."""
         try:
-            import openvino
+            openvino = _imported()
         except (ImportError, OSError) as error:
             return Availability.missing("openvino", error, _REMEDY)
         version = f"openvino {openvino.__version__.split('-')[0]}"
@@ -65,8 +67,7 @@ class OpenVinoEngine:
     timing = "host call, preallocated I/O"
 
     def __init__(self, payload: bytes, config: EngineConfig) -> None:
-        import openvino
-
+        openvino = _imported()
         self.name = config.name
         threads = config.threads or physical_cores()
         core = openvino.Core()
@@ -87,6 +88,7 @@ class OpenVinoEngine:
             "openvino": openvino.__version__,
             "device": core.get_property("CPU", "FULL_DEVICE_NAME"),
             "threads": int(self._model.get_property("INFERENCE_NUM_THREADS")),
+            "hint": str(self._model.get_property("PERFORMANCE_HINT")),
             "streams": int(self._model.get_property("NUM_STREAMS")),
             "arithmetic": self._model.get_property("INFERENCE_PRECISION_HINT").to_string(),
         }
@@ -108,8 +110,7 @@ class OpenVinoEngine:
 
     def timer(self, images: Images) -> Callable[[], float]:
         """Seconds of one synchronous request of its own, on input and output memory that is allocated once."""
-        import openvino
-
+        openvino = _imported()
         checked = checked_images(images, self._shape, self.name).copy()
         result = np.empty((len(checked), self._classes), np.float32)
         request = self._open().create_infer_request()
@@ -132,6 +133,19 @@ class OpenVinoEngine:
         if self._model is None:
             raise EngineError(f"{self.name} was closed; load it again before using it")
         return self._model
+
+
+def _imported() -> Any:
+    """OpenVINO without its telemetry, which reports to its maker, and does not start for a user without a home."""
+    alone = _TELEMETRY not in sys.modules
+    if alone:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # Python's sign for a module that cannot be imported
+    try:
+        import openvino
+    finally:
+        if alone:
+            del sys.modules[_TELEMETRY]
+    return openvino
 
 
 def _precision(core: Any, config: EngineConfig) -> str:

@@ -6,6 +6,7 @@ that the other is timed on. The choice is recorded in the engine's facts, as are
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
 _ERRORS_ONLY = 3
+_SPINNING = "session.intra_op.allow_spinning"
 _CPU_REMEDY = "pip install onnxruntime"
 _GPU_REMEDY = 'pip install "madx[ort-gpu]"'
 
@@ -47,7 +49,7 @@ class OrtBackend:
         """Whether the package is there and offers the provider, and for CUDA whether there is a GPU."""
         remedy = _GPU_REMEDY if self.kind == "ort-cuda" else _CPU_REMEDY
         try:
-            import onnxruntime
+            onnxruntime = _imported()
         except (ImportError, OSError) as error:
             return Availability.missing("onnxruntime", error, remedy)
         version = f"onnxruntime {onnxruntime.__version__}"
@@ -71,8 +73,6 @@ class OrtEngine:
     """An ONNX Runtime session with a dynamic batch."""
 
     def __init__(self, payload: bytes, config: EngineConfig, provider: str) -> None:
-        import onnxruntime
-
         self.name = config.name
         self._device = "cuda" if provider.startswith("CUDA") else "cpu"
         self.timing = "host call, preallocated I/O"
@@ -81,14 +81,7 @@ class OrtEngine:
         threads = config.threads or physical_cores()
         self._session: Any = _session(payload, config.name, provider, threads)
         self._shape, self._classes = _signature(self._session)
-        self.facts: dict[str, Any] = {
-            "onnxruntime": onnxruntime.__version__,
-            "provider": provider,
-            "intra_op_threads": threads,
-            "inter_op_threads": 1,
-            "spinning": False,
-            "graph_optimisation": "all",
-        }
+        self.facts: dict[str, Any] = {"onnxruntime": _imported().__version__, **_facts(self._session)}
 
     def __call__(self, images: Images) -> Logits:
         """Logits [B, K] of float32 images [B, C, H, W]."""
@@ -128,6 +121,14 @@ class OrtEngine:
         return self._session
 
 
+def _imported() -> Any:
+    """ONNX Runtime without its telemetry, which runs in threads beside what is timed and wants files in a home."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
     """Turn any error that ONNX Runtime raises into an EngineError."""
@@ -147,20 +148,32 @@ def _ort_errors() -> tuple[type[Exception], ...]:
 
 def _session(payload: bytes, name: str, provider: str, threads: int) -> Any:
     """A session that runs on `provider` and on nothing else in its place."""
-    import onnxruntime
-
+    onnxruntime = _imported()
     options = onnxruntime.SessionOptions()
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(_SPINNING, "0")
     with _explained(f"{name}: ONNX Runtime refuses the file"):
         session = onnxruntime.InferenceSession(payload, options, providers=[provider])
     if session.get_providers()[0] != provider:  # ONNX Runtime falls back to the CPU with no more than a warning
         raise EngineError(f"{name}: ONNX Runtime could not start {provider} and fell back to the CPU")
     return session
+
+
+def _facts(session: Any) -> dict[str, Any]:
+    """How the session runs, in its own words: what was asked for is one thing, what it took another."""
+    options = session.get_session_options()
+    return {
+        "provider": session.get_providers()[0],
+        "intra_op_threads": options.intra_op_num_threads,
+        "inter_op_threads": options.inter_op_num_threads,
+        "spinning": options.get_session_config_entry(_SPINNING) != "0",
+        "execution": options.execution_mode.name.removeprefix("ORT_").lower(),
+        "graph_optimisation": options.graph_optimization_level.name.removeprefix("ORT_ENABLE_").lower(),
+    }
 
 
 def _signature(session: Any) -> tuple[tuple[int, int, int], int]:

@@ -98,7 +98,10 @@ def _child(*arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "madx.deploy.tensorrt_build", *arguments]
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    except OSError as error:  # a Python that this user may not start, or no process left
+        return subprocess.CompletedProcess(command, 1, "", f"{sys.executable} does not start: {error.strerror}")
 
 
 def _how_it_ended(done: subprocess.CompletedProcess[str]) -> str:

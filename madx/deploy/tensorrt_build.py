@@ -74,14 +74,12 @@ def build(folder: Path) -> None:
     trt = import_builder(request.kind)
     _log_to(folder / LOG)
     started = time.perf_counter()
-    plan, flags = _plan(trt, (folder / MODEL).read_bytes(), request)
+    plan, settings = _plan(trt, (folder / MODEL).read_bytes(), request)
     facts = {
         **probe(request.kind),
         "build_seconds": time.perf_counter() - started,
-        "flags": flags,
+        **settings,
         "profile": request.profile(),
-        "compute_capabilities": "default of the builder",
-        "profiling_verbosity": "detailed",
     }
     (folder / PLAN).write_bytes(plan)
     (folder / FACTS).write_text(json.dumps(facts))
@@ -99,8 +97,8 @@ def _log_to(path: Path) -> None:
     logger.addHandler(_LogFile(path))
 
 
-def _plan(trt: Any, model: bytes, request: Request) -> tuple[bytes, dict[str, bool]]:
-    """The serialised engine, and the flags as the builder's own objects report them before the build.
+def _plan(trt: Any, model: bytes, request: Request) -> tuple[bytes, dict[str, Any]]:
+    """The serialised engine, and the settings as the builder's own objects report them before the build.
 
     The network is strongly typed: precision is what the ONNX file says. TensorFloat-32 is off, because it changes the
     logits of a float32 engine and with them its robustness. Sparse weights are allowed always, so that a dense and a
@@ -123,7 +121,18 @@ def _plan(trt: Any, model: bytes, request: Request) -> tuple[bytes, dict[str, bo
         "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
         "strongly_typed": bool(network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)),
     }
-    return bytes(engine_bytes_from_network((builder, network, parser), config=config)), flags
+    settings = {"flags": flags, **_choices(config)}
+    return bytes(engine_bytes_from_network((builder, network, parser), config=config)), settings
+
+
+def _choices(config: Any) -> dict[str, Any]:
+    """What the builder's configuration says beside its flags; no compute capability is its own default."""
+    capabilities = range(getattr(config, "num_compute_capabilities", 0))  # TensorRT-RTX has them
+    return {
+        "compute_capabilities": [config.get_compute_capability(number).name for number in capabilities],
+        "optimisation_level": int(config.builder_optimization_level),
+        "profiling_verbosity": config.profiling_verbosity.name.lower(),
+    }
 
 
 def main(arguments: list[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from madx.artifacts import sha256_bytes
+from madx.errors import ArtifactError
 from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.given import CANDIDATE
@@ -35,7 +36,7 @@ def contenders(context: Context, config: EngineConfig) -> tuple[Contender | None
     """The reference, if there is one, and the candidate.
 
     Raises:
-        ArtifactError: a file is no longer what its stage wrote.
+        ArtifactError: an engine was not built, or a file is no longer what its stage wrote.
     """
     record = build_record(context, config)
     reference, candidate = roles(context)
@@ -69,7 +70,10 @@ def _records(context: Context, config: EngineConfig) -> list[str]:
 
 
 def _contender(context: Context, record: dict[str, Any], role: str) -> Contender:
-    return Contender(role, context.read_bytes(record[role]["file"]), _twin(context, role))
+    file = files.recorded(record, role)
+    if file is None:
+        raise ArtifactError(f"{context.run.root} has no {role} engine: {record['reason']}")
+    return Contender(role, context.read_bytes(file), _twin(context, role))
 
 
 def _twin(context: Context, role: str) -> nn.Module | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 from madx.recipe import EngineConfig
 
 DENSE = "dense/model.safetensors"
@@ -31,6 +34,12 @@ def engine(config: EngineConfig, role: str, suffix: str) -> str:
 def build(config: EngineConfig) -> str:
     """How an engine was built, or why it was not."""
     return f"engines/{config.name}/build.json"
+
+
+def recorded(record: Mapping[str, Any], role: str, fact: Literal["file", "sha256"] = "file") -> str | None:
+    """What the record of a build says of a role's file; None where none was built, or the record is silent."""
+    entry = record.get(role)
+    return entry.get(fact) if isinstance(entry, Mapping) else None
 
 
 def taken_engine(config: EngineConfig, role: str, suffix: str) -> str:

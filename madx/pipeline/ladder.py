@@ -124,8 +124,8 @@ def _own(context: Context, wanted: EngineConfig, rung: Rung) -> bytes | None:
     """The bytes of an engine that differs from the wanted one in `verify` at most, if the run has built it."""
     for engine in context.recipe.export.engines:
         if engine.model_copy(update={"verify": wanted.verify}) == wanted and rung.network != "filled":
-            record = context.read_json(files.build(engine))
-            return context.read_bytes(record[rung.network]["file"]) if record["built"] else None
+            file = files.recorded(context.read_json(files.build(engine)), rung.network)
+            return context.read_bytes(file) if file else None
     return None
 
 

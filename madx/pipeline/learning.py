@@ -11,10 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from madx.attacks import input_gradient, last_iterate
+from madx.models.precision import ComputeFormat
 from madx.pipeline.context import Context
 from madx.pipeline.scoring import numbered_batch
 from madx.prune import LEARNERS, Rule, Saliency, Task, learn_scores, removes_channels
+from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
+
+
+def learning_name(config: PruneConfig) -> str:
+    """What the progress calls it."""
+    return f"masks under the budget ({config.criterion})"
 
 
 def learned(context: Context, rule: Rule, saliency: Saliency) -> Saliency:
@@ -34,17 +41,16 @@ def _learn(context: Context, rule: Rule, averages: dict[str, Tensor]) -> tuple[d
     And how many steps that took.
     """
     config = context.recipe.prune
-    attack = partial(_attack, context)
+    format = context.compute_format(config.learning.precision, setting="prune.learning.precision")
+    attack = partial(_attack, context, format)
     if not removes_channels(config):
-        if not rule.masks(averages):
-            context.progress.say("no layer can lose weights, so that there is no mask to learn")
-            return averages, 0
-        return _run(context, rule.dense, averages, Task(config.learning, rule.masks, attack)), config.learning.steps
+        task = Task(config.learning, rule.masks, attack, format=format)
+        return _run(context, rule.dense, averages, task), config.learning.steps
     channels = rule.channel_masks(averages)
     if not channels.groups:
         context.progress.say("no channel can go, so that there is no mask to learn")
         return averages, 0
-    task = Task(config.learning, channels.masks, attack, channels.slopes)
+    task = Task(config.learning, channels.masks, attack, channels.slopes, format)
     return averages | _run(context, rule.dense, channels.start(averages), task), config.learning.steps
 
 
@@ -62,18 +68,21 @@ def _run(context: Context, dense: nn.Module, start: dict[str, Tensor], task: Tas
     )
 
 
-def _attack(context: Context, network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+def _attack(
+    context: Context, format: ComputeFormat, network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator
+) -> Tensor:
     """Examples that climb the loss of the network as it is pruned now."""
     config = context.recipe.prune.learning
-    gradient = input_gradient(network, precision=config.precision)
-    return last_iterate(gradient, x, y, threat=context.recipe.threat, attack=config.attack, generator=generator)
+    gradient = input_gradient(network, precision=format.precision)
+    return last_iterate(
+        gradient, format.ordered(x), y, threat=context.recipe.threat, attack=config.attack, generator=generator
+    )
 
 
 def _batches(context: Context, done: int) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
     """Clean training images of every step after the first `done`, each with a generator of its own."""
     config, total = context.recipe.prune, context.recipe.prune.learning.steps
-    what = f"masks under the budget ({config.criterion})"
-    for number in context.progress.track(range(done, total), what, total=total, done=done):
-        images, labels = numbered_batch(context, config.batch_size, number)
+    for number in context.progress.track(range(done, total), learning_name(config), total=total, done=done):
+        images, labels = numbered_batch(context, number)
         generator = torch_generator(context.recipe.seed, "learning", number)
         yield images.to(context.device), labels.to(context.device), generator

@@ -14,11 +14,12 @@ from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.learning import learned
 from madx.pipeline.scoring import averaged, numbered_batch, summary
+from madx.pipeline.takeover import measure
 from madx.pipeline.training import check_it_runs_in_bf16, job, warn_of_clean_images
 from madx.prune import Removal, Rule, Saliency, coverage
 from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
-from madx.train import evaluate, recalibrate_, train_
+from madx.train import recalibrate_, train_
 
 _SPARSITY_SLACK = 0.02
 
@@ -61,18 +62,29 @@ def _clean_settings(config: PruneConfig) -> list[str]:
 def _removed(context: Context, rule: Rule, saliency: Saliency) -> Removal:
     """What the recipe's structure leaves; what the sparsity does not tell of it is said."""
     config, removal = rule.config, rule.remove(saliency.scores)
+    rule.check(removal)
     before, after = removal.channels or (0, 0)
     if before and abs(1 - after / before - config.sparsity) > _SPARSITY_SLACK:
         context.progress.say(
             f"asked to remove {config.sparsity:.0%} of the channels, removed {1 - after / before:.0%}: what is kept of "
             f"each layer is a multiple of {config.round_to} (prune.round_to)"
         )
-    if all(mask.all() for mask in removal.masks.values()):
-        context.progress.say("nothing was removed; `madx inspect` says which layers cannot be pruned, and why")
     emptied = [name for name, mask in removal.masks.items() if mask.dim() > 1 and not mask.any()]
     if emptied:
         context.progress.say(f"nothing is left of {', '.join(emptied)}: no image gets through there (prune.sparsity)")
     return removal
+
+
+def recalibrating_name(config: PruneConfig) -> str:
+    """What the progress calls it, once a round."""
+    return f"{config.recalibration} BatchNorm"
+
+
+def recalibration_rounds(config: PruneConfig) -> int:
+    """How often the recalibration batches are gone through."""
+    if config.recalibration_batches == 0:
+        return 0
+    return config.recalibration_rounds if config.recalibration == "adversarial" else 1
 
 
 def _recalibrate(context: Context, module: nn.Module) -> bool:
@@ -84,8 +96,8 @@ def _recalibrate(context: Context, module: nn.Module) -> bool:
     if config.recalibration_batches == 0:
         return False
     count, total = 0, config.recalibration_batches
-    for turn in range(config.recalibration_rounds if config.recalibration == "adversarial" else 1):
-        numbers = context.progress.track(range(total), f"{config.recalibration} BatchNorm", total=total)
+    for turn in range(recalibration_rounds(config)):
+        numbers = context.progress.track(range(total), recalibrating_name(config), total=total)
         images = partial(_recalibration_images, context, module, turn)
         count = recalibrate_(module, numbers, images=images, world=context.world)
     return count > 0
@@ -93,7 +105,7 @@ def _recalibrate(context: Context, module: nn.Module) -> bool:
 
 def _recalibration_images(context: Context, module: nn.Module, turn: int, number: int) -> Tensor:
     recipe, config = context.recipe, context.recipe.prune
-    images, labels = numbered_batch(context, config.batch_size, number)
+    images, labels = numbered_batch(context, number)
     x, y = images.to(context.device), labels.to(context.device)
     if config.recalibration == "clean":
         return x
@@ -106,7 +118,7 @@ def _finetuned(context: Context, module: nn.Module, held: dict[str, Tensor]) -> 
     config = context.recipe.prune.finetune
     if config is None:
         return []
-    finetuning = replace(job(context, config), masks=held, start_counts=True)
+    finetuning = replace(job(context, config, setting="prune.finetune"), masks=held, start_counts=True)
     checkpoint = context.checkpoint("finetuning")
     entries = train_(module, finetuning, checkpoint=checkpoint, progress=context.progress, world=context.world)
     return [asdict(entry) for entry in entries]
@@ -114,11 +126,9 @@ def _finetuned(context: Context, module: nn.Module, held: dict[str, Tensor]) -> 
 
 def _measured(context: Context, module: nn.Module, what: str) -> dict[str, float]:
     """Accuracies on some of the selection split, for the record of what each step of pruning did."""
-    recipe = context.recipe
-    split = context.splits.selection.take(500)
-    clean, robust = evaluate(module, split, recipe.prune.attack, recipe.threat, seed=recipe.seed, world=context.world)
-    context.progress.say(f"{what}: clean {clean:.1%}, robust {robust:.1%} (selection)")
-    return {"clean": clean, "robust": robust, "images": len(split)}
+    found = measure(context, module)
+    context.progress.say(f"{what}: clean {found['clean']:.1%}, robust {found['robust']:.1%} (selection)")
+    return found
 
 
 def _check_held(module: nn.Module, held: dict[str, Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,27 +50,42 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
     run = RunDirectory(path)
     stages = run.manifest()["stages"].values()
     vouched = {name for record in stages for name in record["outputs"]}
-    payloads, suffixes, roles = {}, {}, set()
+    payloads, suffixes, absent, roles = {}, {}, {}, set()
     for config in configs:
-        role, entry = _released(run, config, vouched)
-        payloads[config.name] = run.read(entry["file"])
-        suffixes[config.name] = Path(entry["file"]).suffix
+        released = _released(run, config, vouched)
+        if isinstance(released, str):
+            absent[config.name] = f"the baseline's run did not build it: {released}"
+            continue
+        role, file = released
+        payloads[config.name] = run.read(file)
+        suffixes[config.name] = Path(file).suffix
         roles.add(role)
+    if not roles:
+        why = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
+        raise ArtifactError(f"--baseline {path}: there is nothing to compare with; {why}. Build an engine there first")
     twin = _TWINS[roles.pop()]
     if twin in vouched:
         run.read(twin)  # refuses other bytes than the run's own
-    return Source("baseline", payloads, suffixes, run.path(twin) if twin in vouched else None)
+    return Source("baseline", payloads, suffixes, run.path(twin) if twin in vouched else None, absent)
 
 
-def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> tuple[str, Mapping[str, Any]]:
-    """The role and the record of the engine that this run was judged by."""
+def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> tuple[str, str] | str:
+    """The role and the file of the engine that this run was judged by, or why it built none.
+
+    Raises:
+        ArtifactError: it does not know such an engine.
+    """
+    reasons = []
     for name in (files.build(config), files.taken_build(config)):
         if name not in vouched:
             continue
         record: dict[str, Any] = json.loads(run.read(name))
         for role in _TWINS:
-            if role in record:
-                return role, record[role]
+            if file := files.recorded(record, role):
+                return role, file
+        reasons.append(record["reason"])
+    if reasons:
+        return str(reasons[0])
     there = sorted({name.split("/")[1] for name in vouched if name.endswith("/build.json")})
     raise ArtifactError(
         f"--baseline {run.root}: this run has no engine {config.name} to compare with (it has "

@@ -14,10 +14,11 @@ from madx.attacks import Gradient, input_gradient, last_iterate
 from madx.models.folding import folded
 from madx.pipeline.context import Context
 from madx.prune import (
-    BF16,
     CRITERIA,
+    FORMATTED,
     IMAGE_FREE,
     LEARNERS,
+    Criterion,
     Removal,
     Round,
     Rule,
@@ -39,11 +40,11 @@ def averaged(context: Context, rule: Rule) -> Saliency:
     model = copy.deepcopy(rule.dense).to(context.device)
     checkpoint = context.checkpoint("saliency")
     state = checkpoint.load()
-    start, total = state["batches"] if state else 0, _most_batches(config)
-    example = numbered_batch(context, config.batch_size, 0)[0].to(context.device)
-    attacked = input_gradient(folded(model, example))
+    start, total = state["batches"] if state else 0, most_batches(config)
+    example = numbered_batch(context, 0)[0].to(context.device)
+    attacked = input_gradient(folded(model, example, format=context.compute_format("fp32")))
     scores = context.world.map(partial(_batch_scores, context, model, attacked, rule.unscored), range(start, total))
-    scores = context.progress.track(scores, f"saliency ({config.criterion})", total=total, done=start)
+    scores = context.progress.track(scores, scoring_name(config), total=total, done=start)
     settling = None if config.criterion in IMAGE_FREE else _settling(context, rule)
     saliency = average_scores(model, scores, settling=settling, state=state, checkpoint=checkpoint)
     if saliency.curve:
@@ -59,8 +60,8 @@ def summary(context: Context, dense: nn.Module, saliency: Saliency, removal: Rem
         "precision": config.precision,
         "batches": saliency.batches if config.criterion not in IMAGE_FREE else 0,
         "learned_steps": saliency.learned_steps,
-        "batch_size": config.batch_size,
-        "passes": saliency.batches / (len(context.splits.train) // config.batch_size),
+        "batch_size": context.batch_size(config),
+        "passes": saliency.batches / (len(context.splits.train) // context.batch_size(config)),
         "settling": _settling_record(config, saliency) if saliency.curve else None,
     }
     # Learned scores are places in an order: what shows a layer's sensitivity is the average that they started from.
@@ -76,7 +77,12 @@ def _settling_record(config: PruneConfig, saliency: Saliency) -> dict[str, Any]:
     }
 
 
-def _most_batches(config: PruneConfig) -> int:
+def scoring_name(config: PruneConfig) -> str:
+    """What the progress calls the averaging of scores."""
+    return f"saliency ({config.criterion})"
+
+
+def most_batches(config: PruneConfig) -> int:
     """How many batches the saliency may take."""
     if config.criterion in IMAGE_FREE:
         return 1
@@ -121,18 +127,26 @@ def _batch_scores(
     Some criteria give numbers to layers that others cannot score; what is listed as unscored has none with any.
     """
     recipe, config = context.recipe, context.recipe.prune
-    images, labels = numbered_batch(context, config.batch_size, number)
+    images, labels = numbered_batch(context, number)
     x, y = images.to(context.device), labels.to(context.device)
     generator = torch_generator(recipe.seed, "saliency", number)
     x_adv = last_iterate(attacked, x, y, threat=recipe.threat, attack=config.attack, generator=generator)
-    criterion = (BF16 if config.precision == "bf16" else CRITERIA)[config.criterion]
-    scores = criterion(model, x_adv, y, generator)
+    scores = _criterion(context)(model, x_adv, y, generator)
     return {name: score.detach().cpu() for name, score in scores.items() if name.rpartition(".")[0] not in unscored}
 
 
-def numbered_batch(context: Context, batch_size: int, number: int) -> tuple[Tensor, Tensor]:
-    """Images and labels of batch `number` of the training split; each pass over it has an order of its own."""
-    split = context.splits.train
+def _criterion(context: Context) -> Criterion:
+    """The recipe's criterion, computed as its precision says if it has a choice."""
+    config = context.recipe.prune
+    if config.criterion not in FORMATTED:
+        return CRITERIA[config.criterion]
+    format = context.compute_format(config.precision, setting="prune.precision")
+    return partial(FORMATTED[config.criterion], format=format)
+
+
+def numbered_batch(context: Context, number: int) -> tuple[Tensor, Tensor]:
+    """Images and labels of the prune stage's batch `number`; each pass over the training split has its own order."""
+    split, batch_size = context.splits.train, context.batch_size(context.recipe.prune)
     turn, start = divmod(number, len(split) // batch_size)
     shuffle = derive_seed(context.recipe.seed, "prune", turn)
     return next(split.batches(batch_size, shuffle=shuffle, drop_last=True, start=start))

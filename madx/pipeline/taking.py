@@ -54,6 +54,9 @@ class _Engines:
 def _engines(context: Context, config: EngineConfig) -> _Engines:
     record, payloads = availability_record(config), {}
     for role, source in context.sources.items():
+        if why := source.absent.get(config.name):
+            record["reason"] = why
+            continue
         if config.name not in source.built and not record["built"]:
             continue  # it cannot be built here; the gates say so
         engine, facts = _engine(context, config, source)

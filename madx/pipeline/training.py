@@ -14,9 +14,10 @@ from madx.errors import EngineError, ModelError
 from madx.models import load_weights, state_digest
 from madx.pipeline import files
 from madx.pipeline.context import Context
+from madx.pipeline.takeover import examine, measure_taken
 from madx.pipeline.twins import twin
 from madx.plugins import USER_ERRORS, describe
-from madx.prune import LEARNERS
+from madx.prune import LEARNERS, Rule
 from madx.recipe import LoopConfig, Recipe
 from madx.train import TrainingJob, train_
 from madx.verify import check_form
@@ -34,20 +35,22 @@ def train(context: Context) -> list[str]:
         context.progress.say(f"weights taken from {weights}")
     _check_it_returns_logits(context, module)
     check_it_runs_in_bf16(context, module)
+    if recipe.train is not None and "prune" in context.wanted:
+        _check_something_can_go(context, module)
+    module.to(context.device)
+    taken = {} if weights is None else {"fit": examine(context, module)}
     log = []
     if recipe.train is not None:
         warn_of_clean_images(context, ["train.method"] if recipe.train.method == "clean" else [])
-        module.to(context.device)
         checkpoint = context.checkpoint("training")
-        training = replace(job(context, recipe.train), start_counts=weights is not None)
+        training = replace(job(context, recipe.train, setting="train"), start_counts=weights is not None)
         log = train_(module, training, checkpoint=checkpoint, progress=context.progress, world=context.world)
+    else:
+        log = [measure_taken(context, module)]
     context.write_tensors(files.DENSE, module.state_dict())
     context.write_json(
         files.TRAINING,
-        {
-            "digest": state_digest(module),
-            "evaluations": [asdict(entry) for entry in log],
-        },
+        {"digest": state_digest(module), "evaluations": [asdict(entry) for entry in log], **taken},
     )
     return [files.DENSE, files.TRAINING]
 
@@ -68,6 +71,17 @@ def _check_it_returns_logits(context: Context, module: nn.Module) -> None:
             f"model: {context.recipe.model.name} does not behave like a classifier in eval mode: {'; '.join(found)}; "
             "its forward must return logits [B, K], the same for an image whatever else is in the batch"
         )
+
+
+def _check_something_can_go(context: Context, module: nn.Module) -> None:
+    """What pruning would refuse after the training is refused before it: it hangs on shapes, not on what was learned.
+
+    Raises:
+        ModelError: channels cannot be removed from this network.
+        RecipeError: nothing can.
+    """
+    fresh = copy.deepcopy(module).cpu().eval()
+    Rule(fresh, context.recipe.prune, example=torch.zeros(2, *context.splits.train.shape)).rehearse()
 
 
 def check_it_runs_in_bf16(context: Context, module: nn.Module, *, trained: bool = False) -> None:
@@ -120,8 +134,8 @@ def _given(module: nn.Module, weights: Path) -> dict[str, Tensor]:
     return module.state_dict()
 
 
-def job(context: Context, config: LoopConfig) -> TrainingJob:
-    """The training of this run under `config`, without masks."""
+def job(context: Context, config: LoopConfig, *, setting: str) -> TrainingJob:
+    """The training of this run under `config`, which is the recipe's section `setting`, without masks."""
     recipe = context.recipe
     return TrainingJob(
         train=context.splits.train,
@@ -129,4 +143,5 @@ def job(context: Context, config: LoopConfig) -> TrainingJob:
         config=config,
         threat=recipe.threat,
         seed=recipe.seed,
+        format=context.compute_format(config.precision, setting=f"{setting}.precision"),
     )

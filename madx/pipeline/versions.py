@@ -8,18 +8,13 @@ from importlib import metadata
 import madx
 
 _TOOLS = (
-    "torch",
-    "numpy",
-    "torch-pruning",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx-cu12",
-    "polygraphy",
+    *("torch", "numpy", "scipy", "torch-pruning"),
+    *("scikit-learn", "pillow"),  # they decode images
+    *("onnx", "onnx-ir", "onnxscript", "onnxconverter-common", "ml_dtypes", "protobuf"),  # they write the ONNX file
+    *("onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "polygraphy"),
 )
+"""Every package whose version can change the bytes or the numbers of a stage."""
 
 
 def tool_versions() -> dict[str, str]:

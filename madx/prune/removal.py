@@ -13,9 +13,10 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from madx.errors import RecipeError
 from madx.prune.channel_masks import ChannelMasks
 from madx.prune.groups import MAKES_OUTPUTS, ChannelGroup, channel_groups, dependency_graph, masks_without
-from madx.prune.layers import scored_parameters, unscored_layers
+from madx.prune.layers import listed_layers, scored_parameters, unscored_layers
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
 from madx.prune.structure import Survivors, coverage, remove_channels_, survivor_masks
 from madx.recipe import PruneConfig
@@ -85,13 +86,34 @@ class Rule:
         return Removal(module, held, masks, reasons, channels)
 
     def rehearse(self) -> None:
-        """Remove the smallest weights of a copy: whether this network can lose channels shows without any saliency.
+        """Remove the smallest weights of a copy: whether anything of this network can go shows without any saliency.
 
         Raises:
-            ModelError: it cannot.
+            ModelError: its channels cannot be followed.
+            RecipeError: nothing can go.
         """
-        if removes_channels(self.config):
-            self.remove({name: parameter.detach().abs() for name, parameter in scored_parameters(self.dense).items()})
+        magnitudes = {name: parameter.detach().abs() for name, parameter in scored_parameters(self.dense).items()}
+        self.check(self.remove(magnitudes))
+
+    def check(self, removal: Removal) -> None:
+        """A run in which nothing is pruned would compare a network with itself.
+
+        Raises:
+            RecipeError: nothing was removed; every layer is named with the reason.
+        """
+        if any(not mask.all() for mask in removal.masks.values()):
+            return
+        config = self.config
+        layers: dict[str, list[str]] = {}
+        for name in listed_layers(self.dense):
+            reason = removal.reasons.get(name, f"{config.sparsity:g} of its weights is less than a whole one")
+            layers.setdefault(reason, []).append(name or "the network")
+        told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in layers.items())
+        lower = ", a lower prune.round_to" if removes_channels(config) else ""
+        raise RecipeError(
+            f"prune.structure: {config.structure} at prune.sparsity: {config.sparsity:g} removes nothing of this "
+            f"network ({told}); choose a higher prune.sparsity{lower}, another prune.structure, or a larger network"
+        )
 
     def masks(self, scores: Mapping[str, Tensor]) -> Masks:
         """`remove(scores).masks` without the network, and much faster; on the scores' device or on the CPU."""

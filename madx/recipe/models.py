@@ -29,8 +29,9 @@ class DataConfig(Section):
     """For name: factory, a 'module:callable' that returns {'train': (images, labels), 'test': (images, labels)}."""
     image_size: Count | None = None
     """For imagefolder: images are resized (shorter side) and centre-cropped to this many pixels."""
-    selection: Count = 2000
-    """Images taken out of the training set for choosing checkpoints and calibrating; training never sees them."""
+    selection: Count | None = None
+    """Images taken out of the training set for choosing checkpoints and calibrating; training never sees them. Null: a
+    tenth of that set, at most 2000."""
     gate: ImageCount | None = None
     """How many images of the test set the gate measures on, in a seeded random order; without it, all."""
 
@@ -110,8 +111,8 @@ class LoopConfig(Section):
     """Examples of method pgd."""
     epochs: Annotated[Number, Field(gt=0)] = 15
     """Passes over the training split; fractions are allowed."""
-    batch_size: Count = 128
-    """Images a step."""
+    batch_size: Count | None = None
+    """Images a step; null: 128, or all training images where there are fewer."""
     lr: Annotated[Number, Field(gt=0)] = 0.1
     """Peak learning rate of SGD."""
     schedule: Literal["onecycle", "step", "constant"] = "onecycle"
@@ -129,14 +130,17 @@ class LoopConfig(Section):
     label when mirrored: clothes and animals do, digits, signs and text do not."""
     average: Share = 0.998
     """Decay per step of the weight average that is kept and evaluated; 0 keeps the last weights instead."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Autocast of the training passes; evaluation is always float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the training passes: auto takes what was measured to be fastest on this machine; bf16 is autocast. Evaluation
+    is always float32."""
     evaluations: Count = 10
     """How often it is measured on the selection split; the best robust (method clean: clean) accuracy is kept."""
+    patience: Count | None = None
+    """Evaluations in a row that may bring no gain before training ends early; without it, every step is made."""
     selection_attack: AttackConfig = AttackConfig(steps=10)
     """Attack of these evaluations."""
     selection_images: Count = 1000
-    """How many images of the selection split they use."""
+    """How many images of the selection split they use; all where there are fewer."""
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
@@ -172,8 +176,8 @@ class LearningConfig(Section):
     at that moment."""
     attack: AttackConfig = AttackConfig(steps=3, relative_step=2.5)
     """These examples."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Autocast of the passes."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the passes; auto takes what was measured to be fastest on this machine."""
 
 
 class PruneConfig(Section):
@@ -191,8 +195,8 @@ class PruneConfig(Section):
     two looks in a row."""
     max_batches: Annotated[Integer, Field(ge=2)] = 256
     """With batches: auto, the most that are taken; the report says whether the kept set had settled by then."""
-    batch_size: Count = 128
-    """Images a saliency batch."""
+    batch_size: Count | None = None
+    """Images a saliency batch; null: 128, or all training images where there are fewer."""
     attack: AttackConfig = AttackConfig(steps=10)
     """Examples the saliency is computed on."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -257,7 +261,7 @@ class ExportConfig(Section):
     opset: Annotated[Integer, Field(ge=18, le=23)] = 20
     """ONNX operator set."""
     parity_images: ImageCount = 256
-    """Selection images on which the ONNX file is compared with the torch network, clean and adversarial."""
+    """Selection images (all where there are fewer) on which the ONNX file is compared with the torch network."""
     engines: tuple[EngineConfig, ...] = (EngineConfig(),)
     """Engines to build. One that cannot be built here ends the run with exit code 3."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from madx.report import words
-from madx.verify import Accuracy, SideSoundness, Soundness
+from madx.verify import Accuracy, EngineParity, Measurements, SideSoundness, Soundness
 from madx.verify.arrays import Bools
+from madx.verify.findings import TWIN_FLIPS
 from madx.verify.signs import ABOVE_TWIN, UNBOUNDED, UNDEFENDED, UNFINISHED
 
 KNEW = {
@@ -80,6 +81,40 @@ def total_cost(rows: tuple[AttackRow, ...], images: int) -> str:
 def check_rows(sound: Soundness) -> tuple[CheckRow, ...]:
     """Each with its counts; what is clearly more than wanted is a sign (`madx.verify.signs`)."""
     return tuple(_checks(sound))
+
+
+def parity_rows(measured: Measurements) -> tuple[CheckRow, ...]:
+    """The engines beside the torch twins that examples are made on, and how far examples had to be put back."""
+    parity, accuracy = measured.parity, measured.accuracy
+    sides = (parity.reference, parity.candidate)
+
+    def both(label: str, wanted: str, of: Callable[[EngineParity], str]) -> CheckRow:
+        return CheckRow(label, wanted, *(words.ABSENT if side is None else of(side) for side in sides))
+
+    def flips(rows: Bools) -> str:
+        return _count(rows) if len(rows) else words.ABSENT
+
+    farthest = max((float(overrun) for overrun in accuracy.overrun), default=0.0)
+    return (
+        both("labelled otherwise than by the twin, clean", _at_most(TWIN_FLIPS), lambda side: flips(side.flips_clean)),
+        both(
+            "labelled otherwise than by the twin, under attack",
+            _at_most(TWIN_FLIPS),
+            lambda side: flips(side.flips_adversarial),
+        ),
+        both(
+            "largest difference of a logit from the twin's",
+            "rounding",
+            lambda side: words.scientific(float(side.difference.max())) if side.images else words.ABSENT,
+        ),
+        both("breaches of an engine's contract", "none", lambda side: "; ".join(side.violations) or "none"),
+        CheckRow(
+            "farthest example beyond the threat before it was put back, in eps",
+            "rounding",
+            words.scientific(farthest),
+            "the same",
+        ),
+    )
 
 
 def trial_sentence(sound: Soundness) -> str:

@@ -80,10 +80,10 @@ def _attack_tables(measured: Measurements, *, doubtful: bool) -> Iterator[str]:
     )
     yield from ("", f"Cost: {attack_views.total_cost(rows, measured.accuracy.images)}.", "")
     yield from ("What they must do:" if doubtful else attack_views.trial_sentence(measured.soundness), "")
-    checks = attack_views.check_rows(measured.soundness)
+    checks = (*attack_views.check_rows(measured.soundness), *attack_views.parity_rows(measured))
     yield from table(
         ("images", "wanted:", *columns(roles)),
-        ((row.label, row.wanted, row.reference, row.candidate) for row in checks),
+        ((text(row.label), row.wanted, text(row.reference), text(row.candidate)) for row in checks),
     )
 
 

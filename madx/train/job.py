@@ -9,7 +9,9 @@ from torch import Tensor
 
 from madx.data import Split
 from madx.errors import RecipeError
+from madx.models.precision import PLAIN, ComputeFormat
 from madx.recipe import LoopConfig, ThreatConfig
+from madx.recipe.values import fitting_batch
 from madx.seeds import derive_seed
 
 
@@ -23,16 +25,23 @@ class TrainingJob:
     threat: ThreatConfig
     seed: int
     masks: Mapping[str, Tensor] | None = None
+    format: ComputeFormat = PLAIN
+    """How the training passes are computed: what config.precision came to on this machine."""
     start_counts: bool = False
     """The network as it comes is a candidate too, so that training cannot end with something worse."""
 
     @property
+    def batch_size(self) -> int:
+        """Images a step."""
+        return fitting_batch(self.config.batch_size, len(self.train))
+
+    @property
     def steps_per_epoch(self) -> int:
         """Whole batches of one pass."""
-        steps = len(self.train) // self.config.batch_size
+        steps = len(self.train) // self.batch_size
         if steps == 0:
             raise RecipeError(
-                f"the training split has {len(self.train)} images, fewer than one batch of {self.config.batch_size}; "
+                f"the training split has {len(self.train)} images, fewer than one batch of {self.batch_size}; "
                 "lower batch_size"
             )
         return steps
@@ -49,7 +58,7 @@ def batches(job: TrainingJob, done: int) -> Iterator[tuple[Tensor, Tensor]]:
     left = job.steps - done
     while left > 0:
         shuffle = derive_seed(job.seed, "epoch", epoch)
-        for batch in job.train.batches(job.config.batch_size, shuffle=shuffle, drop_last=True, start=start):
+        for batch in job.train.batches(job.batch_size, shuffle=shuffle, drop_last=True, start=start):
             yield batch
             left -= 1
             if left == 0:

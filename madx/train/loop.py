@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ from madx.train.wholebatch import refuse_sync_batchnorm, whole_batch_statistics
 
 _CHECKPOINT_SECONDS = 30.0
 """How much work a kill may cost; saving never changes what is computed."""
+
+TRAINING = "training"
+"""What the progress calls it."""
 
 _FGSM = AttackConfig(steps=1, relative_step=1.25)
 """Fast FGSM training: one step of 1.25 eps from a random start (Wong, Rice, Kolter 2020, arXiv 2001.03994)."""
@@ -81,7 +85,8 @@ def train_(
     marks = evaluation_steps(job)
     compared = marks | {run.step + 1}  # layers with statistics of their own come apart in the first step
     saved = time.monotonic()
-    for images, labels in progress.track(batches(job, run.step), "training", total=job.steps, done=run.step):
+    left = itertools.takewhile(lambda _: not run.has_converged(), batches(job, run.step))
+    for images, labels in progress.track(left, TRAINING, total=job.steps, done=run.step):
         run.advance(images, labels)
         if run.step in compared:
             run.check_alike()  # before anything is stored that a later run would go on from
@@ -90,8 +95,15 @@ def train_(
         if run.step in marks or time.monotonic() - saved > _CHECKPOINT_SECONDS:
             checkpoint.save(run.state())
             saved = time.monotonic()
+    if run.step < job.steps:
+        progress.say(f"ended after {run.step} of {job.steps} steps: {job.config.patience} evaluations brought no gain")
     run.finish_()
     return run.log
+
+
+def attack_of(config: LoopConfig) -> AttackConfig:
+    """What makes the examples that a training begins with."""
+    return _FGSM if config.method == "fgsm" else config.attack
 
 
 class _Run:
@@ -100,13 +112,12 @@ class _Run:
     def __init__(self, module: nn.Module, job: TrainingJob, world: World) -> None:
         self.module, self.job, self.world = module, job, world
         refuse_sync_batchnorm(module, world)
-        self.rows = world.rows(job.config.batch_size)
+        self.rows = world.rows(job.batch_size)
         self.device = next(module.parameters()).device
-        if any(parameter.dim() == 4 for parameter in module.parameters()):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        job.format.order_(module)
         module.train()
-        self.objective = world.data_parallel(Objective(module, job.config))
-        self.attack = _FGSM if job.config.method == "fgsm" else job.config.attack
+        self.objective = world.data_parallel(Objective(module, job.config, job.format))
+        self.attack = attack_of(job.config)
         self.masks = {name: mask.to(self.device) for name, mask in (job.masks or {}).items()}
         self._hold_masks()  # before the copy: the average must not start from entries that are removed
         self.average = copy.deepcopy(module).eval()
@@ -120,9 +131,7 @@ class _Run:
         """One optimiser step on one whole batch of clean images, of which this process works on its rows."""
         config, job = self.job.config, self.job
         generator = torch_generator(job.seed, "step", self.step)
-        x = augment(images, config.augment, generator).to(self.device)
-        if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = job.format.ordered(augment(images, config.augment, generator).to(self.device))
         y = labels.to(self.device)
         inputs = x[self.rows] if config.method == "clean" else self._examples(x, y, generator)
         self.module.train()
@@ -158,7 +167,7 @@ class _Run:
         if config.loss == "trades":
             with torch.no_grad():
                 targets = self.module(x[rows]).float().softmax(1)
-        climb = input_gradient(self.module, precision=config.precision)
+        climb = input_gradient(self.module, precision=self.job.format.precision)
 
         def gradient(points: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
             logits, own = climb(points[rows], targets)
@@ -222,6 +231,12 @@ class _Run:
     def _score(self, clean: float, robust: float) -> float:
         """What the weights are kept by: chosen by robustness, clean training would hide some of what it takes away."""
         return clean if self.job.config.method == "clean" else robust
+
+    def has_converged(self) -> bool:
+        """Whether the last evaluations, as many as the recipe has patience for, brought nothing better."""
+        scores = [self._score(entry.clean, entry.robust) for entry in self.log]
+        patience = self.job.config.patience
+        return patience is not None and bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
 
     def check_alike(self) -> None:
         """Refuse to go on with processes that have come apart.

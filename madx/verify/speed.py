@@ -25,8 +25,12 @@ _DECIDE = f"decide it with a chance of {PLANNED_POWER:.0%}"
 
 
 def speedup(measured: Measurements, gate: GateConfig) -> Finding:
+    """`speedup_found` on what was timed."""
+    return speedup_found(known(measured.latency, "reference engine"), gate)
+
+
+def speedup_found(latency: Latency, gate: GateConfig) -> Finding:
     """Hodges-Lehmann over the pairs; void if the control or the machine gives reason to."""
-    latency = known(measured.latency, "reference engine")
     calm = undisturbed(latency.machine, latency.spikes)
     gain = claimed_gain(latency, gate.bound, gate.confidence)
     estimate, lower, upper = limits = _exp(*speedup_limits(latency, gate.confidence))
@@ -43,17 +47,22 @@ def speedup(measured: Measurements, gate: GateConfig) -> Finding:
         ),
         method="Hodges-Lehmann, signed-rank limits",
         advice=(pairs_advice(latency, wanted, end=_DECIDE),),
+        wanted_pairs=wanted,
         void=(*not_alone(calm), *_biased(latency, gain), *_blunt(latency, gain)),
     )
 
 
 def p99_ratio(measured: Measurements, gate: GateConfig) -> Finding:
+    """`p99_found` on what was timed."""
+    return p99_found(known(measured.latency, "reference engine"), gate)
+
+
+def p99_found(latency: Latency, gate: GateConfig) -> Finding:
     """Over all pairs, with limits that hold for the undisturbed ones alone too, as those of the speed-up do.
 
     A neighbour's turns on the CPU are what tails are made of: here waiting flags a pair even if the medians are sound.
     Void if the reference's own p99s show that one side is favoured, or its medians do.
     """
-    latency = known(measured.latency, "reference engine")
     no_spikes = np.zeros(len(latency.order))
     calm = undisturbed(latency.machine, no_spikes)
     sides = latency.reference, latency.candidate
@@ -74,6 +83,7 @@ def p99_ratio(measured: Measurements, gate: GateConfig) -> Finding:
         ),
         method="order statistics, Bonferroni",
         advice=(pairs_advice(latency, wanted, end=_DECIDE),),
+        wanted_pairs=wanted,
         void=(*not_alone(calm), *_biased(latency, _stake(limits[0], gate.bound)), *_biased_tail(control)),
     )
 
@@ -157,7 +167,7 @@ def _not_carried(latency: Latency, tails: list[Tail], control: Tail, *, void: tu
         advice = pairs_advice(latency, wanted, end="carry it, as far as they are undisturbed")
     evidence = f"p99 at batch {latency.batch} ({latency.timing}): {said}."
     nothing = Finding(math.nan, -math.inf, math.inf, evidence=(evidence,))
-    return replace(nothing, advice=(advice,), void=void)
+    return replace(nothing, advice=(advice,), wanted_pairs=wanted, void=void)
 
 
 def _tail_sentence(latency: Latency, found: Tail, confidence: float) -> str:

@@ -232,3 +232,16 @@ def test_a_fingerprint_is_a_sha256_that_ignores_how_bytes_are_kept():
     prints = {Split("gate", source, np.array([3, 4])).fingerprint for source in (BASE, as_floats)}
     assert len(prints) == 1
     assert len(bytes.fromhex(prints.pop())) == 32
+
+
+@pytest.mark.parametrize(("training", "selection"), [(60_000, 2000), (20_000, 2000), (600, 60), (40, 4), (10, 3)])
+def test_the_selection_that_nobody_named_suits_the_set(with_sets, training: int, selection: int) -> None:
+    with_sets(numbered(training), numbered(30))
+    splits = load_splits(DataConfig(name="digits"), 0)
+    assert (len(splits.selection), len(splits.train)) == (selection, training - selection)
+
+
+def test_a_selection_that_was_named_is_checked_as_ever(with_sets) -> None:
+    with_sets(numbered(600), numbered(30))
+    with pytest.raises(DataError, match=r"data.selection is 2000, but digits has 600 .* at most 300"):
+        load_splits(DataConfig(name="digits", selection=2000), 0)

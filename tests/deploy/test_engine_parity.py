@@ -5,12 +5,15 @@ available fails, any other skips with the reason.
 """
 
 import os
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 from deploy_cases import NETS, exported, images, logits_of, net
 
+from madx.deploy import ort
 from madx.deploy.engine import backend
 from madx.errors import EngineError
 from madx.recipe import EngineConfig
@@ -154,3 +157,45 @@ def test_names_and_facts_say_how_it_runs(engine, row):
     if config.kind == "openvino-cpu":
         assert (engine.facts["threads"], engine.facts["streams"]) == (1, 1)
         assert engine.facts["arithmetic"] == "f32" or config.precision == "fp16"
+
+
+def test_the_facts_of_a_session_are_its_own_words():
+    """Whatever was asked for: another version, or another default, is not to be hidden behind what madx meant."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = 3, 2
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    payload = exported("residual").payload
+    session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+    assert ort._facts(session) == {
+        "provider": "CPUExecutionProvider",
+        "intra_op_threads": 3,
+        "inter_op_threads": 2,
+        "spinning": True,
+        "execution": "parallel",
+        "graph_optimisation": "basic",
+    }
+    engine = backend("ort-cpu").load(payload, EngineConfig(kind="ort-cpu", threads=2))
+    assert engine.facts == ort._facts(engine._session) | {"onnxruntime": onnxruntime.__version__}
+    assert (engine.facts["spinning"], engine.facts["graph_optimisation"]) == (False, "all")
+
+
+@pytest.mark.parametrize("kind", ["ort-cpu", "openvino-cpu"])
+def test_no_runtime_starts_its_telemetry(kind, tmp_path):
+    """Its threads would run beside what is timed, and its files want a home."""
+    if not backend(kind).availability().can_run:
+        pytest.skip(f"{kind} does not run here")
+    code = f"""
+import sys
+from madx.deploy.engine import backend
+assert backend({kind!r}).availability().can_run
+print(*[name for name in sys.modules if "telemetry" in name and sys.modules[name] is not None])
+"""
+    environment = os.environ | {"HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert [name for name in child.stdout.split() if name.startswith("openvino_telemetry")] == []
+    assert list(tmp_path.rglob("*")) == []

@@ -34,6 +34,8 @@ def test_a_real_build_has_the_precision_of_its_file(rtx, precision, convolution)
     assert built.facts["flags"] == {"sparse_weights": True, "tf32": False, "strongly_typed": True}
     assert built.facts["profile"] == {"min": [1, *SHAPE], "opt": [4, *SHAPE], "max": [16, *SHAPE]}
     assert built.facts["build_seconds"] > 0
+    choices = {"profiling_verbosity": "detailed", "compute_capabilities": [], "optimisation_level": 3}
+    assert choices.items() <= built.facts.items()  # in the words of the builder's own objects
     assert built.facts["sparse"]["eligible"] is None  # TensorRT-RTX says nothing of sparsity, and neither do we
     convolutions = [layer for layer in built.facts["layers"] if layer["kind"] == "correlation"]
     assert len(convolutions) == exported("residual").facts["nodes"]["Conv"]
@@ -125,3 +127,9 @@ def test_a_batch_outside_the_profile_is_refused(batch):
 def test_a_file_of_another_precision_is_refused():
     with pytest.raises(EngineError, match="ONNX file of precision fp32"):
         backend("tensorrt-rtx").build(exported("plain"), EngineConfig(kind="tensorrt-rtx", precision="fp16"), batch=1)
+
+
+def test_a_python_that_cannot_be_started_is_no_crash(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    available = backend("tensorrt-rtx").availability()
+    assert (available.can_build, "does not start" in available.reason) == (False, True)

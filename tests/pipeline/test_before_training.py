@@ -84,15 +84,21 @@ def test_a_last_layer_that_starts_at_zero_may_be_trained(train) -> None:
 
 def test_a_network_that_does_not_run_in_bfloat16_is_told_what_to_set(train) -> None:
     """Both lines of the answer together make it run."""
-    answer = train("in_float32_alone")
+    in_bf16 = [f"--set={part}.precision=bf16" for part in ("train", "prune.finetune")]
+    answer = train("in_float32_alone", *in_bf16)
     assert answer.code == 2
     said = " ".join(answer.err.split())
     assert "does not run under bfloat16 autocast: RuntimeError" in said
     found = re.search(r"set (.*)", said)
     assert found
     settings = [setting.replace(": ", "=") for setting in found[1].split(" and ")]
-    assert settings
-    assert train("in_float32_alone", *(word for setting in settings for word in ("--set", setting))).code == 0
+    assert settings == ["train.precision=fp32", "prune.finetune.precision=fp32"]
+    assert train("in_float32_alone", *in_bf16, *(f"--set={setting}" for setting in settings)).code == 0
+
+
+def test_auto_never_takes_a_precision_in_which_the_network_does_not_run(train) -> None:
+    answer = train("in_float32_alone")
+    assert answer.code == 0, answer.err
 
 
 def test_so_is_one_whose_recipe_asks_for_bfloat16_after_training(train) -> None:
@@ -103,3 +109,19 @@ def test_so_is_one_whose_recipe_asks_for_bfloat16_after_training(train) -> None:
     assert answer.code == 2
     assert "does not run under bfloat16 autocast: RuntimeError" in " ".join(answer.err.split())
     assert re.findall(r"[a-z.]+\.precision: fp32", answer.err) == ["prune.finetune.precision: fp32"]
+
+
+def test_a_run_in_which_nothing_can_go_is_refused_before_training(train, tmp_path: Path) -> None:
+    """`madx train` alone promises no pruning."""
+    whole = ("--set", "prune.round_to=16")
+    answer = train("from_zero", *whole, command="run")
+    assert (answer.code, "0: 16 channels, and what is kept is a multiple of 16" in " ".join(answer.err.split())) == (
+        2,
+        True,
+    )
+    manifest = tmp_path / "run/manifest.json"
+    assert not manifest.exists() or "train" not in json.loads(manifest.read_text())["stages"]
+    assert train("from_zero", *whole, "--set", "train.precision=fp32", "--set", "train.epochs=1").code == 0
+    answer = train("from_zero", *whole, "--set", "train.precision=fp32", "--set", "train.epochs=1", command="prune")
+    assert (answer.code, "removes nothing of this network" in " ".join(answer.err.split())) == (2, True)
+    assert "prune" not in json.loads(manifest.read_text())["stages"]

@@ -10,7 +10,7 @@ import torch
 from small_networks import Lambda, plain
 from torch import Tensor, nn
 
-from madx.errors import ModelError
+from madx.errors import ExitCode, ModelError, RecipeError
 from madx.prune import Rule, two_four_masks, unstructured_masks
 from madx.prune.layers import scored_parameters
 from madx.recipe import PruneConfig
@@ -86,3 +86,39 @@ def test_scores_that_are_missing_are_an_error(network: nn.Module) -> None:
     del scores["2.weight"]
     with pytest.raises(ModelError, match=r"2\.weight"):
         Rule(network, PruneConfig(structure="unstructured"), example=EXAMPLE).remove(scores)
+
+
+NOTHING_GOES = {
+    "rounding keeps all channels": (
+        {"structure": "channels", "round_to": 64},
+        ["0: 64 channels, and what is kept is a multiple of 64", "2: 32 channels", "5: makes the network's outputs"],
+    ),
+    "less than a weight": (
+        {"structure": "unstructured", "sparsity": 1e-7},
+        ["0, 2, 5: 1e-07 of its weights is less than a whole one"],
+    ),
+    "less than a channel": (
+        {"structure": "channels", "sparsity": 0.001, "round_to": 1},
+        ["0: 64 channels", "2: 32 channels"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING_GOES)
+def test_a_recipe_that_removes_nothing_is_refused_without_any_saliency(case: str, network: nn.Module) -> None:
+    """With every layer and its reason; where only some stay whole, the rest is pruned."""
+    settings, said = NOTHING_GOES[case]
+    rule = Rule(network, PruneConfig(**settings), example=EXAMPLE)
+    with pytest.raises(RecipeError, match="removes nothing of this network") as refused:
+        rule.rehearse()
+    assert refused.value.exit_code is ExitCode.USAGE
+    assert [part for part in said if part not in str(refused.value)] == []
+    with pytest.raises(RecipeError):
+        rule.check(rule.remove(scores_of(network)))
+    Rule(network, PruneConfig(structure="channels", round_to=32), example=EXAMPLE).rehearse()
+
+
+def test_two_four_without_a_layer_for_it_is_refused() -> None:
+    odd = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)).eval()
+    with pytest.raises(RecipeError, match=r"prune.structure: 2:4 .* 3 input channels are not a multiple of 16"):
+        Rule(odd, PruneConfig(structure="2:4"), example=torch.zeros(2, 3, 6, 6)).rehearse()

@@ -38,6 +38,39 @@ def script(monkeypatch: pytest.MonkeyPatch, robust: Iterable[float]) -> None:
     monkeypatch.setattr(loop, "evaluate", lambda *_, **__: (0.9, next(values)))
 
 
+PATIENCE = {
+    # patience: (robust accuracies of five evaluations, how many of them are made)
+    "a gain comes in time": (2, [0.3, 0.2, 0.4, 0.4, 0.5], 5),
+    "no gain for two": (2, [0.3, 0.5, 0.5, 0.4, 0.9], 4),
+    "none at all": (1, [0.3, 0.3, 0.9, 0.9, 0.9], 2),
+    "the start was best": (3, [0.3, 0.2, 0.1, 0.0, 0.9], 4),
+    "without patience": (None, [0.3, 0.2, 0.1, 0.0, 0.1], 5),
+}
+
+
+@pytest.mark.parametrize("name", PATIENCE)
+def test_training_ends_when_evaluations_bring_no_gain(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """And so does one that is taken up after a kill, without another step."""
+    patience, robust, made = PATIENCE[name]
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: (0.9, robust[kept.made()]))
+    job, kept = train_cases.training_job(epochs=2.5, evaluations=5, patience=patience), Log()
+    watch = train_cases.Watching()
+    log = train_(train_cases.network(), job, checkpoint=kept, progress=watch)
+    assert [entry.robust for entry in log] == robust[:made]
+    assert len(watch.items) == log[-1].step == job.steps * made / 5
+    again = train_cases.Watching()
+    assert train_(train_cases.network(), job, checkpoint=kept, progress=again) == log
+    assert again.items == []
+
+
+class Log(train_cases.Recording):
+    """Knows how many evaluations were saved."""
+
+    def made(self) -> int:
+        state = self.load()
+        return len(state["log"]) if state else 0
+
+
 @pytest.mark.parametrize("changes", METHODS)
 def test_robust_accuracy_rises(changes: dict[str, Any]) -> None:
     module, job = train_cases.network(), train_cases.training_job(**{"epochs": 4, **changes})

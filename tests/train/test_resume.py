@@ -22,6 +22,7 @@ KINDS = [
     pytest.param({"epochs": 1.5, "loss": "mart", "momentum": 0.5, "evaluations": 2}, id="mart"),
     pytest.param({"epochs": 1.5, "method": "fgsm", "average": 0, "evaluations": 2}, id="fgsm"),
     pytest.param({"epochs": 1.5, "method": "clean", "evaluations": 2}, id="clean"),
+    pytest.param({"epochs": 1.5, "evaluations": 3, "patience": 3}, id="patient"),
 ]
 
 

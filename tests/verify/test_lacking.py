@@ -8,7 +8,8 @@ from report_cases import blind, lone, measurements
 
 from madx.errors import ArtifactError, MadxError
 from madx.recipe import METRICS, GateConfig
-from madx.verify import Accuracy, Measurements, Outcome, Soundness, Subject, decided, judge
+from madx.verify import Accuracy, Measurements, Outcome, Soundness, Subject, decided, gates, judge
+from madx.verify.findings import finding
 
 SHARES = {
     "robust_accuracy": {"at_least": 0.1},
@@ -41,6 +42,17 @@ def test_without_a_reference_nothing_is_compared(metric):
     gate = result(lone(measurements()), metric)
     assert (gate.outcome, gate.estimate, gate.lower, gate.upper) == (Outcome.INCONCLUSIVE, None, None, None)
     assert "add --reference dense.onnx, or --baseline" in gate.evidence[0]
+
+
+@pytest.mark.parametrize("metric", COMPARISONS)
+@pytest.mark.parametrize("why", ["", "the control was biased"], ids=["judged", "void"])
+def test_every_comparison_names_the_bytes_of_the_baseline(metric, why, monkeypatch):
+    """Also the one that decides nothing: which release it was compared with is what its reader asks first."""
+    monkeypatch.setattr(gates, "finding", lambda *a, **k: replace(finding(*a, **k), void=(why,) if why else ()))
+    gate = result(replace(measurements(), reference=Subject("baseline", "ab" * 32)), metric)
+    assert (gate.outcome is Outcome.INCONCLUSIVE) or not why
+    assert len([sentence for sentence in gate.evidence if "ab" * 32 in sentence]) == 1
+    assert (why in gate.evidence) is bool(why)
 
 
 @pytest.mark.parametrize("metric", SHARES)
