@@ -1,4 +1,4 @@
-"""What the README promises of Fashion-MNIST, on the real images: the shipped network, the silent loss, the 2:4 recipe."""
+"""What the README promises of Fashion-MNIST, on the real images: the shipped network, a silent loss, 2:4."""
 
 import importlib.util
 import json
