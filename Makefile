@@ -4,14 +4,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+# Test processes side by side, each with one thread of torch; 0 runs all in one.
+WORKERS ?= 2
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --durations 10
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
 DEMO := recipes/fashion-mnist.yaml
+SILENT_LOSS := recipes/fashion-mnist-silent-loss.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev data demo test test-slow lint clean
+.PHONY: help install dev data demo demo-silent-loss test test-slow test-long lint clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 $(BIN)/madx: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,11 +38,18 @@ data: $(BIN)/madx ## fetch Fashion-MNIST (30 MB) and check its SHA-256
 demo: install data ## prune, export and verify the shipped robust network; ends in a verdict and an HTML report
 	$(BIN)/madx run $(DEMO)
 
-test: dev ## the test suite, under ten minutes on two cores
-	$(BIN)/python -m pytest
+demo-silent-loss: install data ## lose robustness and keep clean accuracy; succeeds if the gate sees it: FAIL, exit code 1
+	@echo "$(BIN)/madx run $(SILENT_LOSS)"; $(BIN)/madx run $(SILENT_LOSS); code=$$?; \
+	echo "exit code: $$code (expected here: 1, a gate failed)"; test $$code -eq 1
+
+test: dev ## the test suite, under eight minutes on two cores
+	$(PYTEST) $(SIDE_BY_SIDE)
 
 test-slow: dev data ## the slow tests: the whole chain on real data, kills and resumes, float64 references
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(PYTEST) $(SIDE_BY_SIDE) -m "slow and not long and not gpu"
+
+test-long: dev data ## the long tests: minutes of real training each, one after the other
+	$(PYTEST) -m "long and not gpu"
 
 lint: dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -11,9 +11,10 @@ every criterion. Scores of criteria that average use BATCHES batches; those that
 work that the others do not do. `mad-start` is where `mad` starts, without learning.
 
 Each network is measured on the test set's first images: clean, PGD-50 (one start) and APGD (cross-entropy, then
-targeted DLR at the likeliest wrong classes). The attacks climb bfloat16 gradients and every example is scored again in
-float32; `--check` compares that with float32 gradients on the dense network. The results file keeps every image's
-outcome as a hexadecimal bit string, so that differences between criteria are paired.
+targeted DLR at the likeliest wrong classes). The attacks climb gradients in the precision that is fastest on this
+machine (the committed results: bfloat16) and every example is scored again in float32; `--check` compares bfloat16 with
+float32 gradients on the dense network. The results file keeps every image's outcome as a hexadecimal bit string, so
+that differences between criteria are paired.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from madx.attacks import Apgd, TargetedApgd, Victim, input_gradient, last_iterate, run_suite, strongest_examples
 from madx.data import Split, load_splits
 from madx.models import build_model, load_weights
+from madx.models.precision import ComputeFormat, Precision, probe
 from madx.prune import (
     CRITERIA,
     IMAGE_FREE,
@@ -52,7 +54,6 @@ from madx.train import TrainingJob, recalibrate_, train_
 HERE = Path(__file__).parent
 RECIPE = load_recipe(HERE.parent / "recipes/fashion-mnist.yaml")
 RESULTS = HERE / "results/criteria.jsonl"
-Precision = Literal["fp32", "bf16"]
 Structure = Literal["unstructured", "channels"]
 DENSE = "dense"
 START = "mad-start"
@@ -83,6 +84,12 @@ STATES = ("one_shot", "recalibrated", FINETUNED)
 
 
 @lru_cache
+def compute_format() -> ComputeFormat:
+    """What `precision: auto` comes to for this network on this machine."""
+    return probe(dense(), splits().train.shape).fastest()
+
+
+@lru_cache
 def splits() -> Any:
     """The recipe's data."""
     return load_splits(RECIPE.data, RECIPE.seed)
@@ -94,7 +101,7 @@ def dense() -> nn.Module:
     model = build_model(RECIPE.model, shape=train.shape, classes=train.classes, seed=0)
     assert RECIPE.model.weights is not None
     load_weights(model, RECIPE.model.weights)
-    return model.eval().to(memory_format=torch.channels_last)
+    return model.eval()
 
 
 def batches(count: int, *words: object) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -106,14 +113,14 @@ def batches(count: int, *words: object) -> Iterator[tuple[int, Tensor, Tensor]]:
             whole = turn * (len(split) // 128) + number
             if whole == count:
                 return
-            yield whole, x.contiguous(memory_format=torch.channels_last), y
+            yield whole, compute_format().ordered(x), y
 
 
 def adversarial(model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, generator: torch.Generator) -> Tensor:
     """PGD examples of one batch."""
-    gradient = input_gradient(model, precision="bf16")
+    gradient = input_gradient(model, precision=compute_format().precision)
     examples = last_iterate(gradient, x, y, threat=RECIPE.threat, attack=attack, generator=generator)
-    return examples.contiguous(memory_format=torch.channels_last)
+    return compute_format().ordered(examples)
 
 
 @lru_cache(maxsize=1)
@@ -135,13 +142,16 @@ def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> 
     rule = Rule(model, config, example=torch.zeros(2, *splits().train.shape))
     if criterion in LEARNERS:
         channels = rule.channel_masks(scores) if removes_channels(config) else None
-        learning, attack = LearningConfig(steps=LEARNING_STEPS), learning_attack
+        collected = () if channels is None else (channels.slopes,)
+        keep = rule.masks if channels is None else channels.masks
+        learning = LearningConfig(steps=LEARNING_STEPS)
+        task = Task(learning, keep, learning_attack, *collected, format=compute_format())
         scores = scores | learn_scores(
             model,
             ((x, y, torch_generator(seed, "learn", n)) for n, x, y in batches(LEARNING_STEPS, seed, "learn")),
             channels.start(scores) if channels else scores,
             LEARNERS[criterion],
-            Task(learning, channels.masks, attack, channels.slopes) if channels else Task(learning, rule.masks, attack),
+            task,
         )
     return rule.remove(scores)
 
@@ -165,19 +175,20 @@ def recalibrated_(model: nn.Module, seed: int) -> None:
 
 def finetuned_(model: nn.Module, masks: dict[str, Tensor], seed: int) -> None:
     """The same steps on the same images for every criterion."""
-    job = TrainingJob(splits().train, splits().selection, FINETUNE, RECIPE.threat, seed, masks=masks)
+    format = compute_format()
+    job = TrainingJob(splits().train, splits().selection, FINETUNE, RECIPE.threat, seed, masks=masks, format=format)
     train_(model, job)
-    model.to(memory_format=torch.channels_last)
 
 
-def outcomes(model: nn.Module, images: int, *, pgd: bool, precision: Precision = "bf16") -> dict[str, np.ndarray]:
+def outcomes(model: nn.Module, images: int, *, pgd: bool, precision: Precision | None = None) -> dict[str, np.ndarray]:
     """For each of the first test images whether it was classified correctly: clean, under PGD-50, under APGD."""
     source = splits().gate.source
+    precision = precision or compute_format().precision
     found: dict[str, list[np.ndarray]] = {"clean": [], "pgd50": [], "apgd": []}
     model.eval()
     for start in range(0, images, 250):
         index = np.arange(start, start + 250)
-        x = torch.from_numpy(source.images(index)).contiguous(memory_format=torch.channels_last)
+        x = compute_format().ordered(torch.from_numpy(source.images(index)))
         y = torch.from_numpy(source.labels[index])
         found["clean"].append(right(model, x, y))
         generator = torch_generator(0, "criteria", start)
@@ -207,7 +218,7 @@ def cell(criterion: str, structure: Structure, sparsity: float, seed: int, *, la
     entry["kept"] = {
         name: round(mask.float().mean().item(), 4) for name, mask in removal.masks.items() if mask.dim() > 1
     }
-    model = removal.module.to(memory_format=torch.channels_last)
+    model = compute_format().order_(removal.module)
     if "one_shot" in lacks:
         entry["one_shot"] = packed(outcomes(model, IMAGES_ONE_SHOT, pgd=pgd))
     recalibrated_(model, seed)

@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from torch.func import functional_call
 from madx.attacks import input_gradient, last_iterate
 from madx.models import build_model
 from madx.models.folding import folded
+from madx.models.precision import ComputeFormat, Precision
 from madx.prune import mad_saliency, optimise_masks, unstructured_masks
 from madx.prune.curvature import output_curvature
 from madx.prune.layers import scored_layers, scored_parameters
@@ -43,7 +44,6 @@ from madx.recipe import AttackConfig, ModelConfig, ThreatConfig
 from madx.seeds import torch_generator
 
 FIXTURE = Path(__file__).parent.parent / "tests/data/mad_reference.npz"
-Precision = Literal["fp32", "bf16"]
 Batch = tuple[nn.Module, Tensor, Tensor]
 
 
@@ -145,14 +145,15 @@ def chain(variant: Variant, batch: Batch, results: dict[str, Any]) -> dict[str, 
     model, x, y = batch
 
     def attack() -> None:
-        module = folded(model, x[:8]) if variant.fold else model
+        module = folded(model, x[:8], format=ComputeFormat(channels_last=True)) if variant.fold else model
         gradient, generator = input_gradient(module, precision=variant.attack), torch_generator(0, "attack")
         threat, config = ThreatConfig(eps=0.1), AttackConfig(steps=10)
         x_adv = last_iterate(gradient, x, y, threat=threat, attack=config, generator=generator)
         results["images"] = x_adv.contiguous()
 
     def masks() -> None:
-        results["masks"] = optimise_masks(model, results["images"], y, precision=variant.masks, fold=variant.fold)
+        format = ComputeFormat(variant.masks, channels_last=variant.fold)
+        results["masks"] = optimise_masks(model, results["images"], y, format=format, fold=variant.fold)
 
     def statistics() -> None:
         results["scores"] = mad_saliency(model, results["images"], y, results["masks"])

@@ -16,6 +16,7 @@ import torch
 from madx.attacks import input_gradient, strongest_examples
 from madx.data import load_splits
 from madx.models import build_model, load_weights
+from madx.models.precision import probe
 from madx.recipe import AttackConfig, load_recipe
 from madx.seeds import torch_generator
 
@@ -33,7 +34,7 @@ def measure() -> dict[str, float]:
     model = build_model(recipe.model, shape=source.shape, classes=source.classes, seed=0)
     assert recipe.model.weights is not None
     load_weights(model, recipe.model.weights)
-    model.to(memory_format=torch.channels_last)
+    probe(model, source.shape).fastest("fp32").order_(model)
     with torch.no_grad():
         clean = model(images).argmax(1) == labels
     robust = 0

@@ -15,6 +15,11 @@ from typing import Any
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _NAME_LENGTH = 256
+_INSTRUCTION_SETS = (
+    *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16", "asimd", "bf16", "sve", "i8mm"),
+)
+"""As /proc/cpuinfo spells them, of x86 and ARM."""
 
 
 @functools.cache
@@ -37,6 +42,18 @@ def processor_name() -> str:
             if key.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
+
+
+def instruction_sets() -> list[str]:
+    """Which of the instruction sets that decide a network's speed the kernel shows; none where it does not tell."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return []
+    for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return [name for name in _INSTRUCTION_SETS if name in value.split()]
+    return []
 
 
 def usable_cpus() -> set[int]:

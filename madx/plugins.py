@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from madx.artifacts import sha256_bytes, sha256_file
 from madx.errors import MadxError
 
 USER_ERRORS = (
@@ -56,6 +57,18 @@ def load_callable(name: str, *, error: type[MadxError]) -> Callable[..., Any]:
     if not callable(found):
         raise error(f"{name}: {attribute!r} is {type(found).__name__}, expected a function or class to call.")
     return found  # type: ignore[no-any-return]  # callable() narrows Any to Any
+
+
+def source_digest(factory: str, *, error: type[MadxError]) -> str:
+    """SHA-256 over the Python files of the package that the recipe names, or of the folder of a lone module."""
+    load_callable(factory, error=error)
+    source = sys.modules[factory.partition(":")[0]].__file__
+    if source is None:
+        raise error(f"{factory} has no source file, so madx could not tell when it changes; define it in a .py file")
+    top = sys.modules[factory.partition(":")[0].partition(".")[0]]
+    folders = [Path(folder) for folder in getattr(top, "__path__", [])]
+    code = [path for folder in folders for path in folder.rglob("*.py")] or list(Path(source).parent.glob("*.py"))
+    return sha256_bytes("".join(sha256_file(path) for path in sorted(code)).encode())
 
 
 def describe(problem: BaseException) -> str:

@@ -137,6 +137,17 @@ class RunDirectory:
         manifest.setdefault("attempts", {})[subject] = dict(record)
         write_json(self.path(MANIFEST), manifest)
 
+    def probes(self) -> dict[str, dict[str, Any]]:
+        """What `keep_probe` kept, by subject."""
+        kept: dict[str, dict[str, Any]] = self.manifest().get("probes", {})
+        return kept
+
+    def keep_probe(self, subject: str, record: Mapping[str, Any]) -> None:
+        """Keep in which formats a network was timed and what they came to; a resumed run goes on with the same."""
+        manifest = self.manifest()
+        manifest.setdefault("probes", {})[subject] = dict(record)
+        write_json(self.path(MANIFEST), manifest)
+
     def read(self, name: str) -> bytes:
         """Bytes of a file that a finished stage wrote, checked against the manifest at this moment.
 
@@ -225,9 +236,9 @@ def _is_manifest(content: Any) -> bool:
     stages = content.get("stages")
     if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
         return False
-    attempts = content.get("attempts", {})
-    if not isinstance(attempts, dict) or not all(isinstance(record, dict) for record in attempts.values()):
-        return False
+    for counted in (content.get("attempts", {}), content.get("probes", {})):
+        if not isinstance(counted, dict) or not all(isinstance(record, dict) for record in counted.values()):
+            return False
     outputs = [record.get("outputs") for record in stages.values()]
     return all(isinstance(files, dict) and all(map(_is_file_entry, files.values())) for files in outputs)
 

@@ -4,14 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from madx.cli import main
-from madx.data.places import candidates
+for pool in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(pool, "1")  # before torch and numpy look: tests run side by side, one thread each
+
+from madx.cli import main  # noqa: E402
+from madx.data.places import candidates  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +25,7 @@ data: {name: digits, selection: 100}
 model: {name: resnet8, args: {widths: [16, 16, 16], stem_stride: 1}}
 threat: {eps: 0.1}
 train: {epochs: 3, batch_size: 64, evaluations: 2, selection_images: 100, average: 0.9, augment: none,
-        attack: {steps: 2}, selection_attack: {steps: 2}}
+        attack: {steps: 2}, selection_attack: {steps: 2}, precision: fp32}
 prune:
   criterion: mad-paper
   batches: 2
@@ -31,8 +34,9 @@ prune:
   attack: {steps: 2}
   recalibration_batches: 2
   recalibration_rounds: 1
+  learning: {precision: fp32}
   finetune: {epochs: 2, batch_size: 64, evaluations: 2, selection_images: 100, average: 0.9, augment: none,
-             attack: {steps: 2}, selection_attack: {steps: 2}}
+             attack: {steps: 2}, selection_attack: {steps: 2}, precision: fp32}
 export: {parity_images: 32}
 verify:
   attack: {steps: 3}
@@ -54,9 +58,8 @@ class Answer:
 Cli = Callable[..., Answer]
 
 
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Call `madx ARGUMENTS` in this process; a traceback instead of an exit code fails the test."""
+def call_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """`madx ARGUMENTS` in this process; a traceback instead of an exit code fails the test."""
 
     def call(*arguments: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["madx", *map(str, arguments)])
@@ -67,6 +70,21 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Answer(int(ended.value.code or 0), printed.out, printed.err)
 
     return call
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """Call `madx ARGUMENTS` in this process, on a clock that the test owns: no verdict hangs on this machine's time."""
+    from own_clock import few_radii, own_clock
+
+    with own_clock(), few_radii():
+        yield call_in_process(monkeypatch, capsys)
+
+
+@pytest.fixture
+def timed_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The same with the engines' real timers, for slow tests: a busy machine may make gates on latency INCONCLUSIVE."""
+    return call_in_process(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import json
 import pkgutil
 import re
 import resource
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +44,7 @@ WITHIN_A_LAYER = {
     ("artifacts", "errors"),
     ("rundir", "artifacts"),
     ("rundir", "errors"),
+    ("plugins", "artifacts"),
     ("plugins", "errors"),
     ("sensors", "errors"),
     ("sensors", "machine"),
@@ -89,7 +89,9 @@ HEAVY = {
 }
 OPTIONAL = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "polygraphy", "cuda")
 """Engines and their tools: a module may need them when it is used, but not when it is imported."""
-HELP_SECONDS = 0.5
+HELP_TURNS = 14_000_000
+"""Turns of an empty loop that `madx --help` may take as long as: half a second where this was written. Seconds would
+say more of the machine than of madx."""
 
 
 def files() -> list[Path]:
@@ -249,16 +251,21 @@ def test_import_madx_loads_only_itself() -> None:
     assert loaded_by("import madx") - loaded_by("") <= {"madx", "__future__", "importlib"}
 
 
-def test_help_takes_half_a_second() -> None:
-    """Processor time of the child, because other work on the machine is not its fault."""
+def processor_seconds(*words: str, rounds: int = 3) -> float:
+    """What `python WORDS` takes, because other work on the machine is not its fault; the least of so many rounds."""
     seconds = []
-    for _ in range(3):
+    for _ in range(rounds):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        child = subprocess.run([sys.executable, "-m", "madx", "--help"], capture_output=True, text=True, check=True)
+        subprocess.run([sys.executable, *words], capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert "run" in child.stdout
         seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    assert statistics.median(seconds) < HELP_SECONDS, seconds
+    return min(seconds)
+
+
+def test_help_takes_no_longer_than_half_a_second_of_a_plain_loop() -> None:
+    allowed = processor_seconds("-c", f"for _ in range({HELP_TURNS}): pass")
+    assert processor_seconds("-m", "madx", "--help") < allowed
+    assert processor_seconds("-c", "import madx.models", rounds=1) > allowed, "it would not notice that torch is loaded"
 
 
 def test_every_module_imports_without_its_optional_packages() -> None:

@@ -38,7 +38,7 @@ def started(program: str, *arguments: object) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str], sign: int = signal.SIGKILL) -> None:
     process.send_signal(sign)
-    process.communicate(timeout=20)
+    process.communicate(timeout=200)
 
 
 HANGS = """
@@ -47,7 +47,7 @@ from pathlib import Path
 from madx.artifacts import write_atomically
 def hang(descriptor):
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 os.fsync = hang
 write_atomically(Path(sys.argv[1]), b"half of it")
 """
@@ -91,7 +91,7 @@ def test_a_second_process_is_told_who_has_the_directory_until_that_one_ends(tmp_
     if end == "kill":
         ended(holder)
     else:
-        holder.communicate("\n", timeout=20)
+        holder.communicate("\n", timeout=200)
         assert holder.returncode == 0
     with run.locked():
         assert run.path(LOCK).read_text() == str(os.getpid())

@@ -14,15 +14,19 @@ from rich.console import Console
 from rich.markup import escape
 
 import madx
-from madx.cli import github, show
-from madx.cli.options import Baseline, Outside, Pieces, grouped
+from madx.cli import show, volume
+from madx.cli.answer import print_files, show_reports, tell_verdict
+from madx.cli.formats import data_app, recipe_app
+from madx.cli.options import Again, AsJson, Baseline, OutDir, Outside, Overrides, Pieces, RecipeFile, RunDir, grouped
+from madx.cli.volume import Quiet, Verbose, audible
 from madx.cli.work import at_work, end
 from madx.distributed import announce, join, leave, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
 from madx.machine import stand_in_for_home
+from madx.progress import Silent
 
 if TYPE_CHECKING:
-    from madx.pipeline import Context, Given, StageReport
+    from madx.pipeline import Context, Given
     from madx.pipeline.shards import Shard
 
 app = typer.Typer(
@@ -30,31 +34,10 @@ app = typer.Typer(
     help="Prune robust image classifiers, deploy them, and prove on the engine what was won and what was kept.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipe_app = typer.Typer(help="Recipes: their format.", no_args_is_help=True)
-data_app = typer.Typer(help="Data sets: fetching them.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
-
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
-RunDir = Annotated[
-    Path | None, typer.Option("--run-dir", help="The run directory; without it, runs/<name of the recipe>.")
-]
-OutDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--run-dir",
-        "--out",
-        help="The run directory; without it, runs/<name of the recipe>, or runs/<name>-engine with --engine.",
-    ),
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. prune.sparsity=0.6.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
-
 
 _CRASHED = 70
 """A bug in madx (EX_SOFTWARE of sysexits.h): Python's own 1 would read as "a gate failed"."""
@@ -64,6 +47,7 @@ _BUG = "this is a bug in madx, not a verdict; please report it with the lines ab
 def main() -> None:
     """Run the command line; the process ends with an exit code of `ExitCode`, or 70 after a crash."""
     stand_in_for_home()
+    volume.reset()
     try:
         app(prog_name="madx")  # also when started as python -m madx
     except MadxError as error:
@@ -93,12 +77,18 @@ def _about_a_path(error: Exception) -> MadxError | None:
 def _refuse(error: MadxError) -> NoReturn:
     """End with the error's message and exit code; of several processes one tells the message."""
     if (told := announce(str(error))) is not None:
+        print(volume.details(error), end="", file=sys.stderr)
         Console(stderr=True, soft_wrap=True).print(f"[red]madx:[/red] {escape(told)}", highlight=False)
     sys.exit(int(error.exit_code))
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    volume.choose(quiet=quiet, verbose=verbose)
     if version:
         print(f"madx {madx.__version__}")
         raise typer.Exit
@@ -119,75 +109,51 @@ def init(
     print(f"wrote {path}; change what you need, then: madx run {path}")
 
 
-@recipe_app.command("schema")
-def recipe_schema() -> None:
-    """Print the recipe's JSON Schema, for editors."""
-    from madx.recipe import recipe_schema as schema
-
-    show.print_json(schema())
-
-
-@recipe_app.command("check")
-def recipe_check(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Validate a recipe without doing anything."""
-    from madx.recipe import load_recipe
-
-    load_recipe(recipe, overrides or ())
-    print(f"{recipe}: a valid recipe")
-
-
-@data_app.command("fetch")
-def data_fetch(
-    name: Annotated[str, typer.Argument(help="The data set; fashion-mnist is the one that can be fetched.")],
-    folder: Annotated[Path, typer.Option("--to", help="Folder that gets a sub-folder of the data set's name.")] = Path(
-        "datasets"
-    ),
-) -> None:
-    """Fetch a data set and check its SHA-256."""
-    from madx.data.fetch import fetch
-
-    place = fetch(name, folder, show.progress_for(quiet=False))
-    print(f"{name}: complete in {place}")
-
-
 @app.command()
+@audible
 def train(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Train the dense network adversarially (or take over the recipe's weights)."""
+    """Train the dense network, adversarially unless told otherwise (or take over the recipe's weights)."""
     _run_stage("train", recipe, run_dir, overrides, as_json)
 
 
 @app.command()
+@audible
 def prune(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Compute the saliency, prune, recalibrate and fine-tune."""
     _run_stage("prune", recipe, run_dir, overrides, as_json)
 
 
 @app.command()
+@audible
 def export(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Write and check the ONNX files and build the engines."""
     _run_stage("export", recipe, run_dir, overrides, as_json)
 
 
 @app.command()
+@audible
 @grouped
 def verify(
     recipe: RecipeFile,
     outside: Outside,
     pieces: Pieces,
+    again: Again,
     run_dir: OutDir = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
-    again: Annotated[bool, typer.Option("--again", help="Measure again; the verdict says how often it was.")] = False,
 ) -> None:
     """Measure the engines, judge the gates, write the reports; the exit code is the verdict's (3 with --shard)."""
-    shard = pieces.chosen()
+    shard, only_latency = pieces.chosen(), again.only_latency(pieces)
     context = _context(recipe, run_dir, overrides, as_json, given=outside.given())
+    context.only_latency = only_latency
     if shard is not None:
-        _run_shard(context, shard, as_json, again=again)
-    _run_to_verdict(["verify", "report"], context, as_json, again=again, merged=pieces.merge or ())
+        _run_shard(context, shard, as_json, again=again.again)
+    repeated = again.again or only_latency
+    _run_to_verdict(["verify", "report"], context, as_json, again=repeated, merged=pieces.merge or ())
 
 
 @app.command()
+@audible
 @grouped
 def run(
     recipe: RecipeFile,
@@ -202,6 +168,7 @@ def run(
 
 
 @app.command()
+@audible
 def report(
     recipe: RecipeFile,
     run_dir: RunDir = None,
@@ -218,9 +185,10 @@ def report(
     context = _context(recipe, run_dir, overrides, as_json=False)
     with at_work(context):
         # An exit code is believed: it must be that of this recipe, on this machine, and not of an earlier run.
-        run_stages(context, [stage_named("report")], again=["report"], current=exit_code)
+        reports = run_stages(context, [stage_named("report")], again=["report"], current=exit_code)
         code = read_verdict(context)[0].exit_code if exit_code else ExitCode.PASSED
-    end(context, code, lambda: _print_files(context, "report"))
+    volume.tell_seconds(context.progress, reports)
+    end(context, code, lambda: print_files(context, "report"))
 
 
 @app.command()
@@ -265,7 +233,7 @@ def _run_to_verdict(
     names: list[str], context: Context, as_json: bool, *, again: bool = False, merged: Sequence[Path] = ()
 ) -> None:
     """Stages up to the verdict, which decides the exit code; `merged` are run directories of shards."""
-    from madx.pipeline import files, run_stages, stage_named
+    from madx.pipeline import run_stages, stage_named
     from madx.pipeline.reporting import read_verdict
 
     with at_work(context):
@@ -273,18 +241,16 @@ def _run_to_verdict(
             from madx.pipeline.merging import merge
 
             merge(context, merged, again=again)
+        if context.only_latency:
+            from madx.pipeline.timing import begin_timing_again
+
+            begin_timing_again(context)
         stages = [stage_named(name) for name in names]
         reports = run_stages(context, stages, again=["verify"] if again else [])
         verdict, provenance = read_verdict(context)
-
-    def tell() -> None:
-        if as_json:
-            show.print_json(verdict.to_json() | {"provenance": provenance, "run_dir": str(context.run.root)})
-        else:
-            show.verdict(verdict, context.run.root, new=any(report.done for report in reports))
-        github.publish(verdict, lambda: context.run.read(files.MARKDOWN).decode(), as_json=as_json)
-
-    end(context, verdict.exit_code, tell)
+    volume.tell_seconds(context.progress, reports)
+    new = any(report.done for report in reports) or volume.is_quiet()
+    end(context, verdict.exit_code, lambda: tell_verdict(context, verdict, provenance, new=new, as_json=as_json))
 
 
 def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool) -> None:
@@ -295,7 +261,9 @@ def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[st
     with at_work(context):
         reports = run_stages(context, [stage_named(name)])
         missing = _missing_engines(context) if name == "export" else {}
-    context.world.share(lambda: _show_reports(context, reports, as_json))
+    volume.tell_seconds(context.progress, reports)
+    if as_json or not volume.is_quiet():
+        context.world.share(lambda: show_reports(context, reports, as_json))
     if missing:
         raise EngineError("; ".join(f"{engine} was not built: {reason}" for engine, reason in missing.items()))
 
@@ -307,15 +275,9 @@ def _missing_engines(context: Context) -> dict[str, str]:
     return {name: record["reason"] for name, record in records.items() if not record["built"]}
 
 
-def _print_files(context: Context, stage: str) -> None:
-    for name in context.run.hashes(stage):
-        print(context.run.path(name))
-
-
 def _context(
     recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool, *, given: Given | None = None
 ) -> Context:
-    from madx.progress import Silent
     from madx.recipe import load_written, resolve_paths
     from madx.rundir import RunDirectory
 
@@ -327,16 +289,5 @@ def _context(
     world = join(loaded.device)
     root = run_dir or Path("runs") / (f"{loaded.name}-engine" if given.alone else loaded.name)
     progress = show.progress_for(quiet=as_json) if world.first else Silent()
-    return Context(loaded, RunDirectory(root), progress, world, given, written)
-
-
-def _show_reports(context: Context, reports: list[StageReport], as_json: bool) -> None:
-    done = [report for report in reports if report.done]
-    if as_json:
-        stages = [{"name": report.name, "done": report.done, "seconds": report.seconds} for report in reports]
-        show.print_json({"run_dir": str(context.run.root), "stages": stages})
-        return
-    for report in done:
-        print(f"{report.name}: done in {report.seconds:.0f} s")
-    if not done:
-        print(f"nothing to do: {context.run.root} is up to date with the recipe")
+    typed = given.typed(recipe, run_dir, overrides or ())
+    return Context(loaded, RunDirectory(root), progress, world, given, written, typed)

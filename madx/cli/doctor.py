@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+_SHAPE = (1, 28, 28)
+"""Of the images that formats are timed on."""
+
 
 def examine() -> dict[str, Any]:
     """Machine, torch, engines and data sets, JSON-ready."""
@@ -25,6 +28,7 @@ def examine() -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "cuda": torch.cuda.is_available(),
         },
+        "precision": _precision(),
         "engines": {kind: found.__dict__ for kind, found in availabilities().items()},
         "data": _data_sets(),
     }
@@ -39,6 +43,9 @@ def print_findings(findings: dict[str, Any]) -> None:
         f"{escape(machine['processor'])}, {machine['cpus']} CPUs; {escape(gpus)}; {escape(machine['system'])}"
     )
     console.print(", ".join(f"{name} {version}" for name, version in findings["tools"].items()))
+    precision = findings["precision"]
+    sets = ", ".join(precision["machine"]["instruction_sets"]) or "none that the kernel tells of"
+    console.print(f"{escape(precision['choice'])}; instruction sets: {sets}", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     for heading in ("engine", "builds here", "runs here", "why", "what to do"):
         table.add_column(heading)
@@ -48,6 +55,20 @@ def print_findings(findings: dict[str, Any]) -> None:
     console.print(table)
     for name, place in findings["data"].items():
         console.print(f"data {name}: {escape(place or 'not here')}", soft_wrap=True)
+
+
+def _precision() -> dict[str, Any]:
+    """What `precision: auto` comes to here: measured on the network that a recipe has by default."""
+    import torch
+
+    from madx.models import build_model
+    from madx.models.precision import probe
+    from madx.pipeline.formats import processor_facts, record_of
+    from madx.recipe import ModelConfig
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = build_model(ModelConfig(), shape=_SHAPE, classes=10, seed=0).to(device)
+    return record_of(probe(network, _SHAPE)) | {"machine": processor_facts(device)}
 
 
 def _data_sets() -> dict[str, str | None]:

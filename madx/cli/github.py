@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from madx.verify import Verdict
 
 
-def publish(verdict: Verdict, markdown: Callable[[], str], *, as_json: bool) -> None:
+def publish(verdict: Verdict, headline: str, markdown: Callable[[], str], *, as_json: bool) -> None:
     """Append the report to the step's summary and print annotations; nothing elsewhere than in a workflow.
 
     Args:
         verdict: what was decided.
+        headline: by which gate, and what to type next.
         markdown: reads the report for pull requests; asked only where there is a summary.
         as_json: stdout is for JSON alone.
     """
@@ -25,7 +26,7 @@ def publish(verdict: Verdict, markdown: Callable[[], str], *, as_json: bool) -> 
     if os.environ.get("GITHUB_ACTIONS") == "true" and not as_json:
         from madx.report.github import annotate
 
-        for line in annotate(verdict):
+        for line in annotate(verdict, headline):
             print(line)
 
 

@@ -46,6 +46,7 @@ def examine(root: Path) -> dict[str, Any]:
     return {
         "run_dir": str(root),
         "stages": stages,
+        "precision": [record.get("choice") for record in run.probes().values()],
         "unfinished": _unfinished(run),
         "coverage": _optional(root / "coverage.json"),
         "saliency": _optional(root / "saliency.json"),
@@ -59,6 +60,8 @@ def print_findings(findings: dict[str, Any]) -> None:
     root = Path(findings["run_dir"])
     with _reading(root / MANIFEST):
         _print_stages(console, findings["stages"])
+    for choice in findings["precision"]:
+        console.print(escape(str(choice)))
     for work in findings["unfinished"]:
         console.print(f"[yellow]unfinished[/yellow] {escape(_standing(work))}")
     shown = {"coverage": _print_coverage, "saliency": _print_saliency, "verdict": _print_verdict}

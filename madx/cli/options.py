@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -24,6 +25,24 @@ if TYPE_CHECKING:
 
 _FROM_OUTSIDE = "An engine from outside"
 _IN_PIECES = "In pieces"
+
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="The run directory; without it, runs/<name of the recipe>.")
+]
+OutDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        "--out",
+        help="The run directory; without it, runs/<name of the recipe>, or runs/<name>-engine with --engine.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. prune.sparsity=0.6.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,39 @@ class Pieces:
         from madx.pipeline.shards import Shard
 
         return Shard.parse(self.shard)
+
+
+class Part(StrEnum):
+    """A part of a verification that can be measured by itself."""
+
+    LATENCY = "latency"
+
+
+@dataclass(frozen=True)
+class Again:
+    """Measuring although there is a verdict."""
+
+    again: Annotated[bool, typer.Option("--again", help="Measure again; the verdict says how often it was.")] = False
+    only: Annotated[
+        Part | None,
+        typer.Option(
+            "--only",
+            help="Time again, keep what the attacks and all else have measured, and judge; the verdict says how often.",
+        ),
+    ] = None
+
+    def only_latency(self, pieces: Pieces) -> bool:
+        """Whether nothing but latency is to be measured.
+
+        Raises:
+            RecipeError: something else is asked for as well.
+        """
+        if self.only is None:
+            return False
+        others = {"--again": self.again, "--shard": pieces.shard, "--merge": pieces.merge}
+        if asked := [option for option, value in others.items() if value]:
+            raise RecipeError(f"--only latency keeps what {' and '.join(asked)} would measure; give one of them")
+        return True
 
 
 @dataclass(frozen=True)

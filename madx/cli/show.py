@@ -7,7 +7,7 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+from madx.cli import volume
+from madx.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from madx.pipeline.shards import ShardReport
@@ -68,8 +71,10 @@ class PlainProgress:
         print(message, file=sys.stderr, flush=True)
 
 
-def progress_for(*, quiet: bool) -> TerminalProgress | PlainProgress:
-    """Bars where a person looks, lines elsewhere; with `quiet` (for --json), lines on stderr as well."""
+def progress_for(*, quiet: bool) -> Progress:
+    """Bars where a person looks, lines elsewhere and with `quiet` (for --json); nothing with --quiet."""
+    if volume.is_quiet():
+        return Silent()
     console = Console(stderr=True)
     return TerminalProgress(console) if console.is_terminal and not quiet else PlainProgress()
 
@@ -84,8 +89,8 @@ def print_json(content: Any) -> None:
         raise SystemExit(_PIPE_CLOSED) from None
 
 
-def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:
-    """Print the verdict, a line for each gate."""
+def verdict(found: Verdict, run_dir: Path, headline: Callable[[Console], None], *, new: bool) -> None:
+    """Print the verdict, a line for each gate; `headline` says on the console what decided it."""
     from madx.report import words
 
     if not new:
@@ -105,6 +110,7 @@ def verdict(found: Verdict, run_dir: Path, *, new: bool) -> None:
     for warning in found.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(_hanging(console, words.clean(warning), indent=9))}")
     console.print(f"verdict: [bold]{_coloured(found.outcome.value)}[/bold]")
+    headline(console)
     console.print(f"report:  {escape(str(run_dir / 'report.html'))}")
 
 

@@ -50,6 +50,10 @@ class Engine(Protocol):
         ...
 
 
+INSTALL = "install it with: "
+"""Before the pip line in a sentence that says what is missing."""
+
+
 @dataclass(frozen=True)
 class Availability:
     """What a backend can do on this machine."""
@@ -69,7 +73,7 @@ class Availability:
     @property
     def explanation(self) -> str:
         """The reason, and the remedy where there is one."""
-        return f"{self.reason}; install it with: {self.remedy}" if self.remedy else self.reason
+        return f"{self.reason}; {INSTALL}{self.remedy}" if self.remedy else self.reason
 
 
 @dataclass(frozen=True)

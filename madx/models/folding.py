@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from madx.models.layers import per_output
 from madx.models.modes import evaluating
+from madx.models.precision import PLAIN, ComputeFormat
 from madx.plugins import USER_ERRORS, describe
 
 _TOLERANCE = 1e-4
@@ -29,7 +30,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Folded(nn.Module):
-    """A copy of a network for eval mode, with BatchNorms folded and images and weights in channels-last order.
+    """A copy of a network for eval mode, with BatchNorms folded and images and weights in the given order.
 
     Attributes:
         network: the copy; its parameters have the original's names, and folded convolutions have a bias.
@@ -38,18 +39,17 @@ class Folded(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, folds: Mapping[str, str], left: Mapping[str, str], channels_last: bool
+        self, network: nn.Module, folds: Mapping[str, str], left: Mapping[str, str], format: ComputeFormat
     ) -> None:
         super().__init__()
-        self.network, self.folds, self.left, self.channels_last = network, dict(folds), dict(left), channels_last
+        self.network, self.folds, self.left, self.format = network, dict(folds), dict(left), format
         self._shifts = {name: _fold_(network, name, norm) for name, norm in folds.items()}
-        if channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        format.order_(network)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to the original network's logits."""
-        logits: Tensor = self.network(self._ordered(x))
+        logits: Tensor = self.network(self.format.ordered(x))
         return logits
 
     def masked(self, masks: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Folded(nn.Module):
             layer, _, kind = name.rpartition(".")
             shift = self._shifts.get(layer) if kind == "bias" else None
             values[name] = values[name] * mask if shift is None else (values[name] - shift) * mask + shift
-        logits: Tensor = functional_call(self.network, values, (self._ordered(x),))
+        logits: Tensor = functional_call(self.network, values, (self.format.ordered(x),))
         return logits
 
     def train(self, mode: bool = True) -> Folded:  # noqa: ARG002
@@ -72,12 +72,8 @@ class Folded(nn.Module):
         super().train(False)
         return self
 
-    def _ordered(self, x: Tensor) -> Tensor:
-        # Not contiguous(): an image of one channel counts as both orders, and its strides would spread the wrong one.
-        return x.to(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
 
-
-def folded(module: nn.Module, example: Tensor) -> Folded:
+def folded(module: nn.Module, example: Tensor, *, format: ComputeFormat = PLAIN) -> Folded:
     """A faster copy of `module` with its eval-mode logits.
 
     A BatchNorm is folded only if it reads the output of one convolution, both are called once, and autograd shows no
@@ -86,23 +82,20 @@ def folded(module: nn.Module, example: Tensor) -> Folded:
     Args:
         module: not changed; later changes of its weights do not reach the copy.
         example: a few images.
+        format: its order of images and weights in memory; its precision plays no part here.
     """
     folds, left = _foldable(module, example)
     with evaluating(module), torch.no_grad():
         expected = module(example)
-    attempts: list[tuple[dict[str, str], bool]] = [
-        (folds, example.dim() == 4),
-        (folds, False),
-        ({}, example.dim() == 4),
-    ]
+    attempts: list[tuple[dict[str, str], ComputeFormat]] = [(folds, format), (folds, PLAIN), ({}, format)]
     problem = ""
-    for chosen, channels_last in attempts:
+    for chosen, order in attempts:
         reasons = left if chosen == folds else left | dict.fromkeys(folds.values(), problem)
-        candidate = Folded(copy.deepcopy(module), chosen, reasons, channels_last)
+        candidate = Folded(copy.deepcopy(module), chosen, reasons, order)
         problem = _problem(candidate, example, expected)
         if not problem:
             return candidate
-    return Folded(copy.deepcopy(module), {}, left | dict.fromkeys(folds.values(), problem), channels_last=False)
+    return Folded(copy.deepcopy(module), {}, left | dict.fromkeys(folds.values(), problem), PLAIN)
 
 
 class _Passing(NamedTuple):

@@ -25,13 +25,16 @@ from madx.data import Splits, load_splits
 from madx.distributed import SINGLE, World
 from madx.errors import ModelError, RecipeError
 from madx.models import build_model
+from madx.models.precision import Asked, ComputeFormat, Probe
 from madx.pipeline import files
+from madx.pipeline.formats import describe_choice, kept_probe, warning
 from madx.pipeline.given import CANDIDATE, NOTHING, Given, Source
 from madx.pipeline.releases import sources
 from madx.progress import Progress
 from madx.prune import resize_to_
 from madx.recipe import LoopConfig, PruneConfig, Recipe
 from madx.recipe.values import FEWEST_IMAGES, fitting_batch
+from madx.report.next_step import NOTHING_TYPED, Invocation
 from madx.rundir import CHECKPOINTS, RunDirectory
 from madx.verify.arrays import Arrays
 
@@ -49,6 +52,10 @@ class Context:
     given: Given = NOTHING
     written: Recipe | None = None
     """The recipe with its paths as its author wrote them, for the verdict, which is read elsewhere."""
+    typed: Invocation = NOTHING_TYPED
+    """The command line, for those who are told what to type next."""
+    only_latency: bool = False
+    """Whether the verify stage times again and keeps what else it measured."""
     key: str = ""
     made_of: Mapping[str, Any] = field(default_factory=lambda: {"stage": "none"})
     """What `key` is the hash of, the stage's name among it."""
@@ -56,6 +63,7 @@ class Context:
     """Names of the stages that are being brought up to date, the running one among them."""
     afresh: bool = False
     """Whether the running stage was asked for again: it takes up what a killed run left, nothing that it finished."""
+    _warned: set[str] = field(default_factory=set)
 
     @cached_property
     def sources(self) -> dict[str, Source]:
@@ -112,6 +120,22 @@ class Context:
     def batch_size(self, config: LoopConfig | PruneConfig) -> int:
         """Images a batch of that part of the recipe, on this run's training split."""
         return fitting_batch(config.batch_size, len(self.splits.train))
+
+    @cached_property
+    def probe(self) -> Probe:
+        """In which formats the recipe's network can be computed here, and how fast; process 0 measures for all."""
+        shape = self.splits.train.shape
+        model, device = self.recipe.model, self.device
+        found = self.world.share(lambda: kept_probe(self.run, model, self.new_model(), shape=shape, device=device))
+        self.progress.say(describe_choice(found))
+        return found
+
+    def compute_format(self, asked: Asked, *, setting: str = "") -> ComputeFormat:
+        """The fastest format of the precision that the recipe's `setting` asks for; a slow one is warned of once."""
+        if asked != "auto" and setting not in self._warned and (told := warning(self.probe, asked, setting)):
+            self.progress.say(told)
+        self._warned.add(setting)
+        return self.probe.fastest(asked)
 
     def new_model(self) -> nn.Module:
         """The recipe's network with fresh weights, on the CPU."""

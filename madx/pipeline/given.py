@@ -7,12 +7,13 @@ copied into the run, and what was given is told by its SHA-256.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from madx.artifacts import sha256_bytes, sha256_file
 from madx.errors import ArtifactError, RecipeError
+from madx.report import Invocation
 
 CANDIDATE = "engine"
 _TWIN_NEEDED = (
@@ -45,6 +46,12 @@ class Given:
             raise RecipeError("--reference and --baseline are both what to compare with; give one of them")
         if self.reference_twin is not None and self.reference is None:
             raise RecipeError("--reference-twin holds the weights of --reference, which was not given")
+
+    def typed(self, recipe: Path, run_dir: Path | None, overrides: Sequence[str]) -> Invocation:
+        """The command line that these files were given on."""
+        options = {f"--{one.name.replace('_', '-')}": getattr(self, one.name) for one in fields(self)}
+        given = {option: str(path) for option, path in options.items() if path is not None}
+        return Invocation(str(recipe), None if run_dir is None else str(run_dir), tuple(overrides), given)
 
     @property
     def alone(self) -> bool:

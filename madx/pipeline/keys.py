@@ -8,19 +8,18 @@ measurement do not.
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 from typing import Any
 
 import madx
-from madx.artifacts import sha256_bytes, sha256_file
+from madx.artifacts import sha256_file
 from madx.data.places import HOW_TO_GET, candidates
 from madx.deploy.engine import backend
-from madx.errors import DataError, MadxError, ModelError
+from madx.errors import DataError, ModelError
 from madx.machine import describe_machine
 from madx.pipeline.context import Context
 from madx.pipeline.versions import tool_versions
-from madx.plugins import load_callable
+from madx.plugins import source_digest
 from madx.prune import IMAGE_FREE, LEARNERS, removes_channels
 from madx.recipe import DataConfig, PruneConfig, Recipe
 from madx.verify.measurements import FORMAT
@@ -57,6 +56,10 @@ def _without_effect(config: PruneConfig) -> set[str]:
         fields |= {"batches", "max_batches", "settled"}
     if not removes_channels(config):
         fields |= {"round_to"}
+    if config.recalibration_batches == 0:
+        fields |= {"recalibration", "recalibration_rounds"}
+    if config.recalibration == "clean":
+        fields |= {"recalibration_rounds"}
     return fields
 
 
@@ -104,6 +107,15 @@ def measuring(depends: dict[str, Any]) -> dict[str, Any]:
     return depends | {"verify": settings | {"gates": asked}}
 
 
+def beside_timings(depends: dict[str, Any]) -> dict[str, Any]:
+    """What of `verify`'s decides everything but the timings; engines are built for the batch that they are timed at."""
+    found = measuring(depends)
+    settings = found["verify"] | {"latency": {"batch": found["verify"]["latency"]["batch"]}}
+    if isinstance(gates := settings["gates"], dict):
+        settings["gates"] = {name: asked for name, asked in gates.items() if name != "tails"}
+    return found | {"verify": settings}
+
+
 def report(_: Context) -> dict[str, Any]:
     """How reports look belongs to madx's version, what they show (the recipe too) to the files they are made from."""
     return {"madx": madx.__version__}
@@ -143,13 +155,13 @@ def _common(context: Context, *, gate: bool = True) -> dict[str, Any]:
 
 
 def _model_code(recipe: Recipe) -> str | None:
-    return _source_digest(recipe.model.factory, ModelError) if recipe.model.factory else None
+    return source_digest(recipe.model.factory, error=ModelError) if recipe.model.factory else None
 
 
 def _data_files(config: DataConfig) -> str | None:
     """What tells that data changed; Fashion-MNIST is checked by its reader, digits come with scikit-learn."""
     if config.factory is not None:
-        return _source_digest(config.factory, DataError)
+        return source_digest(config.factory, error=DataError)
     if config.name in ("fashion-mnist", "digits"):
         return None
     places = [config.path] if config.path else candidates(config.name)
@@ -164,18 +176,6 @@ def _data_files(config: DataConfig) -> str | None:
 
 def _hint(config: DataConfig) -> str:
     return HOW_TO_GET.get(config.name, "data.path must name it")
-
-
-def _source_digest(factory: str, error: type[MadxError]) -> str:
-    """SHA-256 over the Python files of the package that the recipe names, or of the folder of a lone module."""
-    load_callable(factory, error=error)
-    source = sys.modules[factory.partition(":")[0]].__file__
-    if source is None:
-        raise error(f"{factory} has no source file, so madx could not tell when it changes; define it in a .py file")
-    top = sys.modules[factory.partition(":")[0].partition(".")[0]]
-    folders = [Path(folder) for folder in getattr(top, "__path__", [])]
-    code = [path for folder in folders for path in folder.rglob("*.py")] or list(Path(source).parent.glob("*.py"))
-    return sha256_bytes("".join(sha256_file(path) for path in sorted(code)).encode())
 
 
 def _listing_digest(folder: Path) -> str:

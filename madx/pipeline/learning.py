@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from madx.attacks import input_gradient, last_iterate
+from madx.models.precision import ComputeFormat
 from madx.pipeline.context import Context
 from madx.pipeline.scoring import numbered_batch
 from madx.prune import LEARNERS, Rule, Saliency, Task, learn_scores, removes_channels
@@ -34,14 +35,17 @@ def _learn(context: Context, rule: Rule, averages: dict[str, Tensor]) -> tuple[d
     And how many steps that took.
     """
     config = context.recipe.prune
-    attack = partial(_attack, context)
+    format = context.compute_format(config.learning.precision, setting="prune.learning.precision")
+    attack = partial(_attack, context, format)
     if not removes_channels(config):
-        return _run(context, rule.dense, averages, Task(config.learning, rule.masks, attack)), config.learning.steps
+        return _run(
+            context, rule.dense, averages, Task(config.learning, rule.masks, attack, format=format)
+        ), config.learning.steps
     channels = rule.channel_masks(averages)
     if not channels.groups:
         context.progress.say("no channel can go, so that there is no mask to learn")
         return averages, 0
-    task = Task(config.learning, channels.masks, attack, channels.slopes)
+    task = Task(config.learning, channels.masks, attack, channels.slopes, format)
     return averages | _run(context, rule.dense, channels.start(averages), task), config.learning.steps
 
 
@@ -59,11 +63,15 @@ def _run(context: Context, dense: nn.Module, start: dict[str, Tensor], task: Tas
     )
 
 
-def _attack(context: Context, network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+def _attack(
+    context: Context, format: ComputeFormat, network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator
+) -> Tensor:
     """Examples that climb the loss of the network as it is pruned now."""
     config = context.recipe.prune.learning
-    gradient = input_gradient(network, precision=config.precision)
-    return last_iterate(gradient, x, y, threat=context.recipe.threat, attack=config.attack, generator=generator)
+    gradient = input_gradient(network, precision=format.precision)
+    return last_iterate(
+        gradient, format.ordered(x), y, threat=context.recipe.threat, attack=config.attack, generator=generator
+    )
 
 
 def _batches(context: Context, done: int) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:

@@ -14,8 +14,9 @@ from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.learning import learned
 from madx.pipeline.scoring import averaged, numbered_batch, summary
-from madx.pipeline.training import check_it_runs_in_bf16, job
+from madx.pipeline.training import check_it_runs_in_bf16, job, warn_of_clean_images
 from madx.prune import Removal, Rule, Saliency, coverage
+from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
 from madx.train import evaluate, recalibrate_, train_
 
@@ -28,6 +29,7 @@ def prune(context: Context) -> list[str]:
     check_it_runs_in_bf16(context, dense, trained=True)  # the recipe may ask for bfloat16 only now
     rule = Rule(dense, context.recipe.prune, example=torch.zeros(2, *context.splits.train.shape))
     rule.rehearse()  # before hours are spent on a saliency that would be for nothing
+    warn_of_clean_images(context, _clean_settings(context.recipe.prune))
     saliency = learned(context, rule, averaged(context, rule))
     removal = _removed(context, rule, saliency)
     module = removal.module.to(context.device)
@@ -49,6 +51,13 @@ def prune(context: Context) -> list[str]:
     ]
 
 
+def _clean_settings(config: PruneConfig) -> list[str]:
+    """Where the recipe has clean images in the place of adversarial ones."""
+    recalibrated = config.recalibration_batches > 0 and config.recalibration == "clean"
+    finetuned = config.finetune is not None and config.finetune.method == "clean"
+    return ["prune.recalibration"] * recalibrated + ["prune.finetune.method"] * finetuned
+
+
 def _removed(context: Context, rule: Rule, saliency: Saliency) -> Removal:
     """What the recipe's structure leaves; what the sparsity does not tell of it is said."""
     config, removal = rule.config, rule.remove(saliency.scores)
@@ -66,13 +75,16 @@ def _removed(context: Context, rule: Rule, saliency: Saliency) -> Removal:
 
 
 def _recalibrate(context: Context, module: nn.Module) -> bool:
-    """BatchNorm statistics on adversarial images made on the pruned network itself, in rounds."""
+    """BatchNorm statistics on adversarial images made on the pruned network itself, in rounds; or once on clean ones.
+
+    Clean images do not depend on the network, so that a second round would compute the same statistics again.
+    """
     config = context.recipe.prune
     if config.recalibration_batches == 0:
         return False
     count, total = 0, config.recalibration_batches
-    for turn in range(config.recalibration_rounds):
-        numbers = context.progress.track(range(total), "adversarial BatchNorm", total=total)
+    for turn in range(config.recalibration_rounds if config.recalibration == "adversarial" else 1):
+        numbers = context.progress.track(range(total), f"{config.recalibration} BatchNorm", total=total)
         images = partial(_recalibration_images, context, module, turn)
         count = recalibrate_(module, numbers, images=images, world=context.world)
     return count > 0
@@ -82,6 +94,8 @@ def _recalibration_images(context: Context, module: nn.Module, turn: int, number
     recipe, config = context.recipe, context.recipe.prune
     images, labels = numbered_batch(context, number)
     x, y = images.to(context.device), labels.to(context.device)
+    if config.recalibration == "clean":
+        return x
     generator = torch_generator(recipe.seed, "recalibrate", turn, number)
     gradient = input_gradient(module)
     return last_iterate(gradient, x, y, threat=recipe.threat, attack=config.attack, generator=generator)
@@ -91,7 +105,7 @@ def _finetuned(context: Context, module: nn.Module, held: dict[str, Tensor]) -> 
     config = context.recipe.prune.finetune
     if config is None:
         return []
-    finetuning = replace(job(context, config), masks=held, start_counts=True)
+    finetuning = replace(job(context, config, setting="prune.finetune"), masks=held, start_counts=True)
     checkpoint = context.checkpoint("finetuning")
     entries = train_(module, finetuning, checkpoint=checkpoint, progress=context.progress, world=context.world)
     return [asdict(entry) for entry in entries]

@@ -14,10 +14,11 @@ from madx.attacks import Gradient, input_gradient, last_iterate
 from madx.models.folding import folded
 from madx.pipeline.context import Context
 from madx.prune import (
-    BF16,
     CRITERIA,
+    FORMATTED,
     IMAGE_FREE,
     LEARNERS,
+    Criterion,
     Removal,
     Round,
     Rule,
@@ -41,7 +42,7 @@ def averaged(context: Context, rule: Rule) -> Saliency:
     state = checkpoint.load()
     start, total = state["batches"] if state else 0, _most_batches(config)
     example = numbered_batch(context, 0)[0].to(context.device)
-    attacked = input_gradient(folded(model, example))
+    attacked = input_gradient(folded(model, example, format=context.compute_format("fp32")))
     scores = context.world.map(partial(_batch_scores, context, model, attacked, rule.unscored), range(start, total))
     scores = context.progress.track(scores, f"saliency ({config.criterion})", total=total, done=start)
     settling = None if config.criterion in IMAGE_FREE else _settling(context, rule)
@@ -125,9 +126,17 @@ def _batch_scores(
     x, y = images.to(context.device), labels.to(context.device)
     generator = torch_generator(recipe.seed, "saliency", number)
     x_adv = last_iterate(attacked, x, y, threat=recipe.threat, attack=config.attack, generator=generator)
-    criterion = (BF16 if config.precision == "bf16" else CRITERIA)[config.criterion]
-    scores = criterion(model, x_adv, y, generator)
+    scores = _criterion(context)(model, x_adv, y, generator)
     return {name: score.detach().cpu() for name, score in scores.items() if name.rpartition(".")[0] not in unscored}
+
+
+def _criterion(context: Context) -> Criterion:
+    """The recipe's criterion, computed as its precision says if it has a choice."""
+    config = context.recipe.prune
+    if config.criterion not in FORMATTED:
+        return CRITERIA[config.criterion]
+    format = context.compute_format(config.precision, setting="prune.precision")
+    return partial(FORMATTED[config.criterion], format=format)
 
 
 def numbered_batch(context: Context, number: int) -> tuple[Tensor, Tensor]:

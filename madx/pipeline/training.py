@@ -1,8 +1,9 @@
-"""The train stage: adversarial training, or taking over the weights that the recipe gives."""
+"""The train stage: training, adversarial or clean, or taking over the weights that the recipe gives."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -37,9 +38,10 @@ def train(context: Context) -> list[str]:
         _check_something_can_go(context, module)
     log = []
     if recipe.train is not None:
+        warn_of_clean_images(context, ["train.method"] if recipe.train.method == "clean" else [])
         module.to(context.device)
         checkpoint = context.checkpoint("training")
-        training = replace(job(context, recipe.train), start_counts=weights is not None)
+        training = replace(job(context, recipe.train, setting="train"), start_counts=weights is not None)
         log = train_(module, training, checkpoint=checkpoint, progress=context.progress, world=context.world)
     context.write_tensors(files.DENSE, module.state_dict())
     context.write_json(
@@ -115,14 +117,24 @@ def _settings_in_bf16(recipe: Recipe) -> list[str]:
     return [f"{name}.precision" for name, part in parts.items() if part is not None and part.precision == "bf16"]
 
 
+def warn_of_clean_images(context: Context, settings: Sequence[str]) -> None:
+    """Say that nothing trains for robustness where `settings` are clean, and which gates will see what that cost."""
+    if not settings:
+        return
+    gates = [gate.metric for gate in context.recipe.verify.gates if gate.on_robustness]
+    judges = f"{' and '.join(gates)} will tell" if gates else "and no gate of the recipe looks at it"
+    chosen = " and ".join(f"{setting}: clean" for setting in settings)
+    context.progress.say(f"robustness is not trained for ({chosen}); {judges}")
+
+
 def _given(module: nn.Module, weights: Path) -> dict[str, Tensor]:
     """The state that the user's file holds."""
     load_weights(module, weights)
     return module.state_dict()
 
 
-def job(context: Context, config: LoopConfig) -> TrainingJob:
-    """The training of this run under `config`, without masks."""
+def job(context: Context, config: LoopConfig, *, setting: str) -> TrainingJob:
+    """The training of this run under `config`, which is the recipe's section `setting`, without masks."""
     recipe = context.recipe
     return TrainingJob(
         train=context.splits.train,
@@ -130,4 +142,5 @@ def job(context: Context, config: LoopConfig) -> TrainingJob:
         config=config,
         threat=recipe.threat,
         seed=recipe.seed,
+        format=context.compute_format(config.precision, setting=f"{setting}.precision"),
     )

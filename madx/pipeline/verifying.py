@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,38 +10,35 @@ from typing import Any
 from madx.artifacts import sha256_bytes
 from madx.attacks import suite_of
 from madx.deploy.engine import backend
-from madx.errors import EngineError
 from madx.machine import describe_machine
 from madx.pipeline import files
 from madx.pipeline.attacking import budget, measure_accuracy
-from madx.pipeline.attempts import counted, kept_chunks, kept_measurements
+from madx.pipeline.attempts import counted
 from madx.pipeline.chunks import gate_images, merged
 from madx.pipeline.contenders import build_record, contenders, roles
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
+from madx.pipeline.keeping import Kept, copy_kept, timings_said, what_is_kept
 from madx.pipeline.ladder import ladder
 from madx.pipeline.sides import Side, loaded_sides
 from madx.pipeline.soundness import measure_soundness
+from madx.pipeline.timing import time_again, time_engines
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig
-from madx.sensors import Watch
 from madx.verify import Measurements, Sizes, judge
-from madx.verify.latency import measure_latency
-from madx.verify.parity import EngineParity, Parity, contract_alone, measure_parity
-from madx.verify.timings import Latency
+from madx.verify.parity import PARITY_IMAGES, EngineParity, Parity, contract_alone, measure_parity
 
-_PARITY_IMAGES = 256
 _PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
 
 
 def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
     world = context.world
-    kept = world.share(lambda: kept_measurements(context))
-    taken_over = world.share(lambda: kept_chunks(context) if kept else merged(context))
-    if kept:
+    kept = world.share(lambda: what_is_kept(context))
+    taken_over = world.share(lambda: kept.provenance.get("merged", []) if kept.measurements else merged(context))
+    if kept.untouched:
         context.progress.say("only gates changed: what was measured is judged again, and nothing is measured")
     measured, missing = [], {}
     hashes: dict[str, dict[str, str]] = {}
@@ -50,30 +48,46 @@ def verify(context: Context) -> list[str]:
             missing[config.name] = reason
             hashes[config.name] = _recorded_hashes(context, config)
             continue
-        if config.name in kept:
-            measured.append(kept[config.name])
-            hashes[config.name] = _hashes_of(kept[config.name])
+        if (before := kept.measurements.get(config.name)) is not None:
+            measured.append(time_again(context, config, before) if kept.timed_again else before)
+            hashes[config.name] = _hashes_of(before)
             continue
         values, hashes[config.name] = _measured(context, config)
         if values is not None:
             measured.append(values)
-    settings = context.recipe.verify
+    return _judged(context, measured, missing, hashes, kept=kept, merged=taken_over)
+
+
+def _judged(
+    context: Context,
+    measured: Sequence[Measurements],
+    missing: Mapping[str, str],
+    hashes: Mapping[str, dict[str, str]],
+    *,
+    kept: Kept,
+    merged: Sequence[str],
+) -> list[str]:
+    """Count, write what is new, and judge; nobody can read what was measured before it is counted."""
+    world, settings = context.world, context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     gates = [gate.model_dump(mode="json") for gate in settings.gates]
     judged = {values.engine: hashes[values.engine] for values in measured}
-    attempts = world.share(lambda: counted(context, judged, gates, kept=kept))
-    # Nobody can read what was measured before it is counted, and measure again what does not please.
+    world.share(lambda: copy_kept(context, kept))
+    attempts = world.share(lambda: counted(context, judged, gates, kept=kept.untouched, timed=kept.retimed))
     names = {config.name: files.measurements(config) for config in context.recipe.export.engines}
     for values in measured:
-        if values.engine not in kept:
+        if values.engine not in kept.untouched:
             context.write_arrays(names[values.engine], values.to_arrays())
-    verdict = replace(verdict, warnings=(*verdict.warnings, *attempts.warnings()))
+    earlier = kept.earlier_timings()
+    verdict = replace(verdict, warnings=(*verdict.warnings, *attempts.warnings(timings_said(earlier))))
     attacked = max((values.accuracy.images for values in measured), default=0)
     provenance = _provenance(context, attacked) | attempts.to_json()
     provenance |= {
         "engines": hashes,
         "gates": gates,
-        "merged": taken_over,
+        "merged": merged,
+        "measured_at": world.share(lambda: kept.measured_at(judged)),
+        "earlier_timings": earlier,
         "attempts": world.share(context.run.attempts),
     }
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
@@ -116,7 +130,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     suite = suite_of(context.recipe.verify.attack)
     with loaded_sides(context, config, reference, candidate) as sides:
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
-        latency = context.world.share(lambda: _latency(context, config, *sides))
+        latency = context.world.share(lambda: time_engines(context, config, *sides))
         parity = context.world.share(lambda: _parity(context, config, *sides))
         sound = context.world.share(lambda: measure_soundness(context, config, suite, *sides))
         accuracy = measure_accuracy(context, config, *sides)
@@ -144,7 +158,7 @@ def _parity(context: Context, config: EngineConfig, reference: Side | None, cand
 
 def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EngineParity:
     """The engine beside its own twin, on the first gate images and on examples made from them on that twin."""
-    images, labels = context.splits.gate.tensors(0, min(_PARITY_IMAGES, gate_images(context)))
+    images, labels = context.splits.gate.tensors(0, min(PARITY_IMAGES, gate_images(context)))
     tolerance = TOLERANCE[config.precision]
     if side.twin is None:
         return contract_alone(side.engine, clean=images.numpy(), tolerance=tolerance)
@@ -156,29 +170,6 @@ def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EnginePa
         adversarial=adversarial.numpy(),
         tolerance=tolerance,
     )
-
-
-def _latency(context: Context, engine: EngineConfig, reference: Side | None, candidate: Side) -> Latency | None:
-    """Interleaved; without a reference nothing is timed, as only ratios mean anything."""
-    if reference is None:
-        return None
-    config = context.recipe.verify.latency
-    images = context.splits.gate.tensors(0, config.batch)[0].numpy()
-    timing, other = reference.engine.timing, candidate.engine.timing
-    if timing != other:
-        raise EngineError(f"the engines cannot be compared: one is timed as {timing!r}, the other as {other!r}")
-    context.progress.say(f"timing both engines at batch {config.batch}, up to {config.seconds:g} s")
-    measured = measure_latency(
-        reference.engine.timer(images),
-        candidate.engine.timer(images),
-        config=config,
-        seed=context.recipe.seed,
-        timing=timing,
-        tails=any(gate.metric == "p99_ratio" for gate in context.recipe.verify.gates),
-        watch=Watch.over_this_machine(gpu=engine.on_gpu),
-    )
-    facts = {"reference": reference.engine.facts, "candidate": candidate.engine.facts}
-    return replace(measured, facts={**measured.facts, **facts})
 
 
 def _provenance(context: Context, attacked: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ bool with the parameter's shape, True = kept.
 
 from madx.prune.averaging import Saliency, average_scores
 from madx.prune.channel_masks import ChannelMasks
-from madx.prune.criteria import BF16, CRITERIA, IMAGE_FREE
+from madx.prune.criteria import CRITERIA, FORMATTED, IMAGE_FREE, Criterion
 from madx.prune.groups import MAKES_OUTPUTS
 from madx.prune.layers import unscored_layers
 from madx.prune.learned import LEARNERS, Task, learn_scores
@@ -26,13 +26,14 @@ from madx.prune.structure import (
 from madx.prune.summary import SaliencySummary, summarise
 
 __all__ = [
-    "BF16",
     "CRITERIA",
+    "FORMATTED",
     "IMAGE_FREE",
     "LEARNERS",
     "MAKES_OUTPUTS",
     "ChannelMasks",
     "Coverage",
+    "Criterion",
     "LayerCoverage",
     "Removal",
     "Round",

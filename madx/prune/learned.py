@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.errors import TrainingError
+from madx.models.precision import PLAIN, ComputeFormat
 from madx.prune.settling import Keep
 from madx.recipe import LearningConfig
 
@@ -59,6 +60,8 @@ class Task:
     """Makes the adversarial images."""
     collect: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda slopes: slopes
     """Slopes of the masks' entries -> slopes of the scores; the same where each entry has a score of its own."""
+    format: ComputeFormat = PLAIN
+    """How the passes are computed: what config.precision came to on this machine."""
 
 
 def learn_scores(
@@ -104,7 +107,7 @@ class _Run:
 
     def __init__(self, model: nn.Module, start: Mapping[str, Tensor], learner: Learner, task: Task) -> None:
         self.learner, self.task = learner, task
-        self.masked = copy.deepcopy(model).requires_grad_()
+        self.masked = task.format.order_(copy.deepcopy(model)).requires_grad_()
         device = next(self.masked.parameters()).device
         self.scores = {name: score.to(device).requires_grad_() for name, score in learner.start(start).items()}
         masked = self._masks()
@@ -150,7 +153,7 @@ class _Run:
         for layer in layers:
             layer.train()
         with torch.enable_grad():
-            with torch.autocast(x_adv.device.type, torch.bfloat16, enabled=self.task.config.precision == "bf16"):
+            with self.task.format.autocast(x_adv.device):
                 logits = self.masked(x_adv)
             loss = F.cross_entropy(logits.float(), labels)
             slopes = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)

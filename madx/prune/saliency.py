@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from madx.errors import ModelError
 from madx.models.folding import folded
 from madx.models.layers import per_output
 from madx.models.modes import evaluating
+from madx.models.precision import PLAIN, ComputeFormat
 from madx.prune.curvature import input_product, watched_pass
 from madx.prune.layers import ScoredLayer, parameter_name, scored_parameters
 
@@ -43,7 +44,7 @@ def optimise_masks(
     *,
     steps: int = 20,
     lr: float = 0.1,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    format: ComputeFormat = PLAIN,
     fold: bool = False,
 ) -> dict[str, Tensor]:
     """Masks of every scored weight and bias that lower the adversarial loss of the masked network.
@@ -57,28 +58,28 @@ def optimise_masks(
         y: labels, int64 [B].
         steps: Adam steps.
         lr: Adam's learning rate.
-        precision: of the passes through the network after the first; masks and loss themselves stay in the
-            model's. Adam follows the signs of tiny gradients, so bf16 gives other masks where the loss hardly cares.
+        format: of the passes through the network; the first is in the model's own precision, and masks and loss
+            always are. Adam follows the signs of tiny gradients, so bf16 gives other masks where the loss hardly cares.
         fold: work on `madx.models.folding.folded`, which rounds otherwise and is faster.
 
     Returns:
         Mask values shaped as their parameters; a mask at its upper clamp is exactly 1.
     """
-    logits = _masked_network(model, x_adv, fold=fold)
+    logits = _masked_network(model, x_adv, format, fold=fold)
     parameters = scored_parameters(model)
     theta = _flat_like(parameters, _THETA_ONE).requires_grad_()
     optimiser = torch.optim.Adam([theta], lr=lr)
     with evaluating(model), torch.enable_grad():
         for step in range(steps):
-            low = precision == "bf16" and step >= _EXACT_STEPS
-            with torch.autocast(x_adv.device.type, torch.bfloat16, enabled=low):
-                outputs = logits(_cut(F.softplus(theta), parameters, channels_last=fold))
+            low = format.autocast(x_adv.device) if step >= _EXACT_STEPS else nullcontext()
+            with low:
+                outputs = logits(_cut(F.softplus(theta), parameters, channels_last=format.channels_last))
             loss = F.cross_entropy(outputs.to(theta.dtype), y)
             (theta.grad,) = torch.autograd.grad(loss, theta)
             optimiser.step()
             with torch.no_grad():
                 theta.clamp_(_THETA_LOWEST, _THETA_ONE)
-    masks = _cut(_mask_values(theta.detach()), parameters, channels_last=fold)
+    masks = _cut(_mask_values(theta.detach()), parameters, channels_last=format.channels_last)
     return {name: mask.contiguous() for name, mask in masks.items()}
 
 
@@ -119,12 +120,15 @@ def mad_saliency(model: nn.Module, x_adv: Tensor, y: Tensor, masks: dict[str, Te
     return saliency
 
 
-def _masked_network(model: nn.Module, x_adv: Tensor, *, fold: bool) -> Callable[[dict[str, Tensor]], Tensor]:
+def _masked_network(
+    model: nn.Module, x_adv: Tensor, format: ComputeFormat, *, fold: bool
+) -> Callable[[dict[str, Tensor]], Tensor]:
     """Masks -> logits of the network with weights w m on `x_adv`."""
     if fold:
-        network = folded(model, x_adv[:_EXAMPLES])
+        network = folded(model, x_adv[:_EXAMPLES], format=format)
         return lambda masks: network.masked(masks, x_adv)
-    frozen = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    frozen = {name: format.ordered(parameter.detach()) for name, parameter in model.named_parameters()}
+    x_adv = format.ordered(x_adv)
 
     def logits(masks: dict[str, Tensor]) -> Tensor:
         masked = {name: frozen[name] * mask for name, mask in masks.items()}

@@ -28,7 +28,8 @@ from madx.recipe.reading import (
     recipe_schema,
     resolve_paths,
 )
-from madx.recipe.template import commented_recipe
+from madx.recipe.template import commented_recipe, recipe_text
+from madx.recipe.values import radius
 
 __all__ = [
     "METRICS",
@@ -52,6 +53,8 @@ __all__ = [
     "load_recipe",
     "load_written",
     "parse_recipe",
+    "radius",
     "recipe_schema",
+    "recipe_text",
     "resolve_paths",
 ]

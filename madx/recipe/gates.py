@@ -26,12 +26,14 @@ class Metric:
     """Whether it is no better than the attacks."""
     compares: bool = True
     """Whether it needs a reference; else it is of the candidate alone."""
+    timed: bool = False
+    """Whether it rests on the timings."""
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "speedup": Metric("at_least", "ratio"),
-        "p99_ratio": Metric("at_most", "ratio"),
+        "speedup": Metric("at_least", "ratio", timed=True),
+        "p99_ratio": Metric("at_most", "ratio", timed=True),
         "robust_drop": Metric("at_most", "drop", on_robustness=True),
         "clean_drop": Metric("at_most", "drop"),
         "robust_accuracy": Metric("at_least", "share", on_robustness=True, compares=False),

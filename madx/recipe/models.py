@@ -30,8 +30,7 @@ class DataConfig(Section):
     image_size: Count | None = None
     """For imagefolder: images are resized (shorter side) and centre-cropped to this many pixels."""
     selection: Count | None = None
-    """Images taken out of the training set for choosing checkpoints and calibrating; training never sees them. Null: a
-    tenth of that set, at most 2000."""
+    """Images of the training set that choose and calibrate and are not trained on; null: a tenth of it, at most 2000."""
     gate: ImageCount | None = None
     """How many images of the test set the gate measures on, in a seeded random order; without it, all."""
 
@@ -98,12 +97,13 @@ class AttackConfig(Section):
 
 
 class LoopConfig(Section):
-    """The adversarial training loop, used from scratch and for fine-tuning after pruning."""
+    """The training loop, used from scratch and for fine-tuning after pruning."""
 
-    method: Literal["pgd", "fgsm"] = "pgd"
-    """pgd: multi-step examples; fgsm: one step of 1.25 eps from a random start, guarded against collapse."""
+    method: Literal["pgd", "fgsm", "clean"] = "pgd"
+    """pgd: multi-step examples; fgsm: one step of 1.25 eps from a random start, guarded against collapse; clean: no
+    examples, for ordinary networks; a robust one loses robustness to it, which clean accuracy does not show."""
     loss: Literal["ce", "trades", "mart"] = "ce"
-    """ce: cross-entropy on the examples; trades: Zhang et al. 2019; mart: Wang et al. 2020, as in the MAD paper."""
+    """ce: cross-entropy; trades: Zhang et al. 2019; mart: Wang et al. 2020, as in the MAD paper."""
     beta: Annotated[Number, Field(ge=0)] = 0.5
     """Weight of the consistency term of trades and mart."""
     attack: AttackConfig = AttackConfig(steps=5, relative_step=2.5)
@@ -129,10 +129,13 @@ class LoopConfig(Section):
     label when mirrored: clothes and animals do, digits, signs and text do not."""
     average: Share = 0.998
     """Decay per step of the weight average that is kept and evaluated; 0 keeps the last weights instead."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Autocast of the training passes; evaluation is always float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the training passes: auto takes what was measured to be fastest on this machine; bf16 is autocast. Evaluation
+    is always float32."""
     evaluations: Count = 10
-    """How often the network is measured on the selection split; the one with the best robust accuracy is kept."""
+    """How often it is measured on the selection split; the best robust (method clean: clean) accuracy is kept."""
+    patience: Count | None = None
+    """Evaluations in a row that may bring no gain before training ends early; without it, every step is made."""
     selection_attack: AttackConfig = AttackConfig(steps=10)
     """Attack of these evaluations."""
     selection_images: Count = 1000
@@ -140,19 +143,19 @@ class LoopConfig(Section):
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
-        if self.method == "fgsm" and self.loss != "ce":
-            raise ValueError("method: fgsm trains with loss: ce")
+        if self.method != "pgd" and self.loss != "ce":
+            raise ValueError(f"method: {self.method} trains with loss: ce, not with {self.loss}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         return self
 
 
 class TrainConfig(LoopConfig):
-    """Adversarial training of the dense network; leave the section out to use model.weights as they are."""
+    """Training of the dense network; leave the section out to use model.weights as they are."""
 
 
 class FinetuneConfig(LoopConfig):
-    """Adversarial fine-tuning of the pruned network with its masks held."""
+    """Fine-tuning of the pruned network with its masks held."""
 
     epochs: Annotated[Number, Field(gt=0)] = 2
     """Passes over the training split; fractions are allowed."""
@@ -161,7 +164,7 @@ class FinetuneConfig(LoopConfig):
     average: Share = 0.99
     """Decay per step of the weight average that is kept and evaluated; 0 keeps the last weights instead."""
     evaluations: Count = 3
-    """How often the network is measured on the selection split; the one with the best robust accuracy is kept."""
+    """How often it is measured on the selection split; the best robust (method clean: clean) accuracy is kept."""
 
 
 class LearningConfig(Section):
@@ -172,8 +175,8 @@ class LearningConfig(Section):
     at that moment."""
     attack: AttackConfig = AttackConfig(steps=3, relative_step=2.5)
     """These examples."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Autocast of the passes."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the passes; auto takes what was measured to be fastest on this machine."""
 
 
 class PruneConfig(Section):
@@ -207,9 +210,11 @@ class PruneConfig(Section):
     round_to: Count = 16
     """Channel counts are kept at multiples of this, as vector units and tensor cores want them."""
     recalibration_batches: Annotated[Integer, Field(ge=0)] = 8
-    """Adversarial batches that BatchNorm's statistics are recomputed on before fine-tuning; 0 leaves them."""
+    """Batches that BatchNorm's statistics are recomputed on before fine-tuning; 0 leaves them."""
+    recalibration: Literal["adversarial", "clean"] = "adversarial"
+    """Their images: prune.attack's examples, or clean ones, which bring clean accuracy back and robustness not."""
     recalibration_rounds: Count = 2
-    """Times that this is repeated, each with examples made on the network of the round before."""
+    """Times that adversarial recalibration is repeated, each with examples made on the network of the round before."""
     finetune: FinetuneConfig | None = FinetuneConfig()
     """Fine-tuning; null leaves the pruned network as it is."""
 
@@ -326,7 +331,7 @@ class Recipe(Section):
     model: ModelConfig = ModelConfig()
     threat: ThreatConfig = ThreatConfig()
     train: TrainConfig | None = None
-    """Adversarial training of the dense network; leave the section out to use model.weights as they are."""
+    """Training of the dense network; leave the section out to use model.weights as they are."""
     prune: PruneConfig = PruneConfig()
     export: ExportConfig = ExportConfig()
     verify: VerifyConfig = VerifyConfig()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 from madx.recipe.dialect import Dumper
 from madx.recipe.models import Recipe, TrainConfig
 from madx.recipe.section import Section
+from madx.recipe.values import as_number, radius
 
 _WIDTH = 100
 
@@ -21,6 +23,19 @@ def commented_recipe(recipe: Recipe | None = None) -> str:
     lines = ["# A madx recipe: one run from data to verdict. `madx run <this file>` does all of it.", ""]
     lines += _section_lines(recipe or Recipe(train=TrainConfig()), indent=0)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """YAML of a whole recipe as a verdict records it (JSON), for reports."""
+    shown = dict(recipe)
+    if isinstance(threat := recipe.get("threat"), Mapping) and "eps" in threat:
+        shown["threat"] = {**threat, "eps": _radius(threat["eps"])}
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+
+
+def _radius(eps: Any) -> Any:
+    """The value itself where it would not be read back as the same."""
+    return radius(eps) if isinstance(eps, float) and as_number(radius(eps)) == eps else eps
 
 
 def _section_lines(section: BaseModel, *, indent: int) -> list[str]:
@@ -41,7 +56,7 @@ def _section_lines(section: BaseModel, *, indent: int) -> list[str]:
             lines.append(f"{pad}{name}:")
             lines += [f"{pad}  - {_inline(item)}" for item in value]
         else:
-            lines.append(f"{pad}{name}: {_inline(value)}")
+            lines.append(f"{pad}{name}: {_inline(_radius(value) if name == 'eps' else value)}")
     return lines
 
 

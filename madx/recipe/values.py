@@ -14,6 +14,9 @@ from pydantic import (
     WrapValidator,
 )
 
+_ONE_STEP = 1e-6
+"""As near to a whole number of steps as a decimal of a recipe is written."""
+
 
 def not_bool(value: Any) -> Any:
     """Python counts true and false as 1 and 0; a recipe does not."""
@@ -22,7 +25,7 @@ def not_bool(value: Any) -> Any:
     return value
 
 
-def _fraction(value: Any) -> Any:
+def as_number(value: Any) -> Any:
     """Accept "8/255" where a number is expected; everything else is left to pydantic."""
     if not isinstance(value, str):
         return not_bool(value)
@@ -33,6 +36,14 @@ def _fraction(value: Any) -> Any:
         raise ValueError(f"the fraction {value!r} divides by zero; write for example '8/255'") from None
     except ValueError:
         raise ValueError(f"{value!r} is neither a number nor a fraction such as '8/255'") from None
+
+
+def radius(eps: float) -> str:
+    """An eps as people write it: in steps of 8-bit images where it is one ("8/255"), else as a decimal."""
+    steps = round(255 * eps)
+    if steps < 1 or steps % 255 == 0 or abs(255 * eps - steps) >= _ONE_STEP:
+        return f"{eps:.4g}"
+    return f"{steps}/255"
 
 
 def _count_or_auto(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -72,7 +83,7 @@ def fitting_batch(named: int | None, images: int) -> int:
     return named if named is not None else max(1, min(_USUAL_BATCH, images))
 
 
-Number = Annotated[float, BeforeValidator(_fraction), Field(allow_inf_nan=False)]
+Number = Annotated[float, BeforeValidator(as_number), Field(allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 FactoryName = Annotated[str, AfterValidator(_factory)]
 Integer = Annotated[int, BeforeValidator(not_bool)]

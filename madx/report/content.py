@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from madx.report.headline import Headline, headline
+from madx.report.next_step import NOTHING_TYPED, Invocation
 from madx.verify import Measurements, Verdict
 
 
@@ -30,3 +33,15 @@ class ReportContent:
     """saliency.json: what it was averaged over, how it settled, and each layer's mean, spread and kept share."""
     stages: Mapping[str, Mapping[str, Any]]
     """The manifest's record of each finished stage."""
+    typed: Invocation = NOTHING_TYPED
+    """The command line that the report's reader would repeat, without folders of this machine."""
+
+    @cached_property
+    def headline(self) -> Headline:
+        """What decided the verdict, and what gets further."""
+        return headline(self.verdict, self.recipe, self.provenance)
+
+    @property
+    def next_command(self) -> str | None:
+        """What to type; None where no command gets further."""
+        return self.headline.command(self.typed)

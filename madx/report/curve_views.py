@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from madx.recipe import radius
 from madx.report import words
 from madx.stats import clopper_pearson
 from madx.verify import Curve
@@ -58,7 +59,7 @@ def curve_rows(curve: Curve, threat: Mapping[str, Any]) -> tuple[CurveRow, ...]:
     return tuple(
         CurveRow(
             eps=float(eps),
-            radius="0 (clean)" if eps == 0 else words.radius(float(eps)),
+            radius="0 (clean)" if eps == 0 else radius(float(eps)),
             reference=reference,
             candidate=standing(candidate),
             is_threat=asked is not None and abs(eps - asked) < 1e-9,

@@ -43,15 +43,19 @@ def step_summary(markdown: str, room: int = SUMMARY_LIMIT) -> str:
     return kept + _CUT
 
 
-def annotate(verdict: Verdict) -> tuple[str, ...]:
+def annotate(verdict: Verdict, headline: str) -> tuple[str, ...]:
     """Workflow commands for a verdict, at most ten of each kind.
 
     An error for each gate that failed, a warning for each that decides nothing and for each warning of the verdict, and
     a notice with the verdict itself.
+
+    Args:
+        verdict: what was decided.
+        headline: by which gate, and what to type next.
     """
     failed, open_ = (_gates(verdict, outcome) for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE))
     warnings = [("madx warning", sentence) for sentence in verdict.warnings]
-    said = words.headline(verdict.gates, verdict.outcome)
+    said = f"{words.tally(verdict.gates, verdict.outcome)}\n{headline}"
     groups: tuple[tuple[Kind, Sequence[tuple[str, str]]], ...] = (
         ("error", failed),
         ("warning", [*open_, *warnings]),

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from madx.recipe import recipe_text
 from madx.report import (
     attack_views,
     curve_figure,
@@ -42,13 +42,14 @@ def render_html(content: ReportContent) -> str:
     page = environment.get_template("report.html.j2").render(
         content=content,
         verdict=content.verdict,
-        headline=words.headline(content.verdict.gates, content.verdict.outcome),
+        tally=words.tally(content.verdict.gates, content.verdict.outcome),
+        headline=content.headline,
         engines=[_engine(view, number, content) for number, view in enumerate(engines, start=1)],
         attack=views.attack_sentence(content),
         steps=views.steps(content.finetuning),
         steps_plot=figures.accuracies(views.steps(content.finetuning), "steps"),
         saliency=_saliency(content.saliency) if content.saliency else None,
-        recipe=yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True),
+        recipe=recipe_text(content.recipe),
         unknown=views.UNKNOWN,
         most=Gallery.LIMIT,
     )
@@ -183,4 +184,5 @@ _FILTERS = {
     "plain": words.plain,
     "scientific": words.scientific,
     "tied": _tied,
+    "capital": words.capital,
 }

@@ -17,7 +17,7 @@ def render_junit(content: ReportContent) -> str:
     verdict = content.verdict
     suite = TestSuite(words.clean(f"madx {content.recipe.get('name', '')}".strip()))
     for gate in verdict.gates:
-        suite.add_testcase(_case(gate))
+        suite.add_testcase(_case(gate, _advice(content, gate)))
     if not verdict.gates:
         suite.add_testcase(_nothing_measured())
     if verdict.warnings:
@@ -44,9 +44,17 @@ def _stages(content: ReportContent) -> TestSuite | None:
     return suite
 
 
-def _case(gate: GateResult) -> TestCase:
+def _advice(content: ReportContent, gate: GateResult) -> str:
+    """At the gate that decided: what would get further, and what to type."""
+    decided = content.headline
+    if (gate.metric, gate.engine) != (decided.gate, decided.engine) or content.next_command is None:
+        return ""
+    return f". Next{f' ({decided.remedy.value})' if decided.remedy else ''}: {content.next_command}"
+
+
+def _case(gate: GateResult, advice: str) -> TestCase:
     case = TestCase(f"{gate.metric} {words.required(gate)}", words.clean(f"madx.{gate.engine}"))
-    message, evidence = words.clean(words.clause(gate)), words.clean("\n".join(gate.evidence))
+    message, evidence = words.clean(f"{words.clause(gate)}{advice}"), words.clean("\n".join(gate.evidence))
     if gate.outcome is Outcome.PASS:
         case.system_out = f"{message}\n{evidence}"
         return case

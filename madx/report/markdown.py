@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-import yaml
-
+from madx.recipe import recipe_text
 from madx.report import latency_views, saliency_views, views, words
 from madx.report.content import ReportContent
 from madx.report.markdown_robustness import robustness
-from madx.report.markup import SYMBOLS, code, columns, fenced, outcome, table, text
+from madx.report.markup import code, columns, fenced, outcome, table, text
 from madx.report.views import EngineView
 from madx.verify import GateResult, Ladder, Latency
 
@@ -31,13 +30,21 @@ def _verdict(content: ReportContent, engines: Sequence[EngineView]) -> Iterator[
     name = text(str(content.recipe.get("name", "unnamed run")))
     yield f"## {outcome(verdict.outcome)}: {name}"
     yield ""
-    yield f"**{words.headline(verdict.gates, verdict.outcome)}**"
+    yield f"**{text(words.capital(content.headline.sentence))}.**"
+    yield ""
+    if content.next_command:
+        remedy = content.headline.remedy
+        yield f"Next{f' ({remedy.value})' if remedy else ''}:"
+        yield ""
+        yield from fenced(content.next_command, "console")
+        yield ""
+    yield words.tally(verdict.gates, verdict.outcome)
     yield ""
     for view in engines:
         if view.gates:
             yield f"- On {code(view.name)}:"
             for gate, clause in views.clauses(view):
-                yield f"  - {SYMBOLS[gate.outcome]} {text(clause)}"
+                yield f"  - {outcome(gate.outcome)}: {text(clause)}"
     yield ""
 
 
@@ -148,6 +155,10 @@ def _provenance(content: ReportContent) -> Iterator[str]:
     images = provenance.get("gate_images", {})
     facts = {
         "gate images": f"{images.get('images', views.UNKNOWN)}, index hash {images.get('sha256', views.UNKNOWN)}",
+        **{
+            f"{engine}, timed and measured": f"{times['latency']}, {times['rest']}"
+            for engine, times in provenance.get("measured_at", {}).items()
+        },
         "seed": provenance.get("seed", views.UNKNOWN),
         "machine": words.plain(provenance.get("machine")),
         "tools": words.plain(provenance.get("tools")),
@@ -160,5 +171,5 @@ def _provenance(content: ReportContent) -> Iterator[str]:
     yield from ("<details><summary>Provenance</summary>", "")
     yield from table(("fact", "value"), ((text(name), text(str(value))) for name, value in (facts | hashes).items()))
     yield from ("", "</details>", "", "<details><summary>Recipe of this verdict, defaults included</summary>", "")
-    yield from fenced(yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True))
+    yield from fenced(recipe_text(content.recipe))
     yield from ("", "</details>", "")

@@ -45,8 +45,8 @@ def code(name: str) -> str:
     return f"<code>{text(name)}</code>"
 
 
-def fenced(content: str) -> Iterator[str]:
+def fenced(content: str, language: str = "yaml") -> Iterator[str]:
     """A code block whose fence is longer than any run of backticks within."""
     longest = max((len(run) for run in re.findall("`+", content)), default=0)
     fence = "`" * max(3, longest + 1)
-    yield from (f"{fence}yaml", content.rstrip(), fence)
+    yield from (f"{fence}{language}", content.rstrip(), fence)

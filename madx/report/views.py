@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.data.classes import CLASS_NAMES
+from madx.recipe import radius
 from madx.report import words
 from madx.report.content import ReportContent
 from madx.verify import Accuracy, GateResult, Measurements
@@ -153,7 +154,7 @@ def attack_sentence(content: ReportContent) -> str:
     if attack.get("query_only"):
         again = f"{again} These are queries only, as no torch twin was given: attacks with gradients would find more."
     budget = "; ".join(attack["budget"])
-    return f"The suite {attack['suite']} within {norm} radius {words.radius(threat['eps'])}: {budget}.{again}"
+    return f"The suite {attack['suite']} within {norm} radius {radius(threat['eps'])}: {budget}.{again}"
 
 
 def class_names(content: ReportContent) -> tuple[str, ...]:

@@ -123,12 +123,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def radius(eps: float) -> str:
-    """The threat's radius, also in steps of 8-bit images where it is one: 0.0314 -> "0.03137 (8/255)"."""
-    steps = 255 * eps
-    return f"{eps:.4g} ({round(steps)}/255)" if abs(steps - round(steps)) < 1e-6 and steps >= 0.5 else f"{eps:.4g}"
-
-
 def estimate(gate: GateResult) -> str:
     """The gate's estimate in its unit."""
     form = {"ratio": ratio, "drop": points, "share": percent}[_kind(gate.metric)]
@@ -182,8 +176,13 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def headline(gates: tuple[GateResult, ...], outcome: Outcome) -> str:
-    """What the verdict means, in a sentence without numbers' names."""
+def capital(text: str) -> str:
+    """A sentence as it begins a line; Jinja's filter of that name would lower the rest."""
+    return text[:1].upper() + text[1:]
+
+
+def tally(gates: tuple[GateResult, ...], outcome: Outcome) -> str:
+    """How many gates came to what."""
     if not gates:
         return "No gate was measured, so nothing is shown."
     counts = {kind: sum(gate.outcome is kind for gate in gates) for kind in Outcome}

@@ -1,6 +1,7 @@
-"""BatchNorm statistics of a pruned network, recomputed on adversarial images.
+"""BatchNorm statistics of a pruned network, recomputed on adversarial images, or on clean ones.
 
-Recalibrating on clean images restores clean accuracy and destroys robustness; on adversarial ones it restores both.
+A robust network recalibrated on clean images keeps its clean accuracy and loses robustness; on adversarial ones it
+keeps both.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def recalibrate_(
 
     Args:
         module: its BatchNorm buffers are written; modes and momenta are as before on return, and after an error.
-        items: adversarial images [B, ...], or what `images` makes a batch of. While a batch is being made the module is
-            in eval mode with the statistics it came with, so it may be made on `module` itself.
-        images: turns an item into adversarial images [B, ...].
+        items: images [B, ...], adversarial or clean, or what `images` makes a batch of. While a batch is being made the
+            module is in eval mode with the statistics it came with, so it may be made on `module` itself.
+        images: turns an item into images [B, ...].
         world: its processes share the items; the result is the same as that of one process.
 
     Returns:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from madx.data import Split
 from madx.errors import RecipeError
+from madx.models.precision import PLAIN, ComputeFormat
 from madx.recipe import LoopConfig, ThreatConfig
 from madx.recipe.values import fitting_batch
 from madx.seeds import derive_seed
@@ -24,6 +25,8 @@ class TrainingJob:
     threat: ThreatConfig
     seed: int
     masks: Mapping[str, Tensor] | None = None
+    format: ComputeFormat = PLAIN
+    """How the training passes are computed: what config.precision came to on this machine."""
     start_counts: bool = False
     """The network as it comes is a candidate too, so that training cannot end with something worse."""
 

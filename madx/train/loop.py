@@ -1,4 +1,4 @@
-"""The adversarial training loop: from scratch, from a plain checkpoint, or after pruning with masks held.
+"""The training loop, adversarial or clean: from scratch, from a plain checkpoint, or after pruning with masks held.
 
 Every step draws its images, augmentation and attack from streams named by the step, so a run that was killed and
 resumed ends with the same weights as one that was not (same machine, same thread count). Several processes share every
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ def train_(
 ) -> list[Evaluation]:
     """Train `module` in place; it ends in eval mode with the weights of the best evaluation on the selection split.
 
+    Best is the highest robust accuracy; for method clean, which trains for none, the highest clean accuracy.
+
     Args:
         module: on the device it shall be trained on.
         job: data, configuration, threat, seed and masks.
@@ -79,7 +82,8 @@ def train_(
     marks = evaluation_steps(job)
     compared = marks | {run.step + 1}  # layers with statistics of their own come apart in the first step
     saved = time.monotonic()
-    for images, labels in progress.track(batches(job, run.step), "training", total=job.steps, done=run.step):
+    left = itertools.takewhile(lambda _: not run.has_converged(), batches(job, run.step))
+    for images, labels in progress.track(left, "training", total=job.steps, done=run.step):
         run.advance(images, labels)
         if run.step in compared:
             run.check_alike()  # before anything is stored that a later run would go on from
@@ -88,6 +92,8 @@ def train_(
         if run.step in marks or time.monotonic() - saved > _CHECKPOINT_SECONDS:
             checkpoint.save(run.state())
             saved = time.monotonic()
+    if run.step < job.steps:
+        progress.say(f"ended after {run.step} of {job.steps} steps: {job.config.patience} evaluations brought no gain")
     run.finish_()
     return run.log
 
@@ -100,10 +106,9 @@ class _Run:
         refuse_sync_batchnorm(module, world)
         self.rows = world.rows(job.batch_size)
         self.device = next(module.parameters()).device
-        if any(parameter.dim() == 4 for parameter in module.parameters()):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        job.format.order_(module)
         module.train()
-        self.objective = world.data_parallel(Objective(module, job.config))
+        self.objective = world.data_parallel(Objective(module, job.config, job.format))
         self.attack = _FGSM if job.config.method == "fgsm" else job.config.attack
         self.masks = {name: mask.to(self.device) for name, mask in (job.masks or {}).items()}
         self._hold_masks()  # before the copy: the average must not start from entries that are removed
@@ -118,17 +123,15 @@ class _Run:
         """One optimiser step on one whole batch of clean images, of which this process works on its rows."""
         config, job = self.job.config, self.job
         generator = torch_generator(job.seed, "step", self.step)
-        x = augment(images, config.augment, generator).to(self.device)
-        if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = job.format.ordered(augment(images, config.augment, generator).to(self.device))
         y = labels.to(self.device)
-        adversarial = self._examples(x, y, generator)
+        inputs = x[self.rows] if config.method == "clean" else self._examples(x, y, generator)
         self.module.train()
         self.optimiser.zero_grad()
         draws = torch_draws(job.seed, "layers", self.step, self.world.rank, device=self.device)  # dropout
         with _one_graph():
             with whole_batch_statistics(self.world), draws:
-                loss = self.objective(adversarial, x[self.rows], y[self.rows])
+                loss = self.objective(inputs, x[self.rows], y[self.rows])
             loss.backward()
         self._update(learning_rate(config, self.step, job.steps))
         self.loss = self._mean(loss.detach())
@@ -156,7 +159,7 @@ class _Run:
         if config.loss == "trades":
             with torch.no_grad():
                 targets = self.module(x[rows]).float().softmax(1)
-        climb = input_gradient(self.module, precision=config.precision)
+        climb = input_gradient(self.module, precision=self.job.format.precision)
 
         def gradient(points: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
             logits, own = climb(points[rows], targets)
@@ -203,11 +206,12 @@ class _Run:
         clean, robust = evaluate(
             self.average, split, job.config.selection_attack, job.threat, seed=job.seed, world=self.world
         )
-        best = max((entry.robust for entry in self.log), default=0.0)
+        score = self._score(clean, robust)
+        best = max((self._score(entry.clean, entry.robust) for entry in self.log), default=0.0)
         event = ""
-        if robust > best or not self.best:
+        if score > best or not self.best:
             self.best = _copied(self.average.state_dict())
-        if job.config.method == "fgsm" and self.attack == _FGSM and robust < _COLLAPSE * best:
+        if job.config.method == "fgsm" and self.attack == _FGSM and score < _COLLAPSE * best:
             event = f"catastrophic overfitting: back to the best weights, on with {_AFTER_COLLAPSE.steps}-step PGD"
             self.module.load_state_dict(self.best)
             self.average.load_state_dict(self.best)
@@ -215,6 +219,16 @@ class _Run:
             self.attack = _AFTER_COLLAPSE
         self.log.append(Evaluation(self.step, clean, robust, self.loss, event))
         return self.log[-1]
+
+    def _score(self, clean: float, robust: float) -> float:
+        """What the weights are kept by: chosen by robustness, clean training would hide some of what it takes away."""
+        return clean if self.job.config.method == "clean" else robust
+
+    def has_converged(self) -> bool:
+        """Whether the last evaluations, as many as the recipe has patience for, brought nothing better."""
+        scores = [self._score(entry.clean, entry.robust) for entry in self.log]
+        patience = self.job.config.patience
+        return patience is not None and bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
 
     def check_alike(self) -> None:
         """Refuse to go on with processes that have come apart.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from madx.models.precision import PLAIN, ComputeFormat
 from madx.recipe import LoopConfig
 from madx.train.losses import LOSSES
 
@@ -12,14 +12,17 @@ from madx.train.losses import LOSSES
 class Objective(nn.Module):
     """The configured loss of a network, averaged over a batch."""
 
-    def __init__(self, network: nn.Module, config: LoopConfig) -> None:
+    def __init__(self, network: nn.Module, config: LoopConfig, format: ComputeFormat = PLAIN) -> None:
         super().__init__()
-        self.network, self.config = network, config
+        self.network, self.config, self.format = network, config, format
 
     def forward(self, adversarial: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
-        """Loss of adversarial and clean images [B, ...] with labels [B]; the clean ones are used if the loss asks."""
+        """Loss of adversarial and clean images [B, ...] with labels [B]; the clean ones are used if the loss asks.
+
+        Method clean gives its images as both.
+        """
         config = self.config
-        with torch.autocast(clean.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with self.format.autocast(clean.device):
             logits = self.network(adversarial)
             reference = self.network(clean) if config.loss != "ce" else logits
         return LOSSES[config.loss](logits.float(), reference.float, labels, config.beta)

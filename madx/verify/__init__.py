@@ -15,6 +15,7 @@ from madx.verify.latency import measure_latency
 from madx.verify.measurements import Accuracy, Kind, Measurements, Sizes, Subject
 from madx.verify.parity import EngineParity, Parity, contract_alone, measure_parity
 from madx.verify.projection import Projected, perturbation_size, project
+from madx.verify.remedies import Remedy
 from madx.verify.robustness import Adversary, Chunk, Examples, measure_chunk
 from madx.verify.sampling import Timer
 from madx.verify.sequential import decided
@@ -40,6 +41,7 @@ __all__ = [
     "Outcome",
     "Parity",
     "Projected",
+    "Remedy",
     "SideSoundness",
     "Sizes",
     "Soundness",

@@ -22,6 +22,8 @@ class Finding:
     """What would decide an undecided gate."""
     more_images: int | None = None
     """About how many further images would decide an undecided gate; None if images do not, or no number would."""
+    wanted_pairs: int | None = None
+    """About how many block pairs in all would decide an undecided gate on times; None as above."""
     doubts: tuple[str, ...] = ()
     """Reasons why this gate must not pass; it may still fail."""
     void: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ images that parity was measured on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from madx.verify.evidence import Finding
 from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_finding
 from madx.verify.measurements import Measurements
 from madx.verify.parity import EngineParity
+from madx.verify.remedies import Doubt, Remedy, doubts
 from madx.verify.signs import left_over, signs
 from madx.verify.speed import p99_ratio, speedup
 
@@ -35,21 +37,31 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
     sides = {name: side for name, side in measured.parity.sides.items() if not (alone and name == "reference")}
     if gate.metric not in METRICS_OVER_IMAGES:
         found = _METRICS[gate.metric](measured, gate)
-        return found if gate.metric == "size_ratio" else replace(found, doubts=(*_broken(sides), *found.doubts))
+        if gate.metric == "size_ratio":
+            return found
+        broken = doubts(_broken(sides), Remedy.MEND_ENGINE)
+        return replace(found, doubts=(*broken, *found.doubts), void=doubts(found.void, Remedy.QUIETER_MACHINE))
     found = over_images(measured.accuracy, gate, sequential=sequential)
+    found = replace(found, doubts=doubts(found.doubts, Remedy.ROBUST_REFERENCE), void=_voids(found))
     if not gate.on_robustness:
         return replace(found, doubts=(*_contract_doubts(sides), *found.doubts))
     own = {name: side for name, side in sides.items() if name != "reference"}
-    doubts, all_doubts = (
-        (*_contract_doubts(which), *signs(measured, alone=without)) for which, without in ((own, True), (sides, alone))
+    of_own, of_all = (
+        (*_contract_doubts(which), *doubts(signs(measured, alone=without), Remedy.STRONGER_ATTACK))
+        for which, without in ((own, True), (sides, alone))
     )
     return replace(
         found,
         evidence=(*found.evidence, *left_over(measured.soundness, alone=alone)),
-        doubts=(*doubts, *found.doubts),
+        doubts=(*of_own, *found.doubts),
         # A reference that looks better than it is makes any loss look larger: such a gate may not fail either.
-        void=(*found.void, *(sentence for sentence in all_doubts if sentence not in doubts)),
+        void=(*found.void, *(sentence for sentence in of_all if sentence not in of_own)),
     )
+
+
+def _voids(found: Finding) -> tuple[Doubt, ...]:
+    """Over images, numbers are void where there is nothing to compare with, or where limits contradict each other."""
+    return doubts(found.void, Remedy.ROBUST_REFERENCE if math.isnan(found.estimate) else Remedy.ANOTHER_SEED)
 
 
 def _parity_flips(measured: Measurements, gate: GateConfig) -> Finding:
@@ -79,7 +91,7 @@ def _broken(sides: Mapping[str, EngineParity]) -> tuple[str, ...]:
     )
 
 
-def _contract_doubts(sides: Mapping[str, EngineParity]) -> tuple[str, ...]:
+def _contract_doubts(sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:
     """An engine that breaks its contract, or is not its twin, has no accuracy that deserves the name."""
     strange = [
         f"The {name} engine labels {int(side.flips.sum())} of {side.images} images otherwise than the torch twin that "
@@ -87,7 +99,7 @@ def _contract_doubts(sides: Mapping[str, EngineParity]) -> tuple[str, ...]:
         for name, side in sides.items()
         if side.images and float(side.flips.mean()) > TWIN_FLIPS
     ]
-    return (*_broken(sides), *strange)
+    return doubts((*_broken(sides), *strange), Remedy.MEND_ENGINE)
 
 
 _METRICS: dict[str, Callable[[Measurements, GateConfig], Finding]] = {

@@ -20,6 +20,7 @@ from madx.verify.evidence import Finding
 from madx.verify.findings import finding
 from madx.verify.lacking import lacking, remarks, said, unseen_by_gradients
 from madx.verify.measurements import Measurements
+from madx.verify.remedies import Doubt, Remedy, doubts, of_failure, of_indecision
 from madx.verify.suspicions import suspicions
 from madx.verify.verdict import GateResult, Outcome, Verdict
 
@@ -51,7 +52,7 @@ def judge(
         raise MadxError(f"these engines were given to the gates more than once: {repeated}; expected each once")
     judged = [_judge_gate(measured, gate, sequential) for measured in measurements for gate in gates]
     absent = [
-        _undecided(engine, gate, f"The engine was not measured: {reason}")
+        _undecided(engine, gate, Doubt(f"The engine was not measured: {reason}", Remedy.INSTALL_ENGINE))
         for engine, reason in missing.items()
         for gate in gates
     ]
@@ -87,9 +88,11 @@ def decide(lower: float, upper: float, *, bound: float, direction: Literal["at_l
 
 def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool) -> GateResult:
     if sentence := lacking(measured, gate):
-        return _undecided(measured.engine, gate, sentence)
+        remedy = Remedy.GIVE_TWIN if gate.metric == "parity_flips" else Remedy.GIVE_REFERENCE
+        return _undecided(measured.engine, gate, Doubt(sentence, remedy))
     found = finding(measured, gate, sequential=sequential)
-    doubts = (*found.doubts, *unseen_by_gradients(measured, gate))
+    unseen = doubts(unseen_by_gradients(measured, gate), Remedy.GIVE_TWIN)
+    found = replace(found, doubts=(*found.doubts, *unseen))
     outcome = decide(found.lower, found.upper, bound=gate.bound, direction=gate.direction)
     compared = [*found.evidence, *said(measured, gate)]  # said whatever comes of it
     evidence, more = list(compared), None
@@ -97,12 +100,25 @@ def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool) -> G
         more = found.more_images
         evidence += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
     if found.void:
-        outcome, evidence, more = Outcome.INCONCLUSIVE, [*compared, *found.void, *doubts], None
-    elif doubts:  # said in any case: what forbids a PASS also tells a reader how far to believe a FAIL
+        outcome, evidence, more = Outcome.INCONCLUSIVE, [*compared, *found.void, *found.doubts], None
+    elif found.doubts:  # said in any case: what forbids a PASS also tells a reader how far to believe a FAIL
         outcome = Outcome.INCONCLUSIVE if outcome is Outcome.PASS else outcome
-        evidence += doubts
-    result = _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(evidence))
-    return replace(result, more_images=more)
+        evidence += found.doubts
+    result = _result(measured.engine, gate, found, outcome=outcome, evidence=tuple(map(str, evidence)))
+    return _with_remedy(replace(result, more_images=more), found)
+
+
+def _with_remedy(result: GateResult, found: Finding) -> GateResult:
+    """What would get the gate further: what voids it goes before what is doubted, and that before limits too wide."""
+    if result.outcome is Outcome.PASS:
+        return result
+    if result.outcome is Outcome.FAIL:
+        return replace(result, remedy=of_failure(result.metric))
+    if keeps := (*found.void, *found.doubts):
+        remedy = keeps[0].remedy if isinstance(keeps[0], Doubt) else of_failure(result.metric)
+        return replace(result, remedy=remedy, reason=str(keeps[0]))
+    advice = next(iter(found.advice), "")
+    return replace(result, remedy=of_indecision(result.metric), wanted_pairs=found.wanted_pairs, reason=advice)
 
 
 def _result(
@@ -123,10 +139,11 @@ def _result(
     )
 
 
-def _undecided(engine: str, gate: GateConfig, sentence: str) -> GateResult:
+def _undecided(engine: str, gate: GateConfig, why: Doubt) -> GateResult:
     """Nothing was measured that the gate could judge."""
     nothing = Finding(estimate=math.nan, lower=-math.inf, upper=math.inf, evidence=())
-    return _result(engine, gate, nothing, outcome=Outcome.INCONCLUSIVE, evidence=(sentence,))
+    result = _result(engine, gate, nothing, outcome=Outcome.INCONCLUSIVE, evidence=(str(why),))
+    return replace(result, remedy=why.remedy, reason=str(why))
 
 
 def _finite(value: float) -> float | None:

@@ -21,6 +21,10 @@ _BATCH = 64
 _CONTRACT_IMAGES = 16
 
 
+PARITY_IMAGES = 256
+"""As many gate images at most are compared with the twin."""
+
+
 @dataclass(frozen=True, eq=False)
 class EngineParity:
     """One engine beside its torch twin on the same images."""

@@ -43,6 +43,7 @@ def speedup(measured: Measurements, gate: GateConfig) -> Finding:
         ),
         method="Hodges-Lehmann, signed-rank limits",
         advice=(pairs_advice(latency, wanted, end=_DECIDE),),
+        wanted_pairs=wanted,
         void=(*not_alone(calm), *_biased(latency, gain), *_blunt(latency, gain)),
     )
 
@@ -74,6 +75,7 @@ def p99_ratio(measured: Measurements, gate: GateConfig) -> Finding:
         ),
         method="order statistics, Bonferroni",
         advice=(pairs_advice(latency, wanted, end=_DECIDE),),
+        wanted_pairs=wanted,
         void=(*not_alone(calm), *_biased(latency, _stake(limits[0], gate.bound)), *_biased_tail(control)),
     )
 
@@ -157,7 +159,7 @@ def _not_carried(latency: Latency, tails: list[Tail], control: Tail, *, void: tu
         advice = pairs_advice(latency, wanted, end="carry it, as far as they are undisturbed")
     evidence = f"p99 at batch {latency.batch} ({latency.timing}): {said}."
     nothing = Finding(math.nan, -math.inf, math.inf, evidence=(evidence,))
-    return replace(nothing, advice=(advice,), void=void)
+    return replace(nothing, advice=(advice,), wanted_pairs=wanted, void=void)
 
 
 def _tail_sentence(latency: Latency, found: Tail, confidence: float) -> str:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 from madx.errors import ArtifactError, ExitCode
+from madx.verify.remedies import Remedy
 
 SCHEMA = 3
 """Of verdict.json."""
@@ -47,6 +48,12 @@ class GateResult:
     """What the limits come from; empty where there was no number."""
     more_images: int | None = None
     """Of an undecided gate over images: about how many more would decide it."""
+    wanted_pairs: int | None = None
+    """Of an undecided gate on times: about how many block pairs in all would decide it."""
+    remedy: Remedy | None = None
+    """What would get a gate further that did not pass."""
+    reason: str = ""
+    """Of an undecided gate: the sentence of the evidence that keeps it, and that the remedy is for."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields under their names."""
@@ -56,7 +63,8 @@ class GateResult:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`; KeyError, TypeError or ValueError if it is not one."""
         fields = {**content, "outcome": Outcome(content["outcome"]), "evidence": tuple(content["evidence"])}
-        return cls(**fields)
+        remedy = content.get("remedy")
+        return cls(**fields | {"remedy": remedy if remedy is None else Remedy(remedy)})
 
 
 @dataclass(frozen=True)

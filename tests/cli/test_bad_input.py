@@ -179,7 +179,7 @@ def test_two_runs_on_one_directory(cli: Cli, tiny_recipe: Path) -> None:
     run_dir = tiny_recipe.parent / "run"
     code = (
         "import time; from pathlib import Path; from madx.rundir import RunDirectory\n"
-        f"with RunDirectory(Path({str(run_dir)!r})).locked(): print('held', flush=True); time.sleep(60)"
+        f"with RunDirectory(Path({str(run_dir)!r})).locked(): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
@@ -188,7 +188,7 @@ def test_two_runs_on_one_directory(cli: Cli, tiny_recipe: Path) -> None:
             refused(cli, tiny_recipe, "in use by another madx", str(other.pid))
         finally:
             other.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 100
     while cli("train", tiny_recipe, "--run-dir", run_dir).code != 0:
         assert time.monotonic() < deadline, "the lock outlived its process"
 

@@ -42,6 +42,13 @@ def test_doctor_tells_of_every_engine(cli: Cli) -> None:
     assert "ort-cuda" in cli("doctor").out
 
 
+def test_doctor_tells_which_precision_is_fastest_here_and_on_what(cli: Cli) -> None:
+    precision = json.loads(cli("doctor", "--json").out)["precision"]
+    assert precision["choice"].startswith("precision auto: ")
+    assert precision["timings"][0] == {"precision": "fp32", "channels_last": False, "ratio": 1.0, "gradient_error": 0.0}
+    assert precision["machine"]["torch_uses"]
+
+
 def test_a_crash_is_no_failed_gate(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from madx.cli import doctor
 

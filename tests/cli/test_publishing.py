@@ -22,7 +22,7 @@ def never() -> str:
 
 
 def test_elsewhere_nothing_happens(capsys: pytest.CaptureFixture[str]) -> None:
-    publish(VERDICT, never, as_json=False)
+    publish(VERDICT, "why\nnext", never, as_json=False)
     assert capsys.readouterr() == ("", "")
 
 
@@ -31,8 +31,10 @@ def test_annotations_are_for_workflows_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str, as_json: bool, lines: int
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", value)
-    publish(VERDICT, never, as_json=as_json)
-    assert len(capsys.readouterr().out.splitlines()) == lines
+    publish(VERDICT, "why\nnext", never, as_json=as_json)
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == lines
+    assert ("%0Awhy%0Anext" in out) == bool(lines)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -41,9 +43,9 @@ def test_the_summary_is_appended_to_within_the_limit(
 ) -> None:
     path = tmp_path / "summary"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
-    publish(VERDICT, lambda: "## PASS ✅\n", as_json=as_json)
-    publish(VERDICT, lambda: "## FAIL\n" + "### section\nö\n" * 100_000, as_json=as_json)
-    publish(VERDICT, lambda: "## third\n", as_json=as_json)
+    publish(VERDICT, "why\nnext", lambda: "## PASS ✅\n", as_json=as_json)
+    publish(VERDICT, "why\nnext", lambda: "## FAIL\n" + "### section\nö\n" * 100_000, as_json=as_json)
+    publish(VERDICT, "why\nnext", lambda: "## third\n", as_json=as_json)
     content = path.read_bytes()
     assert content.startswith("## PASS ✅\n".encode())
     assert b"## FAIL\n" in content
@@ -54,5 +56,5 @@ def test_a_summary_that_cannot_be_written_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "no" / "folder"))
-    publish(VERDICT, lambda: "## PASS\n", as_json=False)
+    publish(VERDICT, "why\nnext", lambda: "## PASS\n", as_json=False)
     assert "could not be written" in capsys.readouterr().err

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from madx.models import build_model
 from madx.models.folding import Folded, folded
+from madx.models.precision import PLAIN, ComputeFormat
 from madx.recipe import ModelConfig
+
+LAST = ComputeFormat(channels_last=True)
 
 READS = "does not read the output of a convolution that is called once"
 
@@ -84,12 +87,13 @@ FOLDED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 }
 
 
+@pytest.mark.parametrize("format", [PLAIN, LAST], ids=str)
 @pytest.mark.parametrize("name", FOLDED)
-def test_logits_and_input_gradients_stay(name: str) -> None:
+def test_logits_and_input_gradients_stay(name: str, format: ComputeFormat) -> None:
     build, shape, count = FOLDED[name]
     network, x = build(), images(*shape)
     before = copy.deepcopy(network.state_dict())
-    fast = folded(network, x[:2])
+    fast = folded(network, x[:2], format=format)
     assert len(fast.folds) == count
     assert not any(
         isinstance(fast.network.get_submodule(norm), nn.modules.batchnorm._BatchNorm) for norm in fast.folds.values()
@@ -213,9 +217,9 @@ def test_what_cannot_be_folded_with_certainty_is_left(name: str) -> None:
 
 def test_a_view_that_needs_plain_order_gets_it() -> None:
     network = net(lambda m, x: m.norm(m.first(x)).view(len(x), -1).view(len(x), 6, 8, 8))
-    fast = folded(network, images(3, 8, 8))
+    fast = folded(network, images(3, 8, 8), format=LAST)
     assert fast.folds == {"first": "norm"}
-    assert not fast.channels_last
+    assert fast.format == PLAIN
 
 
 def test_a_folded_network_stays_in_eval_mode() -> None:
@@ -230,6 +234,7 @@ def test_a_folded_network_stays_in_eval_mode() -> None:
 
 def test_a_network_without_batchnorm_is_only_reordered() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-    fast = folded(network, images(3, 8, 8))
-    assert (fast.folds, fast.left, fast.channels_last) == ({}, {}, True)
+    fast = folded(network, images(3, 8, 8), format=LAST)
+    assert (fast.folds, fast.left, fast.format) == ({}, {}, LAST)
+    assert next(fast.parameters()).is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(fast(images(3, 8, 8)), network(images(3, 8, 8)))

@@ -36,6 +36,28 @@ def test_each_engine_is_counted_by_its_bytes_and_the_worst_is_told(tmp_path):
     assert counted(context, {}, LOOSE, kept=()) == Attempts(1, 0)
 
 
+def test_timing_alone_is_counted_beside_measuring(tmp_path):
+    context, engine = SimpleNamespace(run=RunDirectory(tmp_path)), {"one": {"pruned": "34"}}
+    assert counted(context, engine, STRICT, kept=()) == Attempts(1, 0)
+    assert counted(context, engine, STRICT, kept=(), timed=["one"]) == Attempts(1, 0, timed_again=1)
+    assert counted(context, engine, LOOSE, kept=(), timed=["one"]) == Attempts(1, 1, timed_again=2)
+    assert counted(context, engine, LOOSE, kept=["one"]) == Attempts(1, 1, timed_again=2)
+    last = judged(context.run, counted(context, engine, LOOSE, kept=()))
+    assert last == Attempts(2, 1, timed_again=2)
+    context.run.path("manifest.json").unlink()
+    assert counted(context, engine, LOOSE, kept=(), timed=["one"]) == Attempts(2, 1, timed_again=3)
+
+
+def test_counts_of_a_verdict_from_before_timings_were_counted_are_taken_up(tmp_path):
+    context, engine = SimpleNamespace(run=RunDirectory(tmp_path)), {"one": {"pruned": "34"}}
+    counted(context, engine, STRICT, kept=())
+    [(subject, kept)] = context.run.attempts().items()
+    kept.pop("timed_again")
+    judged(context.run, Attempts(1, 0), attempts={subject: kept})
+    context.run.path("manifest.json").unlink()
+    assert counted(context, engine, STRICT, kept=()) == Attempts(2, 0)
+
+
 def test_gates_in_another_order_are_the_same_gates(tmp_path):
     context, engine = SimpleNamespace(run=RunDirectory(tmp_path)), {"one": {"pruned": "34"}}
     for gates in (STRICT + LOOSE, LOOSE + STRICT):
@@ -112,6 +134,8 @@ def test_what_was_judged_without_a_count_is_never_known_again(tmp_path, name, co
         (Attempts(1, 1), ["changed once"]),
         (Attempts(3, 2), ["measured 3 times", "changed 2 times"]),
         (Attempts(1, 0, known=False), ["is not known"]),
+        (Attempts(1, 0, timed_again=1), ["timed again once on these engines, and of 2 timings this is the last"]),
+        (Attempts(2, 0, timed_again=3), ["measured 2 times", "of 5 timings"]),
     ],
 )
 def test_what_is_warned_of(attempts, said):

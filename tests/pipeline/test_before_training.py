@@ -84,15 +84,21 @@ def test_a_last_layer_that_starts_at_zero_may_be_trained(train) -> None:
 
 def test_a_network_that_does_not_run_in_bfloat16_is_told_what_to_set(train) -> None:
     """Both lines of the answer together make it run."""
-    answer = train("in_float32_alone")
+    in_bf16 = [f"--set={part}.precision=bf16" for part in ("train", "prune.finetune")]
+    answer = train("in_float32_alone", *in_bf16)
     assert answer.code == 2
     said = " ".join(answer.err.split())
     assert "does not run under bfloat16 autocast: RuntimeError" in said
     found = re.search(r"set (.*)", said)
     assert found
     settings = [setting.replace(": ", "=") for setting in found[1].split(" and ")]
-    assert settings
-    assert train("in_float32_alone", *(word for setting in settings for word in ("--set", setting))).code == 0
+    assert settings == ["train.precision=fp32", "prune.finetune.precision=fp32"]
+    assert train("in_float32_alone", *in_bf16, *(f"--set={setting}" for setting in settings)).code == 0
+
+
+def test_auto_never_takes_a_precision_in_which_the_network_does_not_run(train) -> None:
+    answer = train("in_float32_alone")
+    assert answer.code == 0, answer.err
 
 
 def test_so_is_one_whose_recipe_asks_for_bfloat16_after_training(train) -> None:

@@ -84,20 +84,20 @@ def weakened(recipe: Recipe, state: dict[str, torch.Tensor]) -> dict[str, torch.
     raise AssertionError("no noise cost enough robustness")
 
 
-def test_a_pruned_network_that_was_quietly_made_less_robust(copy: Path, cli: Cli) -> None:
+def test_a_pruned_network_that_was_quietly_made_less_robust(copy: Path, timed_cli: Cli) -> None:
     recipe, run = load_recipe(RECIPE), RunDirectory(copy)
     file = copy / "pruned/model.safetensors"
     save_file(weakened(recipe, load_file(file)), file, metadata={"format": "pt"})
     record = run.stage("prune")
     assert record is not None
     run.record_stage("prune", record, list(record["outputs"]))  # the manifest vouches for the new bytes
-    answer = cli("run", RECIPE, "--run-dir", copy)
+    answer = timed_cli("run", RECIPE, "--run-dir", copy)
     outcome, evidence = gates(copy)["robust_drop"]
     assert (answer.code, outcome) == (1, "FAIL"), evidence
     assert "a drop of" in evidence
 
 
-def test_a_network_that_is_no_faster(tmp_path: Path, cli: Cli) -> None:
+def test_a_network_that_is_no_faster(tmp_path: Path, timed_cli: Cli) -> None:
     """Zeros at random places: ONNX Runtime multiplies by them like by any number."""
     changes = (
         "prune.criterion=magnitude",
@@ -107,14 +107,14 @@ def test_a_network_that_is_no_faster(tmp_path: Path, cli: Cli) -> None:
         "verify.images=500",
     )
     options = [word for change in changes for word in ("--set", change)]
-    answer = cli("run", RECIPE, "--run-dir", tmp_path / "run", *options)
+    answer = timed_cli("run", RECIPE, "--run-dir", tmp_path / "run", *options)
     outcome, evidence = gates(tmp_path / "run")["speedup"]
     assert answer.code in (1, 3), answer.out
     assert outcome in ("FAIL", "INCONCLUSIVE"), evidence
     assert "times as fast" in evidence
 
 
-def test_twins_with_masked_gradients(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twins_with_masked_gradients(tmp_path: Path, timed_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both networks round their images first: gradients vanish, and attacks by gradient find nothing."""
     (tmp_path / "staircase_of_a_user.py").write_text(STAIRCASE)
     monkeypatch.syspath_prepend(tmp_path)
@@ -130,17 +130,17 @@ def test_twins_with_masked_gradients(tmp_path: Path, cli: Cli, monkeypatch: pyte
         "verify.gates=[{metric: robust_accuracy, at_least: 0.5}]",
     )
     options = [word for change in changes for word in ("--set", change)]
-    answer = cli("run", tmp_path / "masked.yaml", "--run-dir", tmp_path / "run", *options)
+    answer = timed_cli("run", tmp_path / "masked.yaml", "--run-dir", tmp_path / "run", *options)
     outcome, evidence = gates(tmp_path / "run")["robust_accuracy"]
     assert (answer.code, outcome) == (3, "INCONCLUSIVE"), evidence
     assert "masked" in evidence
 
 
-def test_an_engine_file_that_was_swapped_after_export(copy: Path, cli: Cli) -> None:
+def test_an_engine_file_that_was_swapped_after_export(copy: Path, timed_cli: Cli) -> None:
     """The dense engine in the place of the pruned one would keep all robustness."""
     record = json.loads((copy / "engines/ort-cpu-fp32/build.json").read_text())
     shutil.copyfile(copy / record["dense"]["file"], copy / record["pruned"]["file"])
-    answer = cli("verify", RECIPE, "--run-dir", copy)
+    answer = timed_cli("verify", RECIPE, "--run-dir", copy)
     assert answer.code not in (0, 1, 70)
     assert "changed since the stage wrote it" in answer.err
     assert record["pruned"]["file"] in answer.err

@@ -44,3 +44,19 @@ def test_the_2_4_recipe_builds_sparse_engines_it_cannot_run(tmp_path: Path, cli:
     eligible = [row for row in record["pruned"]["sparsity_2_4"].values() if row["eligible"]]
     assert len(eligible) >= 8
     assert not any(row["eligible"] for row in record["dense"]["sparsity_2_4"].values())
+
+
+def test_the_silent_loss_is_caught(tmp_path: Path, cli: Cli) -> None:
+    """On a quarter of its images; the bound on clean accuracy is what so few can decide."""
+    gates = "verify.gates=[{metric: clean_drop, at_most: 0.03}, {metric: robust_drop, at_most: 0.03}]"
+    quick = ("verify.images=250", gates, "verify.latency.seconds=0.5", "prune.finetune.evaluations=1")
+    options = [word for change in quick for word in ("--set", change)]
+    answer = cli("run", ROOT / "recipes/fashion-mnist-silent-loss.yaml", "--run-dir", tmp_path / "run", *options)
+    assert answer.code == 1, answer.err
+    verdict = json.loads((tmp_path / "run/verdict.json").read_text())
+    found = {gate["metric"]: gate for gate in verdict["gates"]}
+    assert {metric: gate["outcome"] for metric, gate in found.items()} == {"clean_drop": "PASS", "robust_drop": "FAIL"}
+    assert found["robust_drop"]["lower"] > 0.3
+    assert found["clean_drop"]["estimate"] < 0.01
+    report = (tmp_path / "run/report.md").read_text().partition("###")[0]
+    assert [words in report for words in ("PASS: clean accuracy", "FAIL: robust accuracy")] == [True, True]

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from small_networks import plain
 from torch import Tensor, nn
 
-from madx.prune import BF16, CRITERIA, IMAGE_FREE, mad_saliency, optimise_masks
+from madx.models.precision import ComputeFormat
+from madx.prune import CRITERIA, FORMATTED, IMAGE_FREE, mad_saliency, optimise_masks
 from madx.prune.diagonal import diagonal_curvature
 from madx.prune.layers import scored_parameters
 from madx.recipe import PruneConfig
@@ -77,14 +78,18 @@ def test_what_the_criteria_are(network: nn.Module) -> None:
     assert not any(torch.equal(one[key], other[key]) for key in one)
 
 
+BF16 = ComputeFormat("bf16")
+
+
 def test_bfloat16_is_for_the_criteria_that_optimise_masks(network: nn.Module) -> None:
     ((x, y, generator),) = batches(1)
     for name in CRITERIA:
-        if name in BF16:
+        if name in FORMATTED:
             PruneConfig(criterion=name, precision="bf16")
-            masks = optimise_masks(network, x, y, precision="bf16", fold=True)
+            masks = optimise_masks(network, x, y, format=BF16, fold=True)
             sign = -1 if name == "mad-reversed" else 1
-            exact, found = (forms[name](network, x, y, generator) for forms in (CRITERIA, BF16))
+            exact = CRITERIA[name](network, x, y, generator)
+            found = FORMATTED[name](network, x, y, generator, format=BF16)
             assert all(
                 torch.equal(found[key], sign * score) for key, score in mad_saliency(network, x, y, masks).items()
             )

@@ -26,7 +26,9 @@ from madx.recipe import (
     commented_recipe,
     load_recipe,
     parse_recipe,
+    radius,
     recipe_schema,
+    recipe_text,
     resolve_paths,
 )
 
@@ -107,6 +109,35 @@ def test_any_values_survive_the_commented_form(arguments: dict[str, Any], name: 
     recipe = Recipe(name=name, model=ModelConfig(args=arguments), threat={"eps": eps}, train=TrainConfig())
     again = parsed(commented_recipe(recipe))
     assert canonical_json(again) == canonical_json(recipe)
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"),
+    [
+        (8 / 255, "8/255"),
+        (0.031372549, "8/255"),
+        (0.0313726, "0.03137"),
+        (0.0314, "0.0314"),
+        (1 / 255, "1/255"),
+        (0.1, "0.1"),
+        (0.5, "0.5"),
+        (128 / 255, "128/255"),
+        (1.0, "1"),
+        (2.0, "2"),
+        (1e-9, "1e-09"),
+    ],
+)
+def test_an_eps_is_shown_in_steps_of_8_bit_images(eps: float, text: str) -> None:
+    assert radius(eps) == text
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.031372549, 0.1, 0.2, 51 / 255, 128 / 255])
+def test_an_eps_is_written_as_a_fraction_where_it_is_read_back_as_the_same(eps: float) -> None:
+    recipe = parsed(f"{{threat: {{norm: l2, eps: {eps!r}}}, train: {{}}}}")
+    assert parsed(commented_recipe(recipe)).threat.eps == eps
+    assert parsed(recipe_text(recipe.model_dump(mode="json"))) == recipe
+    for text in (commented_recipe(recipe), recipe_text(recipe.model_dump(mode="json"))):
+        assert ("eps: 8/255\n" in text) == (eps == 8 / 255)
 
 
 def test_recipes_are_frozen() -> None:

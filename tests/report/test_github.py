@@ -36,7 +36,7 @@ def test_control_characters_do_not_reach_the_log():
 @pytest.mark.parametrize("name", cases.CONTENTS)
 def test_every_gate_that_does_not_pass_is_told(name):
     verdict = cases.CONTENTS[name].verdict
-    told = [read(line) for line in annotate(verdict)]
+    told = [read(line) for line in annotate(verdict, "why")]
     outcomes = [gate.outcome for gate in verdict.gates]
     kinds = [kind for kind, _, _ in told]
     assert kinds.count("error") == outcomes.count(Outcome.FAIL)
@@ -47,7 +47,7 @@ def test_every_gate_that_does_not_pass_is_told(name):
 
 def test_an_annotation_has_the_clause_and_the_evidence():
     verdict = Verdict(gates=(gate(Outcome.FAIL, engine="ort: a,b", evidence=("Counted.", "50 % of it.")),))
-    kind, title, message = read(annotate(verdict)[0])
+    kind, title, message = read(annotate(verdict, "why")[0])
     assert (kind, title) == ("error", "madx FAIL: speed-up on ort: a,b")
     assert message.splitlines()[0].startswith("speed-up 1.40")
     assert message.splitlines()[1:] == ["Counted.", "50 % of it."]
@@ -56,7 +56,7 @@ def test_an_annotation_has_the_clause_and_the_evidence():
 @pytest.mark.parametrize(("count", "shown", "more"), [(9, 9, 0), (10, 10, 0), (11, 10, 2), (40, 10, 31)])
 def test_no_more_than_ten_of_a_kind(count, shown, more):
     gates = tuple(gate(Outcome.FAIL, engine=str(number)) for number in range(count))
-    told = [read(line) for line in annotate(Verdict(gates, warnings=("w",) * count))]
+    told = [read(line) for line in annotate(Verdict(gates, warnings=("w",) * count), "why")]
     for kind in ("error", "warning"):
         found = [message for this, _, message in told if this == kind]
         assert len(found) == shown
@@ -64,7 +64,7 @@ def test_no_more_than_ten_of_a_kind(count, shown, more):
 
 
 def test_a_whole_log_is_cut():
-    (line, _) = annotate(Verdict((gate(Outcome.FAIL, evidence=("\n" * 100_000,)),)))
+    (line, _) = annotate(Verdict((gate(Outcome.FAIL, evidence=("\n" * 100_000,)),)), "why")
     assert len(line) < 13_000
 
 

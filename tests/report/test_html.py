@@ -7,7 +7,8 @@ import matplotlib as mpl
 import pytest
 import report_cases as cases
 
-from madx.report import render_html
+from madx.report import render_html, render_markdown
+from madx.verify import GateResult, Outcome, Verdict
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -112,7 +113,7 @@ def test_text_of_the_user_stays_text(pages):
                 "robust accuracy 76.0 % → 75.2 % (at 95 % confidence at most 1.6 points lost; allowed 3 points)",
                 "speed-up 2.60× (at 95 % confidence at least 2.59×; required 1.5×)",
                 "Stronger attacks may find more.",
-                "The suite quick within L∞ radius 0.03137 (8/255): twin: apgd; engine alone: square.",
+                "The suite quick within L∞ radius 8/255: twin: apgd; engine alone: square.",
                 "760 of 1000",
                 "1 of 2",
                 "4.0 MB",
@@ -254,3 +255,13 @@ def test_matplotlib_is_left_as_it_was():
         assert mpl.rcParams["font.size"] == 40
     assert page == render_html(cases.PASSING)
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_the_first_lines_show_which_gate_passed_and_which_failed(render):
+    clean = GateResult("e", "clean_drop", 0.01, "at_most", -0.003, -0.009, 0.004, 0.95, Outcome.PASS, ("counted",))
+    robust = GateResult("e", "robust_drop", 0.03, "at_most", 0.6, 0.57, 0.63, 0.95, Outcome.FAIL, ("counted",))
+    page = render(cases.content(verdict=Verdict(gates=(clean, robust), warnings=())))
+    first = re.sub(r"<[^>]*>", " ", page[page.rindex("</header>") if "</header>" in page else 0 : page.rindex("Gates")])
+    seen = " ".join(first.replace("\u00a0", " ").split())
+    assert re.search(r"PASS\W+clean accuracy lost −0.3 points.* FAIL\W+robust accuracy lost 60.0 points", seen)

@@ -33,7 +33,7 @@ class TestEverySummary:
             assert {len(row) for row in table} == {len(table[0])}
 
     def test_details_are_balanced_and_no_other_tag_comes_through(self, name):
-        text = render_markdown(cases.CONTENTS[name]).partition("```")[0]
+        text = render_markdown(cases.CONTENTS[name]).partition("```yaml")[0]
         assert text.count("<details>") == text.count("</details>") + 1  # the recipe's is closed after its fence
         assert set(re.findall(r"</?(\w+)", text)) <= {"details", "summary", "code"}
 

@@ -59,9 +59,6 @@ def gate(metric="speedup", *, bound=1.5, estimate=2.0, lower=1.9, upper=2.1, out
         (words.duration(185), "3 min 05 s"),
         (words.duration(3599.7), "1 h 00 min"),
         (words.duration(7801), "2 h 10 min"),
-        (words.radius(8 / 255), "0.03137 (8/255)"),
-        (words.radius(0.1), "0.1"),
-        (words.radius(0.5), "0.5"),
         (words.clean("a\x1b[31m\udcff\nb\x85"), "a\ufffd[31m\ufffd\nb\ufffd"),
         (words.plain({"a": True, "b": [1, 2.34567], "c": None, "d": []}), "a yes, b 1, 2.346, c none, d none"),
     ],
@@ -139,7 +136,7 @@ def test_every_metric_of_a_recipe_has_words():
 )
 def test_headlines(outcomes, expected):
     gates = tuple(gate(outcome=Outcome(word)) for word in outcomes)
-    assert words.headline(gates, Verdict(gates).outcome) == expected
+    assert words.tally(gates, Verdict(gates).outcome) == expected
 
 
 @given(

@@ -14,7 +14,8 @@ from train_cases import Recording, Watching
 
 from madx.errors import ExitCode, RecipeError, TrainingError
 from madx.recipe import AttackConfig, ThreatConfig
-from madx.train import evaluate, loop, train_
+from madx.train import TrainingJob, evaluate, loop, train_
+from madx.train.job import batches
 
 METHODS = [
     pytest.param({}, id="pgd-ce"),
@@ -35,6 +36,39 @@ def script(monkeypatch: pytest.MonkeyPatch, robust: Iterable[float]) -> None:
     """Evaluations that return these robust accuracies, one after the other."""
     values = iter(robust)
     monkeypatch.setattr(loop, "evaluate", lambda *_, **__: (0.9, next(values)))
+
+
+PATIENCE = {
+    # patience: (robust accuracies of five evaluations, how many of them are made)
+    "a gain comes in time": (2, [0.3, 0.2, 0.4, 0.4, 0.5], 5),
+    "no gain for two": (2, [0.3, 0.5, 0.5, 0.4, 0.9], 4),
+    "none at all": (1, [0.3, 0.3, 0.9, 0.9, 0.9], 2),
+    "the start was best": (3, [0.3, 0.2, 0.1, 0.0, 0.9], 4),
+    "without patience": (None, [0.3, 0.2, 0.1, 0.0, 0.1], 5),
+}
+
+
+@pytest.mark.parametrize("name", PATIENCE)
+def test_training_ends_when_evaluations_bring_no_gain(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """And so does one that is taken up after a kill, without another step."""
+    patience, robust, made = PATIENCE[name]
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: (0.9, robust[kept.made()]))
+    job, kept = train_cases.training_job(epochs=2.5, evaluations=5, patience=patience), Log()
+    watch = train_cases.Watching()
+    log = train_(train_cases.network(), job, checkpoint=kept, progress=watch)
+    assert [entry.robust for entry in log] == robust[:made]
+    assert len(watch.items) == log[-1].step == job.steps * made / 5
+    again = train_cases.Watching()
+    assert train_(train_cases.network(), job, checkpoint=kept, progress=again) == log
+    assert again.items == []
+
+
+class Log(train_cases.Recording):
+    """Knows how many evaluations were saved."""
+
+    def made(self) -> int:
+        state = self.load()
+        return len(state["log"]) if state else 0
 
 
 @pytest.mark.parametrize("changes", METHODS)
@@ -77,6 +111,50 @@ def test_the_weights_of_the_best_evaluation_are_returned(monkeypatch: pytest.Mon
     assert train_cases.same(module.state_dict(), at_best["average"])
 
 
+@pytest.mark.parametrize(("method", "kept_at"), [("pgd", 4), ("fgsm", 4), ("clean", 8)])
+def test_adversarial_training_keeps_the_most_robust_weights_and_clean_training_the_most_accurate(
+    monkeypatch: pytest.MonkeyPatch, method: str, kept_at: int
+) -> None:
+    values = iter([(0.8, 0.5), (0.9, 0.4), (0.7, 0.3)])
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: next(values))
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", -1.0)
+    module, kept = train_cases.network(), Recording()
+    train_(module, train_cases.training_job(method=method), checkpoint=kept)
+    assert train_cases.same(module.state_dict(), kept.states()[kept_at - 1]["average"])
+
+
+def by_hand(job: TrainingJob) -> dict[str, Tensor]:
+    """Ordinary training at a constant rate, as any tutorial has it; removed entries are zeroed after every step."""
+    module = train_cases.network().train()
+    optimiser = torch.optim.SGD(module.parameters(), lr=job.config.lr, momentum=0.9, nesterov=True)
+    masks = job.masks or {}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            module.get_parameter(name).mul_(mask)
+    for images, labels in batches(job, 0):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(module(images), labels).backward()
+        for name, mask in masks.items():
+            module.get_parameter(name).grad.mul_(mask)
+        optimiser.step()
+    return module.state_dict()
+
+
+def test_clean_training_is_ordinary_training_and_makes_no_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    attacked: list[object] = []
+    monkeypatch.setattr(loop, "last_iterate", lambda *given, **_: attacked.append(given))
+    masks = {"0.weight": torch.rand(6, 1, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5}
+    plain = {"augment": "none", "average": 0, "schedule": "constant", "weight_decay": 0, "evaluations": 1}
+    job = train_cases.training_job(method="clean", masks=masks, **plain)
+    module = train_cases.network()
+    log = train_(module, job)
+    assert attacked == []
+    expected = by_hand(job)
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+    assert 0 < log[-1].robust < log[-1].clean, "what it does to robustness is measured all the same"
+
+
 @pytest.mark.usefixtures("every_step")
 def test_the_average_is_the_running_mean_with_a_decay_that_rises() -> None:
     module, kept = train_cases.network(), Recording()
@@ -106,6 +184,7 @@ def test_without_an_average_the_last_weights_are_kept() -> None:
         pytest.param({"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, id="nesterov"),
         pytest.param({"momentum": 0.9, "nesterov": False, "weight_decay": 0.1}, id="momentum"),
         pytest.param({"method": "fgsm", "average": 0.99}, id="fgsm"),
+        pytest.param({"method": "clean"}, id="clean"),
         pytest.param({"precision": "bf16", "loss": "mart"}, id="bf16-mart"),
     ],
 )

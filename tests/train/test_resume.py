@@ -21,6 +21,8 @@ KINDS = [
     pytest.param({"epochs": 1.5, "loss": "trades", "precision": "bf16", "evaluations": 2}, id="trades-bf16"),
     pytest.param({"epochs": 1.5, "loss": "mart", "momentum": 0.5, "evaluations": 2}, id="mart"),
     pytest.param({"epochs": 1.5, "method": "fgsm", "average": 0, "evaluations": 2}, id="fgsm"),
+    pytest.param({"epochs": 1.5, "method": "clean", "evaluations": 2}, id="clean"),
+    pytest.param({"epochs": 1.5, "evaluations": 3, "patience": 3}, id="patient"),
 ]
 
 
@@ -159,6 +161,7 @@ def test_a_collapse_is_remembered_over_a_kill(monkeypatch: pytest.MonkeyPatch, a
         pytest.param([0.5, 0.6, 0.31, 0.6], {}, id="above half"),
         pytest.param([0.0, 0.0, 0.0, 0.0], {}, id="never robust"),
         pytest.param([0.5, 0.6, 0.1, 0.1], {"method": "pgd"}, id="pgd"),
+        pytest.param([0.5, 0.6, 0.1, 0.1], {"method": "clean"}, id="clean"),
     ],
 )
 def test_what_is_no_collapse_is_left_alone(

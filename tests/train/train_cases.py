@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from madx.data import Split
 from madx.data.sources import array_source
+from madx.models.precision import PLAIN, ComputeFormat
 from madx.recipe import LoopConfig, ThreatConfig
 from madx.train import TrainingJob
 
@@ -69,10 +70,12 @@ def loop_config(**changes: Any) -> LoopConfig:
 
 
 def training_job(*, masks: dict[str, Tensor] | None = None, count: int = 96, **changes: Any) -> TrainingJob:
+    config = loop_config(**changes)
     return TrainingJob(
         train=split(count),
         selection=split(64, seed=1, name="selection"),
-        config=loop_config(**changes),
+        config=config,
+        format=ComputeFormat("bf16", channels_last=True) if config.precision == "bf16" else PLAIN,
         threat=ThreatConfig(eps=0.05),
         seed=3,
         masks=masks,

@@ -1,0 +1,59 @@
+"""A clock that tests own: engines compute as ever, but how long they take follows from their bytes, on a quiet machine.
+
+So a gate on latency decides alike on every machine and beside any neighbour, and a verification takes no second longer
+than its arithmetic. Error rates on noisy machines are the matter of tests/verify, and real timers that of tests/deploy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from noisy_machine import NoisyMachine
+
+from madx.sensors import Watch
+
+SECONDS_A_BYTE = 1e-8
+"""Of one inference: what is half as large is twice as fast."""
+
+
+@contextmanager
+def own_clock() -> Iterator[None]:
+    """Until the end of the block, the CPU engines that are loaded in this process are timed by a simulated machine."""
+    from madx.deploy.openvino import OpenVinoBackend
+    from madx.deploy.ort import OrtBackend
+
+    machine = NoisyMachine(0)
+    watch = Watch(clock=lambda: machine.now, read=machine.read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "over_this_machine", lambda gpu=False: watch)
+        for runtime in (OrtBackend, OpenVinoBackend):
+            patch.setattr(runtime, "load", _timed_by(machine, runtime.load))
+        yield
+
+
+def _timed_by(machine: NoisyMachine, load: Callable[..., Any]) -> Callable[..., Any]:
+    def loaded(runtime: Any, payload: bytes, config: Any) -> Any:
+        engine = load(runtime, payload, config)
+        real = engine.timer
+
+        def timer(images: Any) -> Callable[[], float]:
+            assert real(images)() > 0, "what is not simulated is that it runs"
+            return machine.timer(len(payload) * SECONDS_A_BYTE, "")
+
+        engine.timer = timer
+        return engine
+
+    return loaded
+
+
+@contextmanager
+def few_radii() -> Iterator[None]:
+    """Until the end of the block, a security curve has four radii: most of what a small verification costs is its curve."""
+    from madx.pipeline import curve
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curve, "_FACTORS", (0.0, 1.0, 2.0, 4.0))
+        yield
