@@ -74,10 +74,10 @@ def call_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Call `madx ARGUMENTS` in this process, on a clock that the test owns: no verdict hangs on this machine's time."""
-    from own_clock import few_radii, own_clock
+    """Call `madx ARGUMENTS` in this process, on a clock that the test owns, and spared what `quick_runs` says."""
+    from quick_runs import quick_runs
 
-    with own_clock(), few_radii():
+    with quick_runs():
         yield call_in_process(monkeypatch, capsys)
 
 

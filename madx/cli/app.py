@@ -17,7 +17,19 @@ import madx
 from madx.cli import show, volume
 from madx.cli.answer import print_files, show_reports, tell_verdict
 from madx.cli.formats import data_app, recipe_app
-from madx.cli.options import Again, AsJson, Baseline, OutDir, Outside, Overrides, Pieces, RecipeFile, RunDir, grouped
+from madx.cli.options import (
+    Again,
+    AsJson,
+    Baseline,
+    Insist,
+    OutDir,
+    Outside,
+    Overrides,
+    Pieces,
+    RecipeFile,
+    RunDir,
+    grouped,
+)
 from madx.cli.volume import Quiet, Verbose, audible
 from madx.cli.work import at_work, end
 from madx.distributed import announce, join, leave, lost_contact
@@ -46,8 +58,8 @@ _BUG = "this is a bug in madx, not a verdict; please report it with the lines ab
 
 def main() -> None:
     """Run the command line; the process ends with an exit code of `ExitCode`, or 70 after a crash."""
-    stand_in_for_home()
     volume.reset()
+    stand_in_for_home()
     try:
         app(prog_name="madx")  # also when started as python -m madx
     except MadxError as error:
@@ -147,9 +159,9 @@ def verify(
     context = _context(recipe, run_dir, overrides, as_json, given=outside.given())
     context.only_latency = only_latency
     if shard is not None:
-        _run_shard(context, shard, as_json, again=again.again)
-    repeated = again.again or only_latency
-    _run_to_verdict(["verify", "report"], context, as_json, again=repeated, merged=pieces.merge or ())
+        _run_shard(context, shard, as_json, again)
+    repeated, merged = again.again or only_latency, pieces.merge or ()
+    _run_to_verdict(["verify", "report"], context, as_json, force=again.force, again=repeated, merged=merged)
 
 
 @app.command()
@@ -158,13 +170,23 @@ def verify(
 def run(
     recipe: RecipeFile,
     against: Baseline,
+    insist: Insist,
     run_dir: RunDir = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Do everything from data to verdict, and only what is not done yet; the exit code is the verdict."""
     context = _context(recipe, run_dir, overrides, as_json, given=against.given())
-    _run_to_verdict(["train", "prune", "export", "verify", "report"], context, as_json)
+    _run_to_verdict(["train", "prune", "export", "verify", "report"], context, as_json, force=insist.force)
+
+
+@app.command()
+@audible
+def plan(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a run does and takes here, and whether its gates can be decided (exit code 2 if not); do nothing."""
+    from madx.cli import plan as room
+
+    room.answer(_context(recipe, run_dir, overrides, as_json), as_json=as_json)
 
 
 @app.command()
@@ -220,23 +242,34 @@ def inspect(
         raise ArtifactError(f"{run_dir}: files are no longer what their stages wrote; {again}")
 
 
-def _run_shard(context: Context, shard: Shard, as_json: bool, *, again: bool) -> NoReturn:
+def _run_shard(context: Context, shard: Shard, as_json: bool, again: Again) -> NoReturn:
     """A part of the images; nothing is judged, so the exit code is not that of a verdict that passed."""
+    from madx.pipeline.feasibility import check_gates
     from madx.pipeline.shards import measure_shard
 
     with at_work(context):
-        report = measure_shard(context, shard, again=again)
+        check_gates(context, force=again.force, again=again.again)
+        report = measure_shard(context, shard, again=again.again)
     end(context, ExitCode.INCONCLUSIVE, lambda: show.shard(report, context.run.root, as_json=as_json))
 
 
 def _run_to_verdict(
-    names: list[str], context: Context, as_json: bool, *, again: bool = False, merged: Sequence[Path] = ()
+    names: list[str],
+    context: Context,
+    as_json: bool,
+    *,
+    force: bool,
+    again: bool = False,
+    merged: Sequence[Path] = (),
 ) -> None:
     """Stages up to the verdict, which decides the exit code; `merged` are run directories of shards."""
+    from madx.cli.plan import begin
     from madx.pipeline import run_stages, stage_named
+    from madx.pipeline.feasibility import check_gates
     from madx.pipeline.reporting import read_verdict
 
     with at_work(context):
+        check_gates(context, force=force, again=again)
         if merged:
             from madx.pipeline.merging import merge
 
@@ -246,7 +279,8 @@ def _run_to_verdict(
 
             begin_timing_again(context)
         stages = [stage_named(name) for name in names]
-        reports = run_stages(context, stages, again=["verify"] if again else [])
+        ended = begin(context) if "train" in names else None
+        reports = run_stages(context, stages, again=["verify"] if again else [], ended=ended)
         verdict, provenance = read_verdict(context)
     volume.tell_seconds(context.progress, reports)
     new = any(report.done for report in reports) or volume.is_quiet()

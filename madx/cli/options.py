@@ -67,6 +67,15 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class Insist:
+    """Going on where madx advises against it."""
+
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure although a gate cannot pass with so many images (see madx plan).")
+    ] = False
+
+
+@dataclass(frozen=True)
 class Pieces:
     """A verification whose images are attacked by processes that know nothing of each other."""
 
@@ -111,7 +120,7 @@ class Part(StrEnum):
 
 
 @dataclass(frozen=True)
-class Again:
+class Again(Insist):
     """Measuring although there is a verdict."""
 
     again: Annotated[bool, typer.Option("--again", help="Measure again; the verdict says how often it was.")] = False

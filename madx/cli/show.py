@@ -13,10 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from madx.cli import volume
+from madx.cli.progress import Overall, duration
 from madx.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -37,33 +47,68 @@ class TerminalProgress:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.overall: Overall | None = None
+        """Of a whole run: a second bar under each step's own."""
 
     def track(self, items: Iterable[T], description: str, *, total: int, done: int = 0) -> Iterator[T]:
         """Yield `items` under a bar."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True) as bars:
+        with Bars(*columns, TextColumn("left"), _Left(), console=self.console, transient=True) as bars:
             task = bars.add_task(description, total=total, completed=done)
-            for item in items:
+            whole = self._whole(bars, description, done / total) if total else None
+            for count, item in enumerate(items, start=done + 1):
                 yield item
                 bars.advance(task)
+                if whole is not None and self.overall is not None:
+                    self.overall.advance(count / total)
+                    bars.update(whole, completed=_percent(self.overall), left=self.overall.seconds_left)
+
+    def _whole(self, bars: Bars, description: str, done: float) -> TaskID | None:
+        """The second bar, where this step is a piece of a run."""
+        if self.overall is None or not self.overall.begin(description, done=done):
+            return None
+        at = _percent(self.overall)
+        return bars.add_task("overall, %", total=100, completed=at, left=self.overall.seconds_left)
 
     def say(self, message: str) -> None:
         """Print one line."""
         self.console.print(message, highlight=False, markup=False)
 
 
+class _Left(TimeRemainingColumn):
+    """A whole run's time left is what `Overall` says; rich would take all steps for equally long."""
+
+    def render(self, task: Task) -> Text:
+        """Of one bar."""
+        left = task.fields.get("left")
+        return super().render(task) if left is None else Text(duration(left), style="progress.remaining")
+
+
+def _percent(overall: Overall) -> int:
+    return int(100 * overall.share)
+
+
 class PlainProgress:
     """Lines without colour or cursor movement, for logs and CI."""
+
+    def __init__(self) -> None:
+        self.overall: Overall | None = None
+        """Of a whole run: told at the end of each line of progress."""
 
     def track(self, items: Iterable[T], description: str, *, total: int, done: int = 0) -> Iterator[T]:
         """Yield `items`, with a line every few seconds that tells the share done and the time left."""
         started = last = time.monotonic()
+        piece = self.overall is not None and total > 0 and self.overall.begin(description, done=done / total)
         for count, item in enumerate(items, start=1):
             yield item
+            whole = ""
+            if piece and self.overall is not None:
+                self.overall.advance((done + count) / total)
+                whole = f"; {self.overall}"
             now = time.monotonic()
             if now - last > _PLAIN_SECONDS and done + count < total:
                 left = (now - started) / count * (total - done - count)
-                self.say(f"{description}: {done + count}/{total}, about {left:.0f} s left")
+                self.say(f"{description}: {done + count}/{total}, about {left:.0f} s left{whole}")
                 last = now
 
     def say(self, message: str) -> None:

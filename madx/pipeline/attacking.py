@@ -21,6 +21,9 @@ from madx.recipe import EngineConfig
 from madx.seeds import torch_generator
 from madx.verify import Accuracy, Adversary, Examples, Kind, decided, measure_chunk
 
+ATTACKING = {True: "attacking both engines", False: "attacking the engine"}
+"""What the progress calls it, with and without a reference."""
+
 
 def measure_accuracy(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Accuracy:
     """The suite on both engines, chunk after chunk; those that are stored are read, not made again."""
@@ -70,8 +73,7 @@ def _measured(
     if done:
         context.progress.say(f"{done} of {done + len(left)} chunks of images are measured already")
     values = context.world.map(measured, left)
-    what = "attacking both engines" if reference else "attacking the engine"
-    tracked = context.progress.track(values, what, total=done + len(left), done=done)
+    tracked = context.progress.track(values, ATTACKING[reference is not None], total=done + len(left), done=done)
     for number, value in zip(left, tracked, strict=True):
         store_chunk(context, config, number, value)
         yield value

@@ -117,10 +117,6 @@ class Context:
             raise RecipeError("device: cuda, but torch sees no GPU here; use device: auto or cpu")
         return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
-    def batch_size(self, config: LoopConfig | PruneConfig) -> int:
-        """Images a batch of that part of the recipe, on this run's training split."""
-        return fitting_batch(config.batch_size, len(self.splits.train))
-
     @cached_property
     def probe(self) -> Probe:
         """In which formats the recipe's network can be computed here, and how fast; process 0 measures for all."""
@@ -136,6 +132,10 @@ class Context:
             self.progress.say(told)
         self._warned.add(setting)
         return self.probe.fastest(asked)
+
+    def batch_size(self, config: LoopConfig | PruneConfig) -> int:
+        """Images a batch of that part of the recipe, on this run's training split."""
+        return fitting_batch(config.batch_size, len(self.splits.train))
 
     def new_model(self) -> nn.Module:
         """The recipe's network with fresh weights, on the CPU."""

@@ -21,11 +21,14 @@ from madx.recipe import EngineConfig
 from madx.verify.arrays import Bools
 from madx.verify.curve import Curve
 
-_IMAGES = 500
-_ATTACK = Apgd(steps=10)
-_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+IMAGES = 500
+"""Gate images, at most."""
+ATTACK = Apgd(steps=10)
+"""What an image meets at every radius."""
+FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 """Radii in units of the threat's; those above 2 only as far as something still stands."""
-_ALWAYS = 2.0
+ALWAYS = 2.0
+"""Radii up to this are measured whatever stands."""
 _FEW = 0.02
 """Share of the images: when no engine keeps more, the curve has come to its end."""
 
@@ -38,7 +41,7 @@ def measure_curve(context: Context, config: EngineConfig, reference: Side | None
     sides = (candidate,) if reference is None else (reference, candidate)
     if any(side.twin is None for side in sides):
         return None
-    count = min(_IMAGES, gate_images(context))
+    count = min(IMAGES, gate_images(context))
     images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, count))
     context.progress.say(f"security curve on {count} images")
     trial = Trial(context.recipe.threat, context.recipe.seed, images, labels)
@@ -58,7 +61,7 @@ def climb_radii(trial: Trial, sides: Sequence[Side], *, checkpoint: Checkpoint |
     rows: list[list[Bools]] = [list(kept[str(place)].numpy()) if kept else [] for place in range(len(sides))]
     wanted = radii(trial)
     for step, eps in enumerate(wanted):
-        if eps > _ALWAYS * trial.threat.eps and all(row[step - 1].mean() <= _FEW for row in rows):
+        if eps > ALWAYS * trial.threat.eps and all(row[step - 1].mean() <= _FEW for row in rows):
             wanted = wanted[:step]
             break
         if any(len(row) <= step for row in rows):
@@ -66,12 +69,12 @@ def climb_radii(trial: Trial, sides: Sequence[Side], *, checkpoint: Checkpoint |
                 row.append(_standing(trial, side, row, eps))
             checkpoint.save({str(place): torch.from_numpy(np.stack(row)) for place, row in enumerate(rows)})
     *reference, candidate = (np.stack(row) for row in rows)
-    return Curve(_ATTACK.name, np.array(wanted), reference[0] if reference else None, candidate)
+    return Curve(ATTACK.name, np.array(wanted), reference[0] if reference else None, candidate)
 
 
 def radii(trial: Trial) -> list[float]:
     """Rising from 0; none beyond what holds every image anyway."""
-    return list(dict.fromkeys(min(factor * trial.threat.eps, trial.widest) for factor in _FACTORS))
+    return list(dict.fromkeys(min(factor * trial.threat.eps, trial.widest) for factor in FACTORS))
 
 
 def _standing(trial: Trial, side: Side, before: Sequence[Bools], eps: float) -> Bools:
@@ -79,5 +82,5 @@ def _standing(trial: Trial, side: Side, before: Sequence[Bools], eps: float) -> 
     if not before:
         return side.right(trial.images.cpu().numpy(), trial.labels)
     left = before[-1].copy()
-    left[left] = trial.of(left).within(eps).withstood(side, (_ATTACK,), stream=("curve", side.role, repr(eps)))
+    left[left] = trial.of(left).within(eps).withstood(side, (ATTACK,), stream=("curve", side.role, repr(eps)))
     return left

@@ -21,6 +21,8 @@ from madx.recipe import EngineConfig, GateConfig
 from madx.verify import Accuracy, Soundness
 from madx.verify.arrays import Arrays, Bools
 
+DOUBLING = "attacking what withstood, twice as long"
+"""What the progress calls it."""
 _LEAST, _MOST = 200, 500
 """Survivors that are attacked again, if there are as many ..."""
 _SHARE = 8
@@ -47,7 +49,7 @@ def with_doubled(
     }
     if not parts:
         return sound
-    found = context.in_parts(f"doubled-{config.name}", "attacking what withstood, twice as long", parts)
+    found = context.in_parts(f"doubled-{config.name}", DOUBLING, parts)
     return replace(sound, doubled_reference=found.get("reference"), doubled_candidate=found.get("candidate"))
 
 
@@ -71,8 +73,12 @@ def asks_queries_alone(gates: Sequence[GateConfig]) -> bool:
 
 def survivors(robust: Bools) -> NDArray[np.intp]:
     """Positions of the first of the images that stand: as many as a verification of this size can afford."""
-    wanted = min(max(len(robust) // _SHARE, _LEAST), _MOST)
-    return np.flatnonzero(robust)[:wanted]
+    return np.flatnonzero(robust)[: most_survivors(len(robust))]
+
+
+def most_survivors(images: int) -> int:
+    """How many survivors of a verification of so many images are attacked again, if there are as many."""
+    return min(max(images // _SHARE, _LEAST), _MOST)
 
 
 def turned(trial: Trial, side: Side, attacks: Sequence[Attack]) -> Bools:

@@ -19,7 +19,7 @@ from madx.recipe import AttackConfig, EngineConfig
 from madx.verify.parity import EngineParity, measure_parity
 
 ROLES = ("dense", "pruned")
-_ATTACK = AttackConfig(steps=10)
+ATTACK = AttackConfig(steps=10)
 """Makes the adversarial images of the comparison with torch; the gates have an attack of their own."""
 
 
@@ -57,7 +57,7 @@ def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> di
     """
     split = context.splits.selection.take(context.recipe.export.parity_images)
     images, labels = split.tensors()
-    adversarial = examples_on(context, module, images, labels, attack=_ATTACK, stream=("parity",))
+    adversarial = examples_on(context, module, images, labels, attack=ATTACK, stream=("parity",))
     config = EngineConfig(kind="ort-cpu", precision=artifact.precision)
     engine = backend("ort-cpu").load(artifact.payload, config)
     try:

@@ -15,7 +15,13 @@ from madx.models.precision import ComputeFormat
 from madx.pipeline.context import Context
 from madx.pipeline.scoring import numbered_batch
 from madx.prune import LEARNERS, Rule, Saliency, Task, learn_scores, removes_channels
+from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
+
+
+def learning_name(config: PruneConfig) -> str:
+    """What the progress calls it."""
+    return f"masks under the budget ({config.criterion})"
 
 
 def learned(context: Context, rule: Rule, saliency: Saliency) -> Saliency:
@@ -38,9 +44,8 @@ def _learn(context: Context, rule: Rule, averages: dict[str, Tensor]) -> tuple[d
     format = context.compute_format(config.learning.precision, setting="prune.learning.precision")
     attack = partial(_attack, context, format)
     if not removes_channels(config):
-        return _run(
-            context, rule.dense, averages, Task(config.learning, rule.masks, attack, format=format)
-        ), config.learning.steps
+        task = Task(config.learning, rule.masks, attack, format=format)
+        return _run(context, rule.dense, averages, task), config.learning.steps
     channels = rule.channel_masks(averages)
     if not channels.groups:
         context.progress.say("no channel can go, so that there is no mask to learn")
@@ -77,8 +82,7 @@ def _attack(
 def _batches(context: Context, done: int) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
     """Clean training images of every step after the first `done`, each with a generator of its own."""
     config, total = context.recipe.prune, context.recipe.prune.learning.steps
-    what = f"masks under the budget ({config.criterion})"
-    for number in context.progress.track(range(done, total), what, total=total, done=done):
+    for number in context.progress.track(range(done, total), learning_name(config), total=total, done=done):
         images, labels = numbered_batch(context, number)
         generator = torch_generator(context.recipe.seed, "learning", number)
         yield images.to(context.device), labels.to(context.device), generator

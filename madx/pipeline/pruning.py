@@ -20,6 +20,8 @@ from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
 from madx.train import evaluate, recalibrate_, train_
 
+MEASURED = 500
+"""Selection images on which what each step of pruning did is measured, at most."""
 _SPARSITY_SLACK = 0.02
 
 
@@ -74,6 +76,18 @@ def _removed(context: Context, rule: Rule, saliency: Saliency) -> Removal:
     return removal
 
 
+def recalibrating_name(config: PruneConfig) -> str:
+    """What the progress calls it, once a round."""
+    return f"{config.recalibration} BatchNorm"
+
+
+def recalibration_rounds(config: PruneConfig) -> int:
+    """How often the recalibration batches are gone through."""
+    if config.recalibration_batches == 0:
+        return 0
+    return config.recalibration_rounds if config.recalibration == "adversarial" else 1
+
+
 def _recalibrate(context: Context, module: nn.Module) -> bool:
     """BatchNorm statistics on adversarial images made on the pruned network itself, in rounds; or once on clean ones.
 
@@ -83,8 +97,8 @@ def _recalibrate(context: Context, module: nn.Module) -> bool:
     if config.recalibration_batches == 0:
         return False
     count, total = 0, config.recalibration_batches
-    for turn in range(config.recalibration_rounds if config.recalibration == "adversarial" else 1):
-        numbers = context.progress.track(range(total), f"{config.recalibration} BatchNorm", total=total)
+    for turn in range(recalibration_rounds(config)):
+        numbers = context.progress.track(range(total), recalibrating_name(config), total=total)
         images = partial(_recalibration_images, context, module, turn)
         count = recalibrate_(module, numbers, images=images, world=context.world)
     return count > 0
@@ -114,7 +128,7 @@ def _finetuned(context: Context, module: nn.Module, held: dict[str, Tensor]) -> 
 def _measured(context: Context, module: nn.Module, what: str) -> dict[str, float]:
     """Accuracies on some of the selection split, for the record of what each step of pruning did."""
     recipe = context.recipe
-    split = context.splits.selection.take(500)
+    split = context.splits.selection.take(MEASURED)
     clean, robust = evaluate(module, split, recipe.prune.attack, recipe.threat, seed=recipe.seed, world=context.world)
     context.progress.say(f"{what}: clean {clean:.1%}, robust {robust:.1%} (selection)")
     return {"clean": clean, "robust": robust, "images": len(split)}

@@ -58,7 +58,6 @@ def read_content(context: Context) -> ReportContent:
         builds={engine.name: build_record(context, engine) for engine in engines},
         saliency=_of_pruning(context, files.SALIENCY_SUMMARY),
         stages={name: record for name, record in context.run.manifest()["stages"].items() if name != "report"},
-        typed=context.typed.portable(),
     )
 
 

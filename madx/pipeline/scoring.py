@@ -40,11 +40,11 @@ def averaged(context: Context, rule: Rule) -> Saliency:
     model = copy.deepcopy(rule.dense).to(context.device)
     checkpoint = context.checkpoint("saliency")
     state = checkpoint.load()
-    start, total = state["batches"] if state else 0, _most_batches(config)
+    start, total = state["batches"] if state else 0, most_batches(config)
     example = numbered_batch(context, 0)[0].to(context.device)
     attacked = input_gradient(folded(model, example, format=context.compute_format("fp32")))
     scores = context.world.map(partial(_batch_scores, context, model, attacked, rule.unscored), range(start, total))
-    scores = context.progress.track(scores, f"saliency ({config.criterion})", total=total, done=start)
+    scores = context.progress.track(scores, scoring_name(config), total=total, done=start)
     settling = None if config.criterion in IMAGE_FREE else _settling(context, rule)
     saliency = average_scores(model, scores, settling=settling, state=state, checkpoint=checkpoint)
     if saliency.curve:
@@ -77,7 +77,12 @@ def _settling_record(config: PruneConfig, saliency: Saliency) -> dict[str, Any]:
     }
 
 
-def _most_batches(config: PruneConfig) -> int:
+def scoring_name(config: PruneConfig) -> str:
+    """What the progress calls the averaging of scores."""
+    return f"saliency ({config.criterion})"
+
+
+def most_batches(config: PruneConfig) -> int:
     """How many batches the saliency may take."""
     if config.criterion in IMAGE_FREE:
         return 1

@@ -31,10 +31,14 @@ from madx.seeds import torch_generator
 from madx.verify.arrays import Arrays, Bools, with_prefix
 from madx.verify.soundness import SideSoundness, Soundness
 
-_IMAGES = 200
+CHECKING = "checking the attacks"
+"""What the progress calls it."""
+IMAGES = 200
+"""Gate images, at most."""
 _FITTED = 1000
 """Selection images that the undefended classifier is fitted to."""
-_UNBOUNDED = (Apgd(steps=50),)
+UNBOUNDED = (Apgd(steps=50),)
+"""What must turn every image when it may change them at will."""
 _SHORT = 1 / 8
 """Of eps: far enough for float32, too short for a sound network to turn downhill."""
 
@@ -43,13 +47,12 @@ def measure_soundness(
     context: Context, config: EngineConfig, suite: Suite, reference: Side | None, candidate: Side
 ) -> Soundness:
     """Try the suite on the first gate images: as it is, without a bound, and on a network without a defence."""
-    images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, _IMAGES))
+    images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, IMAGES))
     trial = Trial(context.recipe.threat, context.recipe.seed, images, labels)
     fitted = context.splits.selection.tensors(0, _FITTED)
     undefended = linear_classifier(*fitted, classes=context.splits.train.classes).to(context.device)
     parts = trials(trial, suite, reference, candidate, undefended)
-    what = f"checking the attacks on {len(images)} images"
-    return Soundness.from_arrays(context.in_parts(f"checks-{config.name}", what, parts))
+    return Soundness.from_arrays(context.in_parts(f"checks-{config.name}", CHECKING, parts))
 
 
 def trials(
@@ -77,7 +80,7 @@ def _undefended(trial: Trial, undefended: nn.Module, attacks: Sequence[Attack]) 
 def _side(trial: Trial, suite: Suite, name: str, side: Side, twin: nn.Module) -> Arrays:
     network = Victim.of(twin)
     points, standing = _attacked(trial, network, suite.twin)
-    _, unbounded = _attacked(trial.within(trial.widest), network, _UNBOUNDED)
+    _, unbounded = _attacked(trial.within(trial.widest), network, UNBOUNDED)
     found = SideSoundness(
         blind=_bools(_blind(twin, trial.images, trial.labels)),
         misled=_bools(_misled(trial, network)),

@@ -22,6 +22,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.unfinished import remove_earlier, remove_own
 from madx.pipeline.versions import tool_versions
 from madx.recipe import canonical_json
+from madx.rundir import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,12 @@ def stage_named(name: str) -> Stage:
 
 
 def run_stages(
-    context: Context, wanted: Sequence[Stage] = STAGES, *, again: Sequence[str] = (), current: bool = False
+    context: Context,
+    wanted: Sequence[Stage] = STAGES,
+    *,
+    again: Sequence[str] = (),
+    current: bool = False,
+    ended: Callable[[str], None] | None = None,
 ) -> list[StageReport]:
     """Bring the wanted stages up to date, in order; a stage before them that is not up to date is an error.
 
@@ -113,6 +119,7 @@ def run_stages(
         wanted: stages to bring up to date.
         again: names of stages that are run even if they are up to date.
         current: the stages before must be up to date even for stages that only show what they made.
+        ended: is told the name of each stage once that is up to date.
 
     Raises:
         ArtifactError: an earlier stage is missing or its files were changed.
@@ -122,7 +129,32 @@ def run_stages(
     _check_alike(context, wanted)
     own = _prepared(context, wanted, current=current)
     context.wanted = tuple(stage.name for stage in own)
-    return [_bring_up_to_date(context, stage, again=stage.name in again) for stage in own]
+    reports = []
+    for stage in own:
+        reports.append(_bring_up_to_date(context, stage, again=stage.name in again))
+        if ended is not None:
+            ended(stage.name)
+    return reports
+
+
+def due(context: Context) -> dict[str, str]:
+    """Why each stage of this run has to be done, in order; those that are up to date are left out, nothing is changed.
+
+    A stage after one that is done again counts, although it may turn out to be given the same files.
+    """
+    stages = walk(context)
+    return context.world.share(lambda: _due(context, stages))
+
+
+def _due(context: Context, stages: Sequence[Stage]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for stage in stages:
+        if before := [name for name in stage.after if name in found]:
+            found[stage.name] = f"after {before[0]}"
+        elif (state := _state(context, stage)).reason:
+            begun = context.run.path(f"{CHECKPOINTS}/{stage.name}-{state.key[:16]}").exists()
+            found[stage.name] = "begun, and not finished" if begun else state.reason
+    return found
 
 
 def begin(context: Context, wanted: Stage, *, part: str) -> str:

@@ -30,7 +30,8 @@ from madx.recipe import AttackConfig, EngineConfig
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.parity import PARITY_IMAGES, EngineParity, Parity, contract_alone, measure_parity
 
-_PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
+PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
+"""Makes the adversarial ones of them."""
 
 
 def verify(context: Context) -> list[str]:
@@ -83,6 +84,7 @@ def _judged(
     attacked = max((values.accuracy.images for values in measured), default=0)
     provenance = _provenance(context, attacked) | attempts.to_json()
     provenance |= {
+        "typed": context.typed.portable().to_json(),
         "engines": hashes,
         "gates": gates,
         "merged": merged,
@@ -162,7 +164,7 @@ def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EnginePa
     tolerance = TOLERANCE[config.precision]
     if side.twin is None:
         return contract_alone(side.engine, clean=images.numpy(), tolerance=tolerance)
-    adversarial = examples_on(context, side.twin, images, labels, attack=_PARITY_ATTACK, stream=("verify-parity",))
+    adversarial = examples_on(context, side.twin, images, labels, attack=PARITY_ATTACK, stream=("verify-parity",))
     return measure_parity(
         side.engine,
         twin(side.twin, context.device),

@@ -20,7 +20,7 @@ from madx.models.modes import evaluating
 from madx.models.precision import PLAIN, ComputeFormat
 from madx.prune.diagonal import diagonal_curvature
 from madx.prune.layers import scored_parameters
-from madx.prune.saliency import mad_saliency, optimise_masks
+from madx.prune.saliency import MASK_STEPS, mad_saliency, optimise_masks
 
 # ruff: noqa: ARG001 - criteria share one signature, and not each needs all of it
 
@@ -123,6 +123,18 @@ CRITERIA: dict[str, Criterion] = {
     "magnitude": magnitude,
     "random": random,
 }
+
+PASSES: dict[str, int] = {
+    "mad": 1,
+    "mad-paper": MASK_STEPS + 2,
+    "mad-reversed": MASK_STEPS + 2,
+    "taylor": 1,
+    "obd": 2,
+    "hydra": 0,
+    "magnitude": 0,
+    "random": 0,
+}
+"""How often the images of one batch go through the network and back, as in a training step, beside their attack."""
 
 FORMATTED: dict[str, FormattedCriterion] = {"mad-paper": mad_paper, "mad-reversed": mad_reversed}
 """Criteria whose masks can be optimised in another format, given as `format`; bfloat16 ranks a little differently."""

@@ -27,6 +27,8 @@ from madx.models.precision import PLAIN, ComputeFormat
 from madx.prune.curvature import input_product, watched_pass
 from madx.prune.layers import ScoredLayer, parameter_name, scored_parameters
 
+MASK_STEPS = 20
+"""Steps of the masks of each batch."""
 _EXAMPLES = 8
 """Images that folding is observed and checked on."""
 _EXACT_STEPS = 1
@@ -42,7 +44,7 @@ def optimise_masks(
     x_adv: Tensor,
     y: Tensor,
     *,
-    steps: int = 20,
+    steps: int = MASK_STEPS,
     lr: float = 0.1,
     format: ComputeFormat = PLAIN,
     fold: bool = False,

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from madx.report.headline import Headline, headline
-from madx.report.next_step import NOTHING_TYPED, Invocation
+from madx.report.next_step import Invocation
 from madx.verify import Measurements, Verdict
 
 
@@ -33,8 +33,6 @@ class ReportContent:
     """saliency.json: what it was averaged over, how it settled, and each layer's mean, spread and kept share."""
     stages: Mapping[str, Mapping[str, Any]]
     """The manifest's record of each finished stage."""
-    typed: Invocation = NOTHING_TYPED
-    """The command line that the report's reader would repeat, without folders of this machine."""
 
     @cached_property
     def headline(self) -> Headline:
@@ -43,5 +41,5 @@ class ReportContent:
 
     @property
     def next_command(self) -> str | None:
-        """What to type; None where no command gets further."""
-        return self.headline.command(self.typed)
+        """What to type after the command line that the verdict was reached by; None where no command gets further."""
+        return self.headline.command(Invocation.from_json(self.provenance.get("typed") or {}))

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,15 @@ class Invocation:
     overrides: tuple[str, ...] = ()
     given: Mapping[str, str] = field(default_factory=dict)
     """Files from outside, by option: {"--baseline": "runs/last"}."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields under their names."""
+        return {**self.__dict__, "overrides": list(self.overrides), "given": dict(self.given)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The inverse; what is missing is as if nothing had been typed."""
+        return cls(**{**content, "overrides": tuple(content.get("overrides", ()))})
 
     def portable(self) -> Invocation:
         """The same for a reader elsewhere: paths from here on, and of files in other places only their names."""

@@ -37,6 +37,9 @@ from madx.train.wholebatch import refuse_sync_batchnorm, whole_batch_statistics
 _CHECKPOINT_SECONDS = 30.0
 """How much work a kill may cost; saving never changes what is computed."""
 
+TRAINING = "training"
+"""What the progress calls it."""
+
 _FGSM = AttackConfig(steps=1, relative_step=1.25)
 """Fast FGSM training: one step of 1.25 eps from a random start (Wong, Rice, Kolter 2020, arXiv 2001.03994)."""
 
@@ -83,7 +86,7 @@ def train_(
     compared = marks | {run.step + 1}  # layers with statistics of their own come apart in the first step
     saved = time.monotonic()
     left = itertools.takewhile(lambda _: not run.has_converged(), batches(job, run.step))
-    for images, labels in progress.track(left, "training", total=job.steps, done=run.step):
+    for images, labels in progress.track(left, TRAINING, total=job.steps, done=run.step):
         run.advance(images, labels)
         if run.step in compared:
             run.check_alike()  # before anything is stored that a later run would go on from
@@ -98,6 +101,11 @@ def train_(
     return run.log
 
 
+def attack_of(config: LoopConfig) -> AttackConfig:
+    """What makes the examples that a training begins with."""
+    return _FGSM if config.method == "fgsm" else config.attack
+
+
 class _Run:
     """The state of one training run: what a checkpoint holds."""
 
@@ -109,7 +117,7 @@ class _Run:
         job.format.order_(module)
         module.train()
         self.objective = world.data_parallel(Objective(module, job.config, job.format))
-        self.attack = _FGSM if job.config.method == "fgsm" else job.config.attack
+        self.attack = attack_of(job.config)
         self.masks = {name: mask.to(self.device) for name, mask in (job.masks or {}).items()}
         self._hold_masks()  # before the copy: the average must not start from entries that are removed
         self.average = copy.deepcopy(module).eval()

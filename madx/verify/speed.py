@@ -25,8 +25,12 @@ _DECIDE = f"decide it with a chance of {PLANNED_POWER:.0%}"
 
 
 def speedup(measured: Measurements, gate: GateConfig) -> Finding:
+    """`speedup_found` on what was timed."""
+    return speedup_found(known(measured.latency, "reference engine"), gate)
+
+
+def speedup_found(latency: Latency, gate: GateConfig) -> Finding:
     """Hodges-Lehmann over the pairs; void if the control or the machine gives reason to."""
-    latency = known(measured.latency, "reference engine")
     calm = undisturbed(latency.machine, latency.spikes)
     gain = claimed_gain(latency, gate.bound, gate.confidence)
     estimate, lower, upper = limits = _exp(*speedup_limits(latency, gate.confidence))
@@ -49,12 +53,16 @@ def speedup(measured: Measurements, gate: GateConfig) -> Finding:
 
 
 def p99_ratio(measured: Measurements, gate: GateConfig) -> Finding:
+    """`p99_found` on what was timed."""
+    return p99_found(known(measured.latency, "reference engine"), gate)
+
+
+def p99_found(latency: Latency, gate: GateConfig) -> Finding:
     """Over all pairs, with limits that hold for the undisturbed ones alone too, as those of the speed-up do.
 
     A neighbour's turns on the CPU are what tails are made of: here waiting flags a pair even if the medians are sound.
     Void if the reference's own p99s show that one side is favoured, or its medians do.
     """
-    latency = known(measured.latency, "reference engine")
     no_spikes = np.zeros(len(latency.order))
     calm = undisturbed(latency.machine, no_spikes)
     sides = latency.reference, latency.candidate

@@ -22,7 +22,7 @@ from madx.train import evaluate
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.usefixtures("from_the_root"),
 ]

@@ -12,12 +12,13 @@ ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.usefixtures("from_the_root"),
 ]
 
 
+@pytest.mark.long
 def test_the_shipped_network_is_what_the_readme_says() -> None:
     spec = importlib.util.spec_from_file_location("shipped_network", ROOT / "benchmarks/shipped_network.py")
     assert spec is not None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TINY, Cli
-from own_clock import own_clock
+from quick_runs import blank_figures, own_clock
 from safetensors.torch import load_file
 
 from madx.artifacts import sha256_file
@@ -27,7 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny recipe and its finished run; tests copy it before they change anything."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(TINY)
-    with own_clock(), pytest.MonkeyPatch.context() as patch:
+    with own_clock(), blank_figures(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["madx", "run", str(folder / "tiny.yaml"), "--run-dir", str(folder / "run")])
         with pytest.raises(SystemExit) as ended:
             main()
@@ -76,6 +76,17 @@ def test_the_verdict_speaks_of_the_engines_on_disk(finished: Path) -> None:
         assert engines[role] == sha256_file(finished / f"run/engines/ort-cpu-fp32/{role}.onnx")
     assert {gate["metric"] for gate in verdict["gates"]} == {"speedup", "robust_drop"}
     assert verdict["provenance"]["gate_images"]["images"] == 120
+
+
+def test_the_speed_up_is_that_of_the_two_engines_timers(finished: Path) -> None:
+    """On the tests' own clock an inference takes what its engine's bytes say, give or take a percent."""
+    dense, pruned = (finished / f"run/engines/ort-cpu-fp32/{role}.onnx" for role in ("dense", "pruned"))
+    ratio = dense.stat().st_size / pruned.stat().st_size
+    assert ratio > 1.5
+    verdict = json.loads((finished / "run/verdict.json").read_text())
+    speedup = next(gate for gate in verdict["gates"] if gate["metric"] == "speedup")
+    assert speedup["outcome"] == "PASS", speedup
+    assert speedup["estimate"] == pytest.approx(ratio, rel=0.01)
 
 
 def test_raw_samples_are_kept_per_image_and_per_block(finished: Path) -> None:

@@ -1,5 +1,6 @@
 """Which gate a verdict hangs on, and the one command that gets further."""
 
+import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -285,6 +286,7 @@ def test_readers_elsewhere_are_told_no_folders_of_this_machine(tmp_path: Path, m
         ("data.path=/home/somebody/images", "verify.images=5", "prune.sparsity=0.5"),
         {"--baseline": "../last"},
     )
+    assert Invocation.from_json(json.loads(json.dumps(typed.to_json()))) == typed
     assert typed.portable() == Invocation(
         "recipes/a.yaml", "x", ("data.path=images", "verify.images=5", "prune.sparsity=0.5"), {"--baseline": "../last"}
     )

@@ -1,7 +1,8 @@
-"""A clock that tests own: engines compute as ever, but how long they take follows from their bytes, on a quiet machine.
+"""What calls of the command line in a test's own process are spared: real time, long security curves, drawn figures.
 
-So a gate on latency decides alike on every machine and beside any neighbour, and a verification takes no second longer
-than its arithmetic. Error rates on noisy machines are the matter of tests/verify, and real timers that of tests/deploy.
+On a clock that the test owns, engines compute as ever, but how long they take follows from their bytes, on a quiet
+machine: a gate on latency decides alike everywhere and beside any neighbour. Error rates on noisy machines are the
+matter of tests/verify, real timers that of tests/deploy, figures that of tests/report; the slow tests have all of it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def own_clock() -> Iterator[None]:
     machine = NoisyMachine(0)
     watch = Watch(clock=lambda: machine.now, read=machine.read)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Watch, "over_this_machine", lambda gpu=False: watch)
+        patch.setattr(Watch, "over_this_machine", lambda **_: watch)
         for runtime in (OrtBackend, OpenVinoBackend):
             patch.setattr(runtime, "load", _timed_by(machine, runtime.load))
         yield
@@ -51,9 +52,29 @@ def _timed_by(machine: NoisyMachine, load: Callable[..., Any]) -> Callable[..., 
 
 @contextmanager
 def few_radii() -> Iterator[None]:
-    """Until the end of the block, a security curve has four radii: most of what a small verification costs is its curve."""
+    """Until the end of the block, a security curve has four radii: it is most of what a small verification costs."""
     from madx.pipeline import curve
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curve, "_FACTORS", (0.0, 1.0, 2.0, 4.0))
+        patch.setattr(curve, "FACTORS", (0.0, 1.0, 2.0, 4.0))
+        yield
+
+
+@contextmanager
+def blank_figures() -> Iterator[None]:
+    """Until the end of the block, figures are made and not drawn: a report has ten of them, and takes half a second."""
+    from matplotlib.figure import Figure
+
+    def save(_: Figure, stream: Any, **__: Any) -> None:
+        stream.write('<svg viewBox="0 0 1 1"></svg>')
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
+@contextmanager
+def quick_runs() -> Iterator[None]:
+    """All of it."""
+    with own_clock(), few_radii(), blank_figures():
         yield
