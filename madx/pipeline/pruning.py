@@ -14,14 +14,13 @@ from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.learning import learned
 from madx.pipeline.scoring import averaged, numbered_batch, summary
+from madx.pipeline.takeover import measure
 from madx.pipeline.training import check_it_runs_in_bf16, job, warn_of_clean_images
 from madx.prune import Removal, Rule, Saliency, coverage
 from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
-from madx.train import evaluate, recalibrate_, train_
+from madx.train import recalibrate_, train_
 
-MEASURED = 500
-"""Selection images on which what each step of pruning did is measured, at most."""
 _SPARSITY_SLACK = 0.02
 
 
@@ -127,11 +126,9 @@ def _finetuned(context: Context, module: nn.Module, held: dict[str, Tensor]) -> 
 
 def _measured(context: Context, module: nn.Module, what: str) -> dict[str, float]:
     """Accuracies on some of the selection split, for the record of what each step of pruning did."""
-    recipe = context.recipe
-    split = context.splits.selection.take(MEASURED)
-    clean, robust = evaluate(module, split, recipe.prune.attack, recipe.threat, seed=recipe.seed, world=context.world)
-    context.progress.say(f"{what}: clean {clean:.1%}, robust {robust:.1%} (selection)")
-    return {"clean": clean, "robust": robust, "images": len(split)}
+    found = measure(context, module)
+    context.progress.say(f"{what}: clean {found['clean']:.1%}, robust {found['robust']:.1%} (selection)")
+    return found
 
 
 def _check_held(module: nn.Module, held: dict[str, Tensor]) -> None:

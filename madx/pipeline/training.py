@@ -14,6 +14,7 @@ from madx.errors import EngineError, ModelError
 from madx.models import load_weights, state_digest
 from madx.pipeline import files
 from madx.pipeline.context import Context
+from madx.pipeline.takeover import examine, measure_taken
 from madx.pipeline.twins import twin
 from madx.plugins import USER_ERRORS, describe
 from madx.prune import LEARNERS, Rule
@@ -36,20 +37,20 @@ def train(context: Context) -> list[str]:
     check_it_runs_in_bf16(context, module)
     if recipe.train is not None and "prune" in context.wanted:
         _check_something_can_go(context, module)
+    module.to(context.device)
+    taken = {} if weights is None else {"fit": examine(context, module)}
     log = []
     if recipe.train is not None:
         warn_of_clean_images(context, ["train.method"] if recipe.train.method == "clean" else [])
-        module.to(context.device)
         checkpoint = context.checkpoint("training")
         training = replace(job(context, recipe.train, setting="train"), start_counts=weights is not None)
         log = train_(module, training, checkpoint=checkpoint, progress=context.progress, world=context.world)
+    else:
+        log = [measure_taken(context, module)]
     context.write_tensors(files.DENSE, module.state_dict())
     context.write_json(
         files.TRAINING,
-        {
-            "digest": state_digest(module),
-            "evaluations": [asdict(entry) for entry in log],
-        },
+        {"digest": state_digest(module), "evaluations": [asdict(entry) for entry in log], **taken},
     )
     return [files.DENSE, files.TRAINING]
 

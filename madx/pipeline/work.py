@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from madx.attacks import Attack, Pgd, suite_of
 from madx.attacks.victim import Passes
 from madx.deploy.engine import backend
+from madx.models.fitting import MOST_IMAGES
 from madx.models.precision import PLAIN, ComputeFormat
 from madx.pipeline import curve, doubling, exporting, soundness
 from madx.pipeline.attacking import ATTACKING
@@ -24,7 +25,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.given import CANDIDATE
 from madx.pipeline.ladder import FEWEST, rungs
 from madx.pipeline.learning import learning_name
-from madx.pipeline.pruning import MEASURED, recalibrating_name, recalibration_rounds
+from madx.pipeline.pruning import recalibrating_name, recalibration_rounds
 from madx.pipeline.scoring import most_batches, scoring_name
 from madx.pipeline.training import job
 from madx.pipeline.verifying import PARITY_ATTACK
@@ -78,8 +79,9 @@ def parts_of(context: Context, stage: str) -> list[Part]:
 
 def _train(context: Context) -> list[Part]:
     recipe = context.recipe
-    if recipe.train is None:
-        return []
+    if recipe.train is None:  # weights that are taken over are measured
+        seen = min(MOST_IMAGES, len(context.splits.selection))
+        return [Part("(accuracy)", _evaluations(seen, "dense", recipe.prune.attack))]
     return [_loop(context, recipe.train, "dense", "train", start_counts=recipe.model.weights is not None)]
 
 
@@ -107,7 +109,7 @@ def _evaluations(images: int, role: Role, attack: AttackConfig) -> Counter[Pass]
 
 
 def _prune(context: Context) -> list[Part]:
-    config, seen = context.recipe.prune, min(MEASURED, len(context.splits.selection))
+    config, seen = context.recipe.prune, min(MOST_IMAGES, len(context.splits.selection))
     images = most_batches(config) * context.batch_size(config)
     format = context.compute_format(config.precision) if config.criterion in FORMATTED else PLAIN
     passes = Counter(

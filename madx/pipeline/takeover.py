@@ -1,0 +1,147 @@
+"""Weights that are taken over are measured at once: whether they fit these images, and how robust they are.
+
+Only selection images are looked at. What does not fit stops the run before hours are spent on it, with what would fit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from madx.errors import ModelError
+from madx.models.arguments import RESERVED
+from madx.models.fitting import CONFIDENCE, MOST_IMAGES, Better, Fit, find_fit, usual_rows
+from madx.models.modes import evaluating
+from madx.models.normalise import read_normalise
+from madx.pipeline.context import Context
+from madx.stats import clopper_pearson
+from madx.train import Evaluation, evaluate
+
+_BATCH = 100
+"""Images at a time, which bounds the memory."""
+_LISTED = 20
+"""Classes whose order is told in full."""
+_PAGE = "docs/own-network.md shows an example."
+
+
+def measure(context: Context, module: nn.Module) -> dict[str, float]:
+    """Clean and robust accuracy (prune.attack) on some of the selection split, and of how many images."""
+    recipe = context.recipe
+    split = context.splits.selection.take(MOST_IMAGES)
+    clean, robust = evaluate(module, split, recipe.prune.attack, recipe.threat, seed=recipe.seed, world=context.world)
+    return {"clean": clean, "robust": robust, "images": len(split)}
+
+
+def examine(context: Context, module: nn.Module) -> dict[str, Any]:
+    """Whether the weights that the recipe gives fit its images, for the log of the training.
+
+    Args:
+        context: of the run.
+        module: with the weights, on the device; it comes back as it was.
+
+    Raises:
+        ModelError: without a train section, if the network is near chance or was clearly made for other images; with
+            one, that is said, for the weights of another task may be meant as a start.
+    """
+    fit = context.world.share(lambda: _fit(context, module))
+    problem = explain_misfit(fit)
+    if problem:
+        problem = f"model.weights: {context.recipe.model.weights}: {problem} {_PAGE}"
+    if problem and (context.recipe.train is None or fit.broken):
+        raise ModelError(problem)
+    for sentence in [problem] if problem else describe_doubts(fit):
+        context.progress.say(sentence)
+    return fit.to_json()
+
+
+def measure_taken(context: Context, module: nn.Module) -> Evaluation:
+    """Accuracies of weights that are used as they are, said in one line."""
+    found, attack = measure(context, module), context.recipe.prune.attack
+    images, clean, robust = int(found["images"]), found["clean"], found["robust"]
+    event = f"as taken over, PGD-{attack.steps}"
+    context.progress.say(f"{event}: clean {clean:.1%}, robust {robust:.1%} ({images} selection images)")
+    _, upper = clopper_pearson(round(robust * images), images, confidence=CONFIDENCE)
+    if upper < 1 / context.splits.selection.classes:
+        context.progress.say(
+            f"robust accuracy is {robust:.1%}, less than guessing withstands: an undefended network, or threat.eps "
+            f"({context.recipe.threat.eps:.4g}) is not what it was trained for; there is no robustness that pruning "
+            "could lose, and gates on it will say little"
+        )
+    return Evaluation(step=0, clean=clean, robust=robust, loss=0.0, event=event)
+
+
+def explain_misfit(fit: Fit) -> str:
+    """What is wrong, what would fit, what to do; nothing if the network can be used as it is."""
+    if fit.broken:
+        return (
+            f"the network returns NaN or infinite logits for {fit.broken} of {fit.images} selection images; take an "
+            "earlier checkpoint, or look for a division by zero in its forward."
+        )
+    if fit.better is not None and fit.better.far:
+        return f"{_measured(fit)}, so it was made for something else than these images in [0, 1]. {_remedy(fit.better)}"
+    if fit.standing == "near chance":
+        tried = ", ".join(fit.tried)
+        return (
+            f"{_measured(fit)}: this network tells next to nothing about these images. None of these fits either: "
+            f"{tried}, another order of the classes. Are these the weights of this network, trained to the end, and "
+            "for these classes? Is data.path the data it was trained on? To train it from here, give a train section."
+        )
+    return ""
+
+
+def describe_doubts(fit: Fit) -> list[str]:
+    """What to say of a network that can be used as it is."""
+    doubts = []
+    if fit.standing == "undecided":
+        lower, upper = fit.limits
+        doubts.append(
+            f"{_measured(fit)}, between {lower:.1%} and {upper:.1%} at {CONFIDENCE:.0%} confidence each way: that does "
+            "not tell it from guessing. Give more images to data.selection, or look whether these are the right weights"
+        )
+    if fit.better is not None:
+        doubts.append(f"it does a little better with something else. {_remedy(fit.better)}")
+    return doubts
+
+
+def _measured(fit: Fit) -> str:
+    return f"clean accuracy is {fit.clean:.1%} on {fit.images} selection images, and guessing gives {fit.chance:.1%}"
+
+
+def _remedy(better: Better) -> str:
+    """What fits, by how much, and what to do about it."""
+    what = [better.name] if better.name else []
+    what += ["its classes in another order"] if better.order is not None else []
+    text = (
+        f"With {' and '.join(what)} it is right on {better.clean:.1%} instead of {better.as_given:.1%} of "
+        f"{better.images} other selection images. "
+    )
+    if better.advice:
+        text += f"If that is what it was trained with, {better.advice}"
+        text += " (or let its forward do so). " if better.advice.startswith("set") else ". "
+    if better.alike:
+        text += f"As good, as far as these images tell: {', '.join(better.alike)}. "
+    if better.order is not None:
+        text += _reordering(better.order)
+    return text.strip()
+
+
+def _reordering(order: tuple[int, ...]) -> str:
+    moved = [f"label {label} is output {output}" for label, output in enumerate(order) if label != output]
+    more = f", ... ({len(moved)} in all)" if len(moved) > _LISTED else ""
+    return (
+        f"Of the classes, {', '.join(moved[:_LISTED])}{more}. Number the labels of the data in the network's order, or "
+        "give its last layer's rows the order of the labels."
+    )
+
+
+def _fit(context: Context, module: nn.Module) -> Fit:
+    def logits(images: Tensor) -> Tensor:
+        parts = [module(part.to(context.device)).float().cpu() for part in torch.split(images, _BATCH)]
+        return torch.cat(parts)
+
+    images, labels = context.splits.selection.tensors(0, MOST_IMAGES)
+    given = read_normalise(context.recipe.model.args.get(RESERVED), channels=images.shape[1])
+    with evaluating(module):
+        return find_fit(logits, images, labels, rows=usual_rows(images, given))
