@@ -171,8 +171,7 @@ class LearningConfig(Section):
     """How the criteria that learn their scores (mad, hydra) do so; the others ignore it."""
 
     steps: Count = 100
-    """Steps of the scores; each takes one batch of prune.batch_size images, attacked on the network as it is pruned
-    at that moment."""
+    """Steps of the scores; each takes a batch of prune.batch_size images, attacked on the network as pruned by then."""
     attack: AttackConfig = AttackConfig(steps=3, relative_step=2.5)
     """These examples."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
