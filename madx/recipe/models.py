@@ -31,8 +31,7 @@ class DataConfig(Section):
     image_size: Count | None = None
     """For imagefolder: images are resized (shorter side) and centre-cropped to this many pixels."""
     selection: Count | None = None
-    """Images taken out of the training set for choosing checkpoints and calibrating; training never sees them. Null: a
-    tenth of that set, at most 2000."""
+    """Images of the training set that choose and calibrate and are not trained on; null: a tenth of it, at most 2000."""
     gate: ImageCount | None = None
     """How many images of the test set the gate measures on, in a seeded random order; without it, all."""
 
@@ -145,8 +144,7 @@ class LearningConfig(Section):
     """How the criteria that learn their scores (mad, hydra) do so; the others ignore it."""
 
     steps: Count = 100
-    """Steps of the scores; each takes one batch of prune.batch_size images, attacked on the network as it is pruned
-    at that moment."""
+    """Steps of the scores; each takes a batch of prune.batch_size images, attacked on the network as pruned by then."""
     attack: AttackConfig = AttackConfig(steps=3, relative_step=2.5)
     """These examples."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
