@@ -24,7 +24,7 @@ SECONDS_A_BYTE = 1e-8
 def own_clock(seed: int = 0) -> Iterator[None]:
     """Until the end of the block, the CPU engines that are loaded in this process are timed by a simulated machine.
 
-    With the seed of another block it repeats that block's times; so fixtures that are timed again take one of their own.
+    With the seed of another block it repeats that block's times; so fixtures that are timed again take another.
     """
     from madx.deploy.openvino import OpenVinoBackend
     from madx.deploy.ort import OrtBackend
