@@ -37,7 +37,7 @@ def test_the_2_4_recipe_builds_sparse_engines_it_cannot_run(tmp_path: Path, cli:
         pytest.importorskip("tensorrt_rtx", reason='pip install ".[rtx]"')
     quick = ("prune.batches=1", "prune.finetune.epochs=0.05", "prune.finetune.evaluations=1", "verify.images=100")
     options = [word for change in quick for word in ("--set", change)]
-    answer = cli("run", ROOT / "recipes/fashion-mnist-2-4.yaml", "--run-dir", tmp_path / "run", *options)
+    answer = cli("run", ROOT / "recipes/fashion-mnist-2-4.yaml", "--run-dir", tmp_path / "run", "--force", *options)
     assert answer.code in (0, 1, 3), answer.err
     record = json.loads((tmp_path / "run/engines/tensorrt-rtx-fp16/build.json").read_text())
     assert record["built"] is True
