@@ -30,7 +30,7 @@ class DataConfig(Section):
     image_size: Count | None = None
     """For imagefolder: images are resized (shorter side) and centre-cropped to this many pixels."""
     selection: Count | None = None
-    """Images of the training set that choose and calibrate and are not trained on; null: a tenth of it, at most 2000."""
+    """Images of the training set that choose and calibrate and are not trained on; null: a tenth, at most 2000."""
     gate: ImageCount | None = None
     """How many images of the test set the gate measures on, in a seeded random order; without it, all."""
 
