@@ -13,7 +13,7 @@ DEMO := recipes/fashion-mnist.yaml
 SILENT_LOSS := recipes/fashion-mnist-silent-loss.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev data demo demo-silent-loss test test-slow test-long lint clean
+.PHONY: help install dev data demo demo-silent-loss test test-slow long stale lint clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -48,8 +48,11 @@ test: dev ## the test suite, under eight minutes on two cores
 test-slow: dev data ## the slow tests: the whole chain on real data, kills and resumes, float64 references
 	$(PYTEST) $(SIDE_BY_SIDE) -m "slow and not long and not gpu"
 
-test-long: dev data ## the long tests: minutes of real training each, one after the other
-	$(PYTEST) -m "long and not gpu"
+long: dev data ## what no CI has time for: benchmarks and long tests that are older than the code they measured; hours
+	$(BIN)/python benchmarks/long.py
+
+stale: dev ## which committed results are older than the code they measured
+	$(BIN)/python benchmarks/long.py --stale
 
 lint: dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

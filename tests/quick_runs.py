@@ -21,12 +21,15 @@ SECONDS_A_BYTE = 1e-8
 
 
 @contextmanager
-def own_clock() -> Iterator[None]:
-    """Until the end of the block, the CPU engines that are loaded in this process are timed by a simulated machine."""
+def own_clock(seed: int = 0) -> Iterator[None]:
+    """Until the end of the block, the CPU engines that are loaded in this process are timed by a simulated machine.
+
+    With the seed of another block it repeats that block's times; so fixtures that are timed again take another.
+    """
     from madx.deploy.openvino import OpenVinoBackend
     from madx.deploy.ort import OrtBackend
 
-    machine = NoisyMachine(0)
+    machine = NoisyMachine(seed)
     watch = Watch(clock=lambda: machine.now, read=machine.read)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Watch, "over_this_machine", lambda **_: watch)

@@ -66,7 +66,7 @@ NEVER = {
 }
 ENTRY = ("__init__", "__main__")
 """Files of no room: the package itself holds its version only, and `python -m madx` calls the command line."""
-LONGEST_FILE = 350
+LONGEST_FILE = 400
 LONGEST_FUNCTION = 50
 MOST_PARAMETERS = 7
 HEAVY = {
