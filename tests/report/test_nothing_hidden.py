@@ -78,13 +78,17 @@ def content(measured: Measurements) -> ReportContent:
     return replace(cases.PASSING, measurements=(measured,))
 
 
-@functools.cache
-def page_of(measured: Measurements, *, drawn: bool) -> str:
+def rendered(shown: ReportContent, *, drawn: bool) -> str:
     """The page; its pictures take a second or more, and most of what it shows stands in words too."""
     with pytest.MonkeyPatch.context() as patch:
         if not drawn:
             patch.setattr(svg, "inline", lambda _, name, **__: Markup(name))
-        return render_html(content(measured))
+        return render_html(shown)
+
+
+@functools.cache
+def page_of(measured: Measurements, *, drawn: bool) -> str:
+    return rendered(content(measured), drawn=drawn)
 
 
 @pytest.mark.parametrize("path", [name for name in leaves(MEASURED) if name != "engine"])
@@ -123,5 +127,5 @@ def test_another_verdict_is_another_report(name: str) -> None:
     else:
         other = GATE_FIELDS[name] if GATE_FIELDS[name] != getattr(GATE, name) else another(getattr(GATE, name))
         after = Verdict(gates=(replace(GATE, **{name: other}),))
-    pages = [render_html(replace(content(MEASURED), verdict=verdict)) for verdict in (before, after)]
+    pages = [rendered(replace(content(MEASURED), verdict=verdict), drawn=False) for verdict in (before, after)]
     assert (pages[0] != pages[1]) is (name not in NOT_SHOWN_OF_GATES), "no section of the report shows it"
