@@ -1,6 +1,9 @@
 """What the machine offers, where the kernel and the driver are played."""
 
 import ctypes
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -67,3 +70,16 @@ def test_the_machine_is_described_in_json():
     assert set(found) == {"processor", "cpus", "gpus", "system"}
     assert found["processor"]
     assert found["cpus"] >= 1
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(given: str | None, kept: str) -> None:
+    """OpenMP has read it by the time torch is there: the command line sets it before."""
+    code = (
+        "import contextlib, os, sys; sys.argv = ['madx', '--version']\nfrom madx.cli import main\n"
+        "with contextlib.suppress(SystemExit): main()\nprint(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    env |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{kept} False"

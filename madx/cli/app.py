@@ -34,7 +34,7 @@ from madx.cli.volume import Quiet, Verbose, audible
 from madx.cli.work import at_work, end
 from madx.distributed import announce, join, leave, lost_contact
 from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
-from madx.machine import stand_in_for_home
+from madx.machine import let_waiting_threads_sleep, stand_in_for_home
 from madx.progress import Silent
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def main() -> None:
     """Run the command line; the process ends with an exit code of `ExitCode`, or 70 after a crash."""
     volume.reset()
     stand_in_for_home()
+    let_waiting_threads_sleep()
     try:
         app(prog_name="madx")  # also when started as python -m madx
     except MadxError as error:
