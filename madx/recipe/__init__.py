@@ -6,7 +6,6 @@ relative to the recipe file. Images are float32 in [0, 1] and every eps is in th
 
 from madx.recipe.gates import METRICS, GateConfig, LatencyConfig
 from madx.recipe.models import (
-    AttackConfig,
     DataConfig,
     EngineConfig,
     ExportConfig,
@@ -16,7 +15,6 @@ from madx.recipe.models import (
     ModelConfig,
     PruneConfig,
     Recipe,
-    ThreatConfig,
     TrainConfig,
     VerifyConfig,
 )
@@ -29,6 +27,7 @@ from madx.recipe.reading import (
     resolve_paths,
 )
 from madx.recipe.template import commented_recipe, recipe_text
+from madx.recipe.threat import AttackConfig, ThreatConfig
 from madx.recipe.values import radius
 
 __all__ = [

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from madx.recipe.gates import GateConfig, LatencyConfig
 from madx.recipe.section import Section
+from madx.recipe.threat import AttackConfig, ThreatConfig
 from madx.recipe.values import Arguments, Count, CountOrAuto, FactoryName, ImageCount, Integer, Number, Share, not_bool
 
 RECIPE_VERSION = 1
@@ -30,8 +31,7 @@ class DataConfig(Section):
     image_size: Count | None = None
     """For imagefolder: images are resized (shorter side) and centre-cropped to this many pixels."""
     selection: Count | None = None
-    """Images taken out of the training set for choosing checkpoints and calibrating; training never sees them. Null: a
-    tenth of that set, at most 2000."""
+    """Images of the training set that choose and calibrate, not to train on; null: a tenth of it, at most 2000."""
     gate: ImageCount | None = None
     """How many images of the test set the gate measures on, in a seeded random order; without it, all."""
 
@@ -67,34 +67,6 @@ class ModelConfig(Section):
         if (self.name == "factory") != (self.factory is not None):
             raise ValueError("model.factory belongs to model.name: factory, and each needs the other")
         return self
-
-
-class ThreatConfig(Section):
-    """What an attacker may do to an image: the perturbation is inside the ball and the image stays in [0, 1]."""
-
-    norm: Literal["linf", "l2"] = "linf"
-    """Norm of the perturbation."""
-    eps: Annotated[Number, Field(gt=0)] = 8 / 255
-    """Radius of the ball, in the unit of the [0, 1] images; fractions such as 8/255 are accepted."""
-
-    @model_validator(mode="after")
-    def _range(self) -> Self:
-        if self.norm == "linf" and self.eps > 1:
-            raise ValueError(
-                f"threat.eps is {self.eps:g} in L-inf, but images live in [0, 1]; did you mean {self.eps:g}/255?"
-            )
-        return self
-
-
-class AttackConfig(Section):
-    """Projected gradient descent on the cross-entropy (Madry et al. 2018)."""
-
-    steps: Count = 10
-    """Gradient steps."""
-    relative_step: Annotated[Number, Field(gt=0)] = 2.3
-    """Step size times steps, in units of eps: the step size is relative_step * eps / steps."""
-    restarts: Count = 1
-    """Independent random starts; an image counts as robust only if every one fails."""
 
 
 class LoopConfig(Section):
@@ -172,8 +144,7 @@ class LearningConfig(Section):
     """How the criteria that learn their scores (mad, hydra) do so; the others ignore it."""
 
     steps: Count = 100
-    """Steps of the scores; each takes one batch of prune.batch_size images, attacked on the network as it is pruned
-    at that moment."""
+    """Steps of the scores; each takes a batch of prune.batch_size images, attacked on the network as pruned by then."""
     attack: AttackConfig = AttackConfig(steps=3, relative_step=2.5)
     """These examples."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

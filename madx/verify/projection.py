@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.errors import MadxError
-from madx.recipe.models import ThreatConfig
+from madx.recipe.threat import ThreatConfig
 from madx.verify.contract import Images
 
 Doubles = NDArray[np.float64]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.errors import MadxError
-from madx.recipe.models import ThreatConfig
+from madx.recipe.threat import ThreatConfig
 from madx.verify.arrays import Bools
 from madx.verify.contract import Classifier, Images, check_images, logits_of
 from madx.verify.gallery import Gallery

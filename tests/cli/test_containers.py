@@ -54,6 +54,7 @@ def test_doctor_needs_no_home(homeless) -> None:
     assert found["ort-cpu"]["can_run"] is True
 
 
+@pytest.mark.slow
 def test_from_the_export_to_the_report_no_home_is_needed(homeless, released: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(released, tmp_path / "copy"))
     found = json.loads(homeless("doctor", "--json").stdout)["engines"]

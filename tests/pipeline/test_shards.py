@@ -19,7 +19,7 @@ from madx.pipeline.shards import Shard
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 
 MEASURED = "measurements/ort-cpu-fp32.npz"
-SMALL = ("--set", "verify.images=60", "--set", "verify.chunk=20")
+SMALL = ("--set", "verify.images=60", "--set", "verify.chunk=20", "--force")
 """Three chunks."""
 CLEAN = "verify.gates=[{metric: clean_drop, at_most: 0.9}]"
 
@@ -249,7 +249,9 @@ def test_chunks_of_another_verification_are_refused_with_what_differs(workspace:
     words = ("measured something else", "they differ in verify.images.", "same recipe (and --set)")
     refused(cli, workspace, "--merge", workspace / "first", *other, words=words)
     shutil.copytree(workspace / "run", workspace / "older")
-    assert verify(cli, workspace, "older", "--shard", "1/2", settings=("--set", "verify.images=20")).code == 3
+    assert (
+        verify(cli, workspace, "older", "--shard", "1/2", settings=("--set", "verify.images=20", "--force")).code == 3
+    )
     words = ("they differ in verify.chunk, verify.images.",)
     refused(cli, workspace, "--merge", workspace / "first", "--merge", workspace / "older", words=words)
 

@@ -26,7 +26,7 @@ LONGER = ("verify.images=60", "verify.chunk=20", GATES)
 
 def verify(cli: Cli, folder: Path, settings: tuple[str, ...], *options: object, run: str = "run") -> Answer:
     chosen = [word for setting in settings for word in ("--set", setting)]
-    return cli("verify", folder / "tiny.yaml", "--run-dir", folder / run, *chosen, *options)
+    return cli("verify", folder / "tiny.yaml", "--run-dir", folder / run, "--force", *chosen, *options)
 
 
 def killed(cli: Cli, folder: Path, settings: tuple[str, ...], *options: object) -> None:
