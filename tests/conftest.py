@@ -115,8 +115,10 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny recipe and a run that has engines and no verdict; tests copy it before they change it."""
     folder = tmp_path_factory.mktemp("released")
     (folder / "tiny.yaml").write_text(TINY)
+    from quick_runs import quick_runs
+
     for command in ("train", "prune", "export"):
-        with pytest.MonkeyPatch.context() as patch:
+        with quick_runs(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["madx", command, str(folder / "tiny.yaml"), "--run-dir", str(folder / "run")])
             with pytest.raises(SystemExit) as ended:
                 main()

@@ -1,4 +1,4 @@
-"""What calls of the command line in a test's own process are spared: real time, long security curves, drawn figures.
+"""What calls of the command line in a test's own process are spared: time, long security curves, drawn figures.
 
 On a clock that the test owns, engines compute as ever, but how long they take follows from their bytes, on a quiet
 machine: a gate on latency decides alike everywhere and beside any neighbour. Error rates on noisy machines are the
@@ -8,7 +8,7 @@ matter of tests/verify, real timers that of tests/deploy, figures that of tests/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ SECONDS_A_BYTE = 1e-8
 def own_clock(seed: int = 0) -> Iterator[None]:
     """Until the end of the block, the CPU engines that are loaded in this process are timed by a simulated machine.
 
-    With the seed of another block it repeats that block's times; so fixtures that are timed again take another.
+    With the seed of another block it repeats that block's times: fixtures that are timed again have one of their own.
     """
     from madx.deploy.openvino import OpenVinoBackend
     from madx.deploy.ort import OrtBackend
@@ -77,7 +77,22 @@ def blank_figures() -> Iterator[None]:
 
 
 @contextmanager
-def quick_runs() -> Iterator[None]:
-    """All of it."""
-    with own_clock(), few_radii(), blank_figures():
+def plain_format() -> Iterator[None]:
+    """Until the end of the block, networks that no run has timed yet are computed in float32 and in torch's own order.
+
+    Which format is the fastest is the machine's and the moment's; nothing is kept for the machine.
+    """
+    from madx.models.precision import Probe, Timing
+    from madx.pipeline import formats
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formats, "probe", lambda *_: Probe((Timing("fp32", False, 1.0, 0.0),)))
+        patch.setattr(formats, "_machines_folder", lambda: None)
+        yield
+
+
+@contextmanager
+def quick_runs(seed: int = 0, *, whole_curve: bool = False) -> Iterator[None]:
+    """All of it; with the whole curve if that is what a test looks at."""
+    with own_clock(seed), plain_format(), blank_figures(), nullcontext() if whole_curve else few_radii():
         yield

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Answer, Cli
-from quick_runs import blank_figures, own_clock
+from quick_runs import quick_runs
 
 from madx.artifacts import sha256_file
 from madx.cli import main
@@ -26,7 +26,7 @@ MEASURED = "run/measurements/ort-cpu-fp32.npz"
 def finished(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny recipe and its finished run."""
     folder = Path(shutil.copytree(released, tmp_path_factory.mktemp("finished") / "copy"))
-    with own_clock(seed=1), blank_figures(), pytest.MonkeyPatch.context() as patch:
+    with quick_runs(seed=1), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["madx", "run", str(folder / "tiny.yaml"), "--run-dir", str(folder / "run")])
         with pytest.raises(SystemExit) as ended:
             main()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TINY, Cli
-from quick_runs import blank_figures, own_clock
+from quick_runs import quick_runs
 from safetensors.torch import load_file
 
 from madx.artifacts import sha256_file
@@ -27,7 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny recipe and its finished run; tests copy it before they change anything."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(TINY)
-    with own_clock(seed=1), blank_figures(), pytest.MonkeyPatch.context() as patch:
+    with quick_runs(seed=1, whole_curve=True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["madx", "run", str(folder / "tiny.yaml"), "--run-dir", str(folder / "run")])
         with pytest.raises(SystemExit) as ended:
             main()

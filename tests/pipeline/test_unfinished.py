@@ -17,8 +17,10 @@ from madx.rundir import CHECKPOINTS, RunDirectory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 
-JUDGED = ("verify.images=20", "verify.chunk=20")
-LONGER = ("verify.images=60", "verify.chunk=20")
+GATES = "verify.gates=[{metric: clean_accuracy, at_least: 0.01}]"
+"""So few images can decide it."""
+JUDGED = ("verify.images=20", "verify.chunk=20", GATES)
+LONGER = ("verify.images=60", "verify.chunk=20", GATES)
 """Three chunks."""
 
 
@@ -91,7 +93,7 @@ def test_inspect_says_that_the_verdict_is_not_of_the_last_verification(
 def test_what_another_recipe_began_goes_when_the_stage_is_finished_and_not_before(workspace: Path, cli: Cli) -> None:
     killed(cli, workspace, LONGER)
     assert "verify: up to date" in verify(cli, workspace, JUDGED).err, "nothing was finished"
-    killed(cli, workspace, ("verify.images=40", "verify.chunk=20"))
+    killed(cli, workspace, ("verify.images=40", "verify.chunk=20", GATES))
     assert len(kept(workspace)) == 2, "neither is finished"
     answer = verify(cli, workspace, JUDGED, "--again")
     assert "what it had begun for another recipe or other files is removed" in " ".join(answer.err.split())

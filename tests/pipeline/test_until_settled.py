@@ -85,20 +85,25 @@ def test_killed_in_mid_saliency_it_ends_with_the_same_bytes(
     total = settling(undisturbed)["batches"]
     assert total > killed_at
     monkeypatch.setattr(averaging, "_SAVE_SECONDS", -1.0)
-    criterion, calls = scoring.CRITERIA["mad-paper"], []
+    criterion, calls = scoring.FORMATTED["mad-paper"], []
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **format: Any) -> Any:
         if len(calls) == killed_at:
             raise KeyboardInterrupt
         calls.append(1)
-        return criterion(*arguments)
+        return criterion(*arguments, **format)
 
-    monkeypatch.setitem(scoring.CRITERIA, "mad-paper", counted)
+    monkeypatch.setitem(scoring.FORMATTED, "mad-paper", counted)
     command = ("prune", folder / "tiny.yaml", "--run-dir", folder / "run", "--set", "train.epochs=1", *OPTIONS)
     assert cli(*command).code != 0
     assert (folder / "run/.madx/checkpoints").exists()
     calls.clear()
-    monkeypatch.setitem(scoring.CRITERIA, "mad-paper", lambda *arguments: calls.append(1) or criterion(*arguments))
+
+    def going_on(*arguments: Any, **format: Any) -> Any:
+        calls.append(1)
+        return criterion(*arguments, **format)
+
+    monkeypatch.setitem(scoring.FORMATTED, "mad-paper", going_on)
     log = prune(cli, folder, *OPTIONS)
     assert "continuing where it stopped" in log
     assert len(calls) == total - (killed_at - 1 if killed_at % 2 else killed_at)
