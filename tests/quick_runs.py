@@ -80,14 +80,16 @@ def blank_figures() -> Iterator[None]:
 def plain_format() -> Iterator[None]:
     """Until the end of the block, networks that no run has timed yet are computed in float32 and in torch's own order.
 
-    Which format is the fastest is the machine's and the moment's; nothing is kept for the machine.
+    Which format is the fastest is the machine's and the moment's; nothing is kept for the machine. A test that has put
+    a probe of its own in place keeps it.
     """
-    from madx.models.precision import Probe, Timing
+    from madx.models.precision import Probe, Timing, probe
     from madx.pipeline import formats
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "probe", lambda *_: Probe((Timing("fp32", False, 1.0, 0.0),)))
-        patch.setattr(formats, "_machines_folder", lambda: None)
+        if formats.probe is probe:
+            patch.setattr(formats, "probe", lambda *_: Probe((Timing("fp32", False, 1.0, 0.0),)))
+            patch.setattr(formats, "_machines_folder", lambda: None)
         yield
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from madx.errors import ModelError
+from madx.models.precision import ComputeFormat
 from madx.prune import CRITERIA, mad_saliency, optimise_masks, unstructured_masks
 from madx.prune.layers import scored_layers, scored_parameters
 
@@ -277,8 +278,8 @@ def test_networks_that_cannot_be_pruned() -> None:
 
 FASTER: dict[str, dict[str, Any]] = {
     "folded": {"fold": True},
-    "bf16": {"precision": "bf16"},
-    "folded, bf16": {"fold": True, "precision": "bf16"},
+    "bf16": {"format": ComputeFormat("bf16")},
+    "folded, bf16": {"fold": True, "format": ComputeFormat("bf16")},
 }
 
 
