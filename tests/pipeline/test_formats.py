@@ -125,18 +125,12 @@ def test_what_is_said() -> None:
     assert describe_choice(Probe(())) == f"precision auto: {PLAIN}"
 
 
-@pytest.mark.usefixtures("asked")
-def test_a_recipe_that_names_a_slow_precision_is_warned_once(cli, tiny_recipe: Path, tmp_path: Path) -> None:
-    answer = cli(
-        "train",
-        tiny_recipe,
-        "--run-dir",
-        tmp_path / "run",
-        "--set",
-        "train.precision=bf16",
-        "--set",
-        "train.epochs=0.05",
-    )
+def test_a_recipe_that_names_a_slow_precision_is_warned_once(
+    cli, request: pytest.FixtureRequest, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    request.getfixturevalue("asked")  # after `cli`, which times no format either
+    options = ("--set", "train.precision=bf16", "--set", "train.epochs=0.05")
+    answer = cli("train", tiny_recipe, "--run-dir", tmp_path / "run", *options)
     assert answer.code == 0, answer.err
     assert answer.err.count("takes 14 times as long") == 2, "once as the machine's choice, once as a warning"
     assert answer.err.count("train.precision: bf16 takes") == 1
