@@ -22,6 +22,7 @@ from madx.train import evaluate
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.usefixtures("from_the_root"),
