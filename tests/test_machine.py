@@ -72,14 +72,16 @@ def test_the_machine_is_described_in_json():
     assert found["cpus"] >= 1
 
 
-@pytest.mark.parametrize(("given", "kept"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(given: str | None, kept: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_threads_that_wait_soon_sleep_unless_the_user_wants_otherwise(given: dict[str, str], kept: str) -> None:
     """OpenMP has read it by the time torch is there: the command line sets it before."""
     code = (
         "import contextlib, os, sys; sys.argv = ['madx', '--version']\nfrom madx.cli import main\n"
-        "with contextlib.suppress(SystemExit): main()\nprint(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+        "with contextlib.suppress(SystemExit): main()\nprint(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     )
-    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    env |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    env = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | given
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"{kept} False"
