@@ -96,8 +96,8 @@ def let_waiting_threads_sleep() -> None:
     """Keep torch's threads from spinning for long at the end of a piece of work, until the last of them is there.
 
     On two cores with busy neighbours, GNU OpenMP's own 300,000 turns made a pass on two threads take three times as
-    long as on one; with no turn at all it took a fifth longer on a quiet machine. OpenMP reads the setting when torch is
-    imported; whoever set one of the two already is obeyed.
+    long as on one; with no turn at all it took a fifth longer on a quiet machine. OpenMP reads the setting when torch
+    is imported; whoever set one of the two already is obeyed.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
