@@ -46,7 +46,7 @@ test: dev ## the test suite, under eight minutes on two cores
 	$(PYTEST) $(SIDE_BY_SIDE)
 
 test-slow: dev data ## the slow tests: the whole chain on real data, kills and resumes, float64 references
-	$(PYTEST) $(SIDE_BY_SIDE) -m "slow and not alone and not long and not gpu"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "slow and not alone and not long and not gpu"
 	OMP_NUM_THREADS=$(WORKERS) $(PYTEST) -m "slow and alone and not long and not gpu"
 
 long: dev data ## what no CI has time for: benchmarks and long tests that are older than the code they measured; hours
