@@ -42,12 +42,12 @@ demo-silent-loss: install data ## lose robustness and keep clean accuracy; succe
 	@echo "$(BIN)/madx run $(SILENT_LOSS)"; $(BIN)/madx run $(SILENT_LOSS); code=$$?; \
 	echo "exit code: $$code (expected here: 1, a gate failed)"; test $$code -eq 1
 
-test: dev ## the test suite, under eight minutes on two cores
+test: dev ## the test suite, ten minutes on two cores
 	$(PYTEST) $(SIDE_BY_SIDE)
 
 test-slow: dev data ## the slow tests: the whole chain on real data, kills and resumes, float64 references
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "slow and not alone and not long and not gpu"
-	OMP_NUM_THREADS=$(WORKERS) $(PYTEST) -m "slow and alone and not long and not gpu"
+	$(PYTEST) -n $(WORKERS) --dist worksteal --timeout 1800 -m "slow and not alone and not long and not gpu"
+	OMP_NUM_THREADS=$(WORKERS) $(PYTEST) --timeout 1800 -m "slow and alone and not long and not gpu"
 
 long: dev data ## what no CI has time for: benchmarks and long tests that are older than the code they measured; hours
 	$(BIN)/python benchmarks/long.py
