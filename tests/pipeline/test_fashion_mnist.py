@@ -35,7 +35,10 @@ def test_the_2_4_recipe_builds_sparse_engines_it_cannot_run(tmp_path: Path, cli:
     """Hardly trained, for the structure and the engines only."""
     if "tensorrt-rtx" not in os.environ.get("MADX_PROMISED_ENGINES", "").split(","):
         pytest.importorskip("tensorrt_rtx", reason='pip install ".[rtx]"')
-    quick = ("prune.batches=1", "prune.finetune.epochs=0.05", "prune.finetune.evaluations=1", "verify.images=100")
+    quick = (
+        *("prune.batches=1", "prune.learning.steps=5", "prune.finetune.epochs=0.05", "prune.finetune.evaluations=1"),
+        "verify.images=100",
+    )
     options = [word for change in quick for word in ("--set", change)]
     answer = cli("run", ROOT / "recipes/fashion-mnist-2-4.yaml", "--run-dir", tmp_path / "run", "--force", *options)
     assert answer.code in (0, 1, 3), answer.err
