@@ -15,7 +15,7 @@ from madx.deploy.engine import backend
 from madx.deploy.export import export_onnx
 from madx.errors import EngineError, ExportError
 from madx.models import build_model
-from madx.pipeline import files, ladder, verifying
+from madx.pipeline import files, ladder, timing
 from madx.progress import Silent
 from madx.prune import Rule
 from madx.prune.layers import scored_parameters
@@ -269,12 +269,12 @@ def test_a_run_has_the_ladder_and_no_trace_of_it_elsewhere(tiny_recipe, cli, mon
     options += ["--set", "model.args={widths: [32, 32, 32], stem_stride: 1}", "--set", "train.epochs=0.5"]
     options += ["--set", "prune.finetune=null", "--set", "verify.images=50"]
     options += ["--set", "verify.gates=[{metric: p99_ratio, at_most: 1.5}, {metric: speedup, at_least: 1.1}]"]
-    measure, tails = verifying.measure_latency, []
+    measure, tails = timing.measure_latency, []
     spied = lambda *timers, **how: (tails.append(how["tails"]), measure(*timers, **how))[1]  # noqa: E731
-    monkeypatch.setattr(verifying, "measure_latency", spied)
+    monkeypatch.setattr(timing, "measure_latency", spied)
     options += ["--set", "export.engines=[{kind: openvino-cpu, precision: fp16, threads: 1}]"]
     run = tiny_recipe.parent / "run"
-    answer = cli("run", tiny_recipe, "--run-dir", run, *options)
+    answer = cli("run", tiny_recipe, "--run-dir", run, "--force", *options)
     assert answer.code in (0, 1, 3), answer.err
     assert tails == [True], "a gate on the p99 wants it measured"
     with np.load(run / "measurements/openvino-cpu-fp16.npz") as content:
