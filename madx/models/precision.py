@@ -30,7 +30,7 @@ Asked = Literal["auto", "fp32", "bf16"]
 
 GRADIENT_ERROR = 0.15
 """Largest sound relative error |g - g32| / |g32| (L2) of the gradient at weights and image together. bfloat16 rounds
-each number by up to 0.4 %, which adds up over the layers: .01 to .05 was seen in a ResNet-8, .03 in a ResNet-18."""
+each number by up to 0.4 %, which adds up over the layers: .01 to .05 was seen in ResNet-8, .03 in ResNet-18."""
 _GAIN = 0.95
 """A format is taken before an earlier one only if it needs at most this share of its time: a tie goes to fp32."""
 _HOPELESS = 2.0
