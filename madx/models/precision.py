@@ -129,7 +129,7 @@ class Probe:
 
 
 def probe(network: nn.Module, shape: tuple[int, ...]) -> Probe:
-    """Time the network forward and backward in every format: about a second for a small one, some passes for a large one.
+    """Time the network forward and backward in every format: about a second for a small one, longer for a large one.
 
     Args:
         network: on the device that it shall work on; not changed.
