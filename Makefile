@@ -20,12 +20,14 @@ help: ## show this list
 
 $(BIN)/madx: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e .
+	$(BIN)/pip install --quiet --no-compile $(PIP_ARGS) -c constraints.txt -e .
 	@touch $@
 
+# Tests start many processes: byte code is made once, by all cores, where pip would use one.
 $(VENV)/dev.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --no-compile $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # some packages hold templates, which are no code
 	@touch $@ $(BIN)/madx
 
 install: $(BIN)/madx ## a virtual environment with madx and the ONNX Runtime CPU engine

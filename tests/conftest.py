@@ -1,5 +1,6 @@
 """What several rooms' tests share: a tiny recipe on an offline data set, and the command line called in-process."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -56,6 +57,12 @@ class Answer:
 
 
 Cli = Callable[..., Answer]
+
+
+def pytest_collection_finish() -> None:
+    """Each timed measurement collects garbage first: what all imports made, torch's above all, is none, and is many."""
+    gc.collect()
+    gc.freeze()
 
 
 def call_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:

@@ -142,7 +142,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             parity=parity,
             soundness=context.world.share(lambda: with_doubled(context, config, sound, accuracy, sides)),
             accuracy=accuracy,
-            curve=context.world.share(lambda: measure_curve(context, config, *sides)),
+            curve=context.world.share(lambda: measure_curve(context, config, accuracy, *sides)),
             sizes=Sizes(reference=len(reference.payload) if reference else None, candidate=len(candidate.payload)),
             reference=reference.subject if reference else None,
             candidate=candidate.subject,

@@ -188,7 +188,7 @@ def _of_engine(context: Context, engine: EngineConfig, sides: list[_Side]) -> li
     """In the order in which the stage does them."""
     recipe, images = context.recipe, gate_images(context)
     seen = min(soundness.IMAGES, len(context.splits.gate))
-    rising = sum(0 < factor <= curve.ALWAYS for factor in curve.FACTORS)
+    rising = sum(1 < factor <= curve.ALWAYS for factor in curve.FACTORS)
     parts = [_timing(context)] if len(sides) > 1 else []
     parts += [
         Part("(parity)", _sum(_parity(side, min(PARITY_IMAGES, images)) for side in sides)),

@@ -84,6 +84,6 @@ def curve_sentence(curve: Curve, rows: tuple[CurveRow, ...], roles: tuple[str, s
             f"engine and {share} on the {roles[1]} one."
         )
     return (
-        f"The first {curve.images} gate images under growing perturbations: {curve.attack} at each radius, on each "
-        f"engine's own twin, of what stood at the radius before. {end}"
+        f"The first {curve.images} gate images under growing perturbations: the gates' whole suite at the threat's "
+        f"radius; {curve.attack} at the others, on each engine's own twin, of what stood at the radius before. {end}"
     )

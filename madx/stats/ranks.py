@@ -6,6 +6,7 @@ symmetrically about their centre; random order of the two engines within a pair 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -45,6 +46,7 @@ def hodges_lehmann(log_ratios: ArrayLike, confidence: float) -> tuple[float, flo
     return float(np.median(walsh)), lower, upper
 
 
+@functools.lru_cache(maxsize=1024)
 def signed_rank_cut(n: int, alpha: float) -> int:
     """The largest k with P(T <= k - 1) <= alpha; T is the signed-rank statistic of n values under no shift.
 

@@ -1,7 +1,8 @@
 """The security curve: which of the first M gate images still stand as the attacker is allowed more and more.
 
-Radii run along the first axis, images along the second. It is measured with a cheaper attack than the gates are, for
-people to look at: it shows where robustness ends, and that the attack gets through in the end. No gate reads it.
+Radii run along the first axis, images along the second. At the threat's radius it is what the gates' suite left; at
+the others it is measured with a cheaper attack, for people to look at: it shows where robustness ends, and that the
+attack gets through in the end. No gate reads it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Curve:
     """Of both engines, each attacked through its own torch twin; or of the candidate alone."""
 
     attack: str
-    """What was tried at every radius, by name."""
+    """What was tried at every radius but the threat's, by name."""
     eps: NDArray[np.float64]
     """[E] radii, rising from 0 (the clean images), in the norm of the threat."""
     reference: Bools | None

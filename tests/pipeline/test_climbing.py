@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from madx.pipeline.curve import climb_radii, radii
+from madx.pipeline.curve import ATTACK, climb_radii, radii
 from madx.pipeline.sides import Side, Trial
 from madx.recipe import ThreatConfig
 
@@ -44,8 +44,14 @@ def side(role, twin, engine=None):
 SIDES = side("dense", DENSE), side("pruned", PRUNED)
 
 
-def found(threat, sides=SIDES):
-    return climb_radii(Trial(threat, 0, IMAGES, LABELS), sides)
+def robust(threat, sides=SIDES):
+    """What withstands within the threat's radius, as the attack of the curve finds it."""
+    trial = Trial(threat, 0, IMAGES, LABELS)
+    return [trial.withstood(side, (ATTACK,), stream=("gates", side.role)) for side in sides]
+
+
+def found(threat, sides=SIDES, **more):
+    return climb_radii(Trial(threat, 0, IMAGES, LABELS), sides, withstood=robust(threat, sides), **more)
 
 
 def reach(network, norm):
@@ -94,6 +100,17 @@ def test_an_engine_that_is_never_right_has_nothing_to_lose():
     np.testing.assert_array_equal(curve.reference, found(ThreatConfig(eps=0.02)).reference[: len(curve.eps)])
 
 
+def test_at_the_threats_radius_the_gates_have_the_word():
+    """The curve's attack is cheaper than theirs: what theirs turned must not stand in the curve, nor further out."""
+    threat = ThreatConfig(eps=0.02)
+    turned = [rows & (np.arange(N) % 2 == 0) for rows in robust(threat)]
+    curve = climb_radii(Trial(threat, 0, IMAGES, LABELS), SIDES, withstood=turned)
+    at = curve.eps.tolist().index(threat.eps)
+    for rows, left in ((curve.reference, turned[0]), (curve.candidate, turned[1])):
+        np.testing.assert_array_equal(rows[at], left)
+        assert (rows[at - 1] & ~left).any(), "closer in, an attack of its own is needed"
+
+
 def test_radii_end_where_every_image_is_allowed():
     found = radii(Trial(ThreatConfig(eps=0.4), 0, IMAGES, LABELS))
     assert found[-1] == 1.0
@@ -130,21 +147,21 @@ def test_a_curve_that_is_killed_continues_and_ends_the_same(monkeypatch):
     threat = ThreatConfig(eps=0.02)
     whole, checkpoint, climbed = found(threat), Dying(4), []
     with pytest.raises(KeyboardInterrupt):
-        climb_radii(Trial(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
-    withstood = Trial.withstood
+        found(threat, checkpoint=checkpoint)
+    withstood, known = Trial.withstood, robust(threat)
 
     def noted(trial, *given, **named):
         climbed.append(trial.threat.eps)
         return withstood(trial, *given, **named)
 
     monkeypatch.setattr(Trial, "withstood", noted)
-    continued = climb_radii(Trial(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
+    continued = climb_radii(Trial(threat, 0, IMAGES, LABELS), SIDES, withstood=known, checkpoint=checkpoint)
     for name, array in whole.to_arrays().items():
         np.testing.assert_array_equal(continued.to_arrays()[name], array, err_msg=name)
-    assert sorted(set(climbed)) == whole.eps[4:].tolist(), "what was kept is climbed again, or the kill came too late"
+    assert sorted(set(climbed)) == whole.eps[5:].tolist(), "what was kept is climbed again, or the kill came too late"
     assert len(whole.eps) > 4
     climbed.clear()
-    climb_radii(Trial(threat, 0, IMAGES, LABELS), SIDES, checkpoint=checkpoint)
+    climb_radii(Trial(threat, 0, IMAGES, LABELS), SIDES, withstood=known, checkpoint=checkpoint)
     assert climbed == []
 
 

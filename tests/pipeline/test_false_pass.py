@@ -92,7 +92,7 @@ def test_a_pruned_network_that_was_quietly_made_less_robust(copy: Path, timed_cl
     record = run.stage("prune")
     assert record is not None
     run.record_stage("prune", record, list(record["outputs"]))  # the manifest vouches for the new bytes
-    answer = timed_cli("run", RECIPE, "--run-dir", copy)
+    answer = timed_cli("run", RECIPE, "--run-dir", copy, "--set", "verify.images=1000")
     outcome, evidence = gates(copy)["robust_drop"]
     assert (answer.code, outcome) == (1, "FAIL"), evidence
     assert "a drop of" in evidence
@@ -105,7 +105,8 @@ def test_a_network_that_is_no_faster(tmp_path: Path, timed_cli: Cli) -> None:
         "prune.structure=unstructured",
         "prune.sparsity=0.3",
         "prune.finetune=null",
-        "verify.images=500",
+        "verify.images=200",
+        "verify.attack={steps: 3}",
     )
     options = [word for change in changes for word in ("--set", change)]
     answer = timed_cli("run", RECIPE, "--run-dir", tmp_path / "run", *options)
@@ -127,7 +128,7 @@ def test_twins_with_masked_gradients(tmp_path: Path, timed_cli: Cli, monkeypatch
     changes = (
         "prune.criterion=magnitude",
         "prune.finetune=null",
-        "verify.images=500",
+        "verify.images=200",
         "verify.gates=[{metric: robust_accuracy, at_least: 0.5}]",
     )
     options = [word for change in changes for word in ("--set", change)]

@@ -33,7 +33,7 @@ def test_the_sentence_says_how_far_down_the_curve_goes():
     curve = cases.curve()
     sentence = curve_sentence(curve, curve_rows(curve, THREAT), ("dense", "pruned"))
     assert "The first 500 gate images" in sentence
-    assert "apgd cross-entropy, 1 x 10 steps at each radius" in sentence
+    assert "apgd cross-entropy, 1 x 10 steps at the others" in sentence
     assert "At radius 20/255, 0.0 % of the images stand on the dense engine" in sentence
 
 
