@@ -1,9 +1,12 @@
-"""What the classes of the published data sets are called, by number."""
+"""What classes are called, in the order of the network's outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+
+from madx.errors import DataError
+from madx.recipe import DataConfig
 
 CLASS_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -34,3 +37,26 @@ CLASS_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """By data.name; the other data sets have numbers only."""
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """What the recipe lists or has in a file, or what a published set has; empty where there are only numbers.
+
+    Raises:
+        DataError: the file cannot be read, or is not one name a line.
+    """
+    if config.classes is not None:
+        return tuple(config.classes)
+    if config.class_map is None:
+        return CLASS_NAMES.get(config.name, ())
+    try:
+        lines = config.class_map.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.class_map {config.class_map} cannot be read: {error}") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DataError(
+            f"data.class_map {config.class_map} has {len(names)} names, {len(set(names))} of them different; expected "
+            "one class name a line, each once, in the order of the network's outputs"
+        )
+    return names

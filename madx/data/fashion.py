@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.classes import CLASS_NAMES
 from madx.data.places import HOW_TO_GET, find_folder, read_whole
 from madx.data.sources import ArraySource, Reading, array_source
 from madx.errors import DataError
@@ -61,7 +62,7 @@ def read_fashion(config: DataConfig) -> Reading:
 def _part(folder: Path, part: str) -> ArraySource:
     images = _array(folder, f"{part}-images-idx3-ubyte", axes=3)
     labels = _array(folder, f"{part}-labels-idx1-ubyte", axes=1)
-    return array_source(images, labels, where=f"{folder} ({part})", classes=CLASSES)
+    return array_source(images, labels, where=f"{folder} ({part})", classes=CLASSES, names=CLASS_NAMES["fashion-mnist"])
 
 
 def _array(folder: Path, name: str, *, axes: int) -> NDArray[Any]:

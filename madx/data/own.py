@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.data.sources import Reading, array_source
+from madx.data.classes import class_names
+from madx.data.sources import Reading, array_source, checked_labels
 from madx.errors import DataError
 from madx.plugins import USER_ERRORS, describe, load_callable
 from madx.recipe import DataConfig
@@ -35,7 +36,7 @@ def read_npz(config: DataConfig) -> Reading:
     if config.path is None or not config.path.is_file():
         raise DataError(f"data.path {config.path} is not a file; data.name: npz reads one .npz file")
     images, labels, test_images, test_labels = _load_npz(config.path)
-    return _reading((images, labels), (test_images, test_labels), where=str(config.path))
+    return _reading(config, (images, labels), (test_images, test_labels), where=str(config.path))
 
 
 def _load_npz(path: Path) -> list[NDArray[Any]]:
@@ -76,7 +77,7 @@ def read_factory(config: DataConfig) -> Reading:
         given = f"a mapping with the keys {sorted(map(str, parts))}" if isinstance(parts, Mapping) else _kind(parts)
         raise DataError(f"{where} returned {given}; expected {{'train': (images, labels), 'test': (images, labels)}}")
     training, test = (_pair(parts[name], f"{where}, {name}") for name in ("train", "test"))
-    return _reading(training, test, where=where)
+    return _reading(config, training, test, where=where)
 
 
 def _call(factory: Callable[[], object], where: str) -> object:
@@ -111,8 +112,23 @@ def _kind(value: object) -> str:
 
 
 def _reading(
-    training: tuple[NDArray[Any], NDArray[Any]], test: tuple[NDArray[Any], NDArray[Any]], *, where: str
+    config: DataConfig,
+    training: tuple[NDArray[Any], NDArray[Any]],
+    test: tuple[NDArray[Any], NDArray[Any]],
+    *,
+    where: str,
 ) -> Reading:
-    """Both parts, checked; the training labels say how many classes there are."""
-    source = array_source(*training, where=f"{where} (train)")
-    return source, array_source(*test, where=f"{where} (test)", classes=source.classes)
+    """Both parts, checked; unless the recipe does, the training labels say how many classes there are."""
+    names = class_names(config)
+    classes = len(names) or config.num_classes
+    source = array_source(*training, where=f"{where} (train)", classes=classes, names=names)
+    any_label = np.iinfo(np.int64).max
+    labels = checked_labels(test[1], where=f"{where} (test)", classes=classes or any_label)
+    unknown = np.setdiff1d(labels, np.arange(source.classes))
+    if len(unknown):
+        raise DataError(
+            f"{where} (test): no training image has label {unknown[0]}, and test images have; training labels end at "
+            f"{source.classes - 1}. If the network knows more classes than that, say how many: data.num_classes: "
+            f"{int(unknown[-1]) + 1}"
+        )
+    return source, array_source(*test, where=f"{where} (test)", classes=source.classes, names=names)

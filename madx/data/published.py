@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.classes import class_names
 from madx.data.places import HOW_TO_GET, find_folder, read_whole, require_files
 from madx.data.sources import ArraySource, Reading, array_source
 from madx.errors import DataError
@@ -93,9 +94,10 @@ def read_cifar(config: DataConfig, layout: Cifar) -> Reading:
     pixels = np.concatenate([pixels for pixels, _ in parts])
     labels = np.concatenate([labels for _, labels in parts])
     test_pixels, test_labels = _cifar_file(folder / layout.test, layout, layout.test_records)
+    names = class_names(config)
     return (
-        array_source(pixels, labels, where=f"{folder} (train)", classes=layout.classes),
-        array_source(test_pixels, test_labels, where=f"{folder} (test)", classes=layout.classes),
+        array_source(pixels, labels, where=f"{folder} (train)", classes=layout.classes, names=names),
+        array_source(test_pixels, test_labels, where=f"{folder} (test)", classes=layout.classes, names=names),
     )
 
 

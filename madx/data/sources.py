@@ -5,7 +5,10 @@ Canonical layout: pixels [N, C, H, W], uint8 in 0..255 or float32 in [0, 1]; lab
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -35,10 +38,32 @@ class Source(Protocol):
         """How many classes there are."""
         ...
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes, in the order of the network's outputs; empty where nobody said."""
+        ...
+
     def images(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """The images at the positions `index`, in that order: [n, C, H, W] in [0, 1], a new array."""
         ...
 
+    def digests(self, index: NDArray[np.int64]) -> NDArray[np.bytes_] | None:
+        """A digest of each image's content, S16 [n], which exact copies share; None where reading it takes too long."""
+        ...
+
+    def identity(self, index: NDArray[np.int64]) -> Iterator[bytes]:
+        """What tells these images from any others, in order, and the same on every machine."""
+        ...
+
+    def stamps(self, index: NDArray[np.int64]) -> Iterator[bytes]:
+        """What on this machine tells at a glance that files behind the images were touched; nothing without files."""
+        ...
+
+
+DIGEST = "S16"
+"""NumPy's type of a row of digests; it compares them right, although it drops zeros at their ends."""
+_AT_ONCE = 1000
+"""Images whose floats are compared at a time."""
 
 Reading: TypeAlias = tuple[Source, Source | None]
 """What a reader returns: the training set, and the test set if there is one."""
@@ -54,6 +79,8 @@ class ArraySource:
     """[N], in [0, classes)."""
     classes: int
     """How many classes there are."""
+    names: tuple[str, ...] = ()
+    """Of the classes; empty where nobody said."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -69,15 +96,59 @@ class ArraySource:
             return shares
         return chosen
 
+    @cached_property
+    def _digests(self) -> NDArray[np.bytes_]:
+        found = np.empty(len(self.pixels), DIGEST)
+        for start in range(0, len(found), _AT_ONCE):
+            for row, image in enumerate(_as_bytes(self.pixels[start : start + _AT_ONCE]), start):
+                found[row] = digest(np.ascontiguousarray(image))
+        return found
 
-def array_source(images: NDArray[Any], labels: NDArray[Any], *, where: str, classes: int | None = None) -> ArraySource:
+    def digests(self, index: NDArray[np.int64]) -> NDArray[np.bytes_]:
+        """Of the pixels, however they are kept."""
+        return self._digests[index]
+
+    def identity(self, index: NDArray[np.int64]) -> Iterator[bytes]:
+        """The digests: what is in memory is known whole."""
+        yield self.digests(index).tobytes()
+
+    def stamps(self, index: NDArray[np.int64]) -> Iterator[bytes]:  # noqa: ARG002 - there are no files
+        """Nothing."""
+        return iter(())
+
+
+def digest(content: Any) -> bytes:
+    """16 bytes that tell the content (anything with a buffer) from any other."""
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _as_bytes(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Each of the images [n, ...] as uint8 where that loses nothing, so that two forms of one image have one digest."""
+    if pixels.dtype == np.uint8:
+        yield from pixels
+        return
+    levels = np.rint(pixels * np.float32(255)).astype(np.uint8)
+    lossless = (np.divide(levels, np.float32(255), dtype=np.float32) == pixels).reshape(len(pixels), -1).all(1)
+    for image, level, same in zip(pixels, levels, lossless, strict=True):
+        yield level if same else image
+
+
+def array_source(
+    images: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    where: str,
+    classes: int | None = None,
+    names: tuple[str, ...] = (),
+) -> ArraySource:
     """A checked source of arrays.
 
     Args:
         images: uint8 in 0..255 or floats in [0, 1]; [N, H, W], [N, C, H, W] or [N, H, W, C] (see `to_nchw`).
         labels: Integers, [N] or [N, 1].
         where: The file or part the arrays came from; errors begin with it.
-        classes: How many classes there are; without it, the largest label plus one.
+        classes: How many classes there are; without it, the largest label plus one, and label 0 must occur.
+        names: Of the classes, if they have any.
 
     Raises:
         DataError: if an array breaks this contract.
@@ -86,7 +157,7 @@ def array_source(images: NDArray[Any], labels: NDArray[Any], *, where: str, clas
     checked = checked_labels(labels, where=where, classes=classes)
     if len(pixels) != len(checked):
         raise DataError(f"{where}: there are {len(pixels)} images but {len(checked)} labels; each image needs one")
-    return ArraySource(pixels, checked, int(checked.max()) + 1 if classes is None else classes)
+    return ArraySource(pixels, checked, int(checked.max()) + 1 if classes is None else classes, names)
 
 
 def to_nchw(images: NDArray[Any], *, where: str) -> NDArray[Any]:
@@ -127,6 +198,11 @@ def _checked_pixels(pixels: NDArray[Any], where: str) -> NDArray[Any]:
     if not np.issubdtype(pixels.dtype, np.floating):
         raise DataError(f"{where}: images are of type {pixels.dtype}; expected uint8 in 0..255 or floats in [0, 1]")
     low, high = pixels.min(), pixels.max()  # a NaN anywhere makes both NaN
+    if low >= 0 and 0 < high <= 1.5 / 255:
+        raise DataError(
+            f"{where}: float images run from 0 to 1, but the largest value here is {high:.4g}: were they divided by "
+            "255 twice? Divide them once, or store them as uint8 in 0..255"
+        )
     if not (low >= 0 and high <= 1):
         found = f"values from {low:g} to {high:g}" if np.isfinite([low, high]).all() else "infinite values or NaN"
         raise DataError(
@@ -157,6 +233,11 @@ def checked_labels(labels: NDArray[Any], *, where: str, classes: int | None) -> 
     if low < 0 or (classes is not None and high >= classes):
         top = "" if classes is None else f" and end at {classes - 1}"
         raise DataError(f"{where}: labels run from {low} to {high}; they must start at 0{top}")
+    if classes is None and low > 0:
+        raise DataError(
+            f"{where}: labels run from {low} to {high}, and no image has label 0; if they start at {low}, subtract "
+            f"{low}; if the first classes have no images here, say how many there are: data.num_classes: {high + 1}"
+        )
     return labels.astype(np.int64)
 
 

@@ -3,7 +3,7 @@
 Selection is taken out of the training set; the gate is the test set. A set without a test set of its own is
 first divided class by class, 60 % to training and selection, 40 % to the gate. All three are in a seeded
 random order, so the first n of a split are a random sample of it, and a smaller selection or gate is the
-beginning of a larger one.
+beginning of a larger one. Exact copies are left out (`madx.data.copies`).
 Canonical layout of batches: images float32 [n, C, H, W] in [0, 1], labels int64 [n].
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx import seeds
+from madx.data.copies import Copies, distinct
 from madx.data.readers import read
 from madx.data.sources import Source
 from madx.errors import DataError
@@ -34,9 +35,6 @@ GATE_SHARE = 0.4
 LARGEST_SELECTION = 2000
 SELECTION_PART = 10
 """Where the recipe names no number: one of so many images outside the gate is for selection, at most the above."""
-
-PROBED = 64
-"""Images of the source that enter a fingerprint, evenly spaced, so that another decoding is another set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +98,22 @@ class Split:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the positions and the source's identity: shape, labels and a probe of its images."""
-        probe = np.unique(np.linspace(0, len(self.source.labels) - 1, PROBED).astype(np.int64))
-        digest = hashlib.sha256(repr((*self.shape, self.classes)).encode())
-        digest.update(_sha256(self.source.labels.astype("<i8")))
-        digest.update(_sha256(self.source.images(probe).astype("<f4")))
+        """SHA-256 over the images' content (of a large folder: names, sizes, the pixels of some), labels, positions."""
+        digest = hashlib.sha256(repr((*self.shape, self.classes, self.source.names)).encode())
+        digest.update(_sha256(self.source.labels[self.index].astype("<i8")))
         digest.update(_sha256(self.index.astype("<i8")))
+        for part in self.source.identity(self.index):
+            digest.update(part)
         return digest.hexdigest()
+
+    @cached_property
+    def stamp(self) -> str | None:
+        """SHA-256 over what tells on this machine that files were touched; None without files."""
+        digest, empty = hashlib.sha256(), True
+        for part in self.source.stamps(self.index):
+            digest.update(part)
+            empty = False
+        return None if empty else digest.hexdigest()
 
     def _decode(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         import torch
@@ -124,10 +131,17 @@ class Splits:
     """For choosing checkpoints and calibrating; taken out of the training set."""
     gate: Split
     """For the measurements that gates judge, and nothing else."""
+    copies: Copies = field(default_factory=Copies)
+    """What was left out of them."""
 
 
-def load_splits(config: DataConfig, seed: int) -> Splits:
+def load_splits(config: DataConfig, seed: int, *, trains: bool = True) -> Splits:
     """Read the data set and divide it; the same recipe and seed give the same splits, in the same order.
+
+    Args:
+        config: the recipe's section.
+        seed: the recipe's.
+        trains: whether anything is trained on the training images; the gate has no copy of them then.
 
     Raises:
         DataError: if the set cannot be read, or is too small for data.selection or data.gate.
@@ -142,10 +156,13 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
     gate = seeds.numpy_generator(seed, "split", "gate").permutation(gate)
     selection = _selection(config, len(pool))
     _require_room(config, selection, pool=len(pool), gate=len(gate))
+    chosen = pool[:selection]
+    train, gate, copies = distinct(source, test, train=pool[selection:], selection=chosen, gate=gate, trains=trains)
     return Splits(
-        train=Split("train", source, pool[selection:]),
-        selection=Split("selection", source, pool[:selection]),
+        train=Split("train", source, train),
+        selection=Split("selection", source, chosen),
         gate=Split("gate", test, gate[: config.gate]),
+        copies=copies,
     )
 
 

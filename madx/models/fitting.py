@@ -89,8 +89,8 @@ def usual_rows(images: Tensor, given: Normalise | None = None) -> tuple[Row, ...
         )
     rows.append(Row("black and white exchanged", lambda x: 1 - x, "let its forward begin with x = 1 - x"))
     if channels == 3:
-        swap = "let its forward begin with x = x[:, [2, 1, 0]]"
-        rows.append(Row("channels in the order blue, green, red", lambda x: x[:, [2, 1, 0]], swap))
+        swap = "set data.channel_order to the other of rgb and bgr, or let its forward begin with x = x[:, [2, 1, 0]]"
+        rows.append(Row("channels in the order blue, green, red (BGR)", lambda x: x[:, [2, 1, 0]], swap))
     if images.shape[2] == images.shape[3]:
         turn = "let its forward begin with x = x.transpose(2, 3)"
         rows.append(Row("height and width exchanged", lambda x: x.transpose(2, 3), turn))
@@ -158,6 +158,10 @@ class Fit:
     tried: tuple[str, ...]
     """Names of the rows."""
     better: Better | None
+    linear: float | None
+    """Share that a linear classifier of other images is right on; None where there were too few of them."""
+    linear_gain: float
+    """Lower limit of how much more that is."""
 
     @property
     def mark(self) -> float:
@@ -171,7 +175,12 @@ class Fit:
 
 @torch.no_grad()
 def find_fit(
-    logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, rows: Sequence[Row] | None = None
+    logits: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    rows: Sequence[Row] | None = None,
+    linear: Callable[[Tensor], Tensor] | None = None,
 ) -> Fit:
     """Measure a network on images as they are; unless it is right on nearly all, try what else they might have been.
 
@@ -180,6 +189,7 @@ def find_fit(
         images: selection images, in random order; the first `MOST_IMAGES` are used.
         labels: their classes.
         rows: what is tried; `usual_rows` by default.
+        linear: a linear classifier of other images, which knows no more than their pixels and the data's own labels.
     """
     x, y = images[:MOST_IMAGES], labels[:MOST_IMAGES].numpy()
     outputs = logits(x)
@@ -187,6 +197,7 @@ def find_fit(
     given = _answers(outputs)
     right = int((given == y).sum())
     tried = tuple(usual_rows(x) if rows is None else rows) if right < (1 - FAR) * len(y) else ()
+    plain = _answers(linear(x)) if linear is not None and tried else None
     return Fit(
         images=len(y),
         clean=right / len(y),
@@ -196,6 +207,8 @@ def find_fit(
         broken=int((given < 0).sum()),
         tried=tuple(row.name for row in tried),
         better=_better(trial, given, tried) if tried and len(y) >= 4 else None,
+        linear=None if plain is None else float((plain == y).mean()),
+        linear_gain=0.0 if plain is None else _gain(given, plain, y),
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import madx
 from madx.artifacts import Checkpoint, FileCheckpoint, write_atomically, write_json
-from madx.data import Splits, load_splits
+from madx.data import Splits, describe, load_splits
 from madx.distributed import SINGLE, World
 from madx.errors import ModelError, RecipeError
 from madx.models import build_model
@@ -97,10 +97,11 @@ class Context:
         Raises:
             RecipeError: there are fewer images than the recipe's later stages need.
         """
-        splits = load_splits(self.recipe.data, self.recipe.seed)
+        splits = load_splits(self.recipe.data, self.recipe.seed, trains=not self.given.alone)
         sizes = f"{len(splits.train)} training, {len(splits.selection)} selection, {len(splits.gate)} gate images"
-        self.progress.say(f"data {self.recipe.data.name}: {sizes}")
         self._check_enough(splits)
+        for sentence in (sizes, *describe(splits)):
+            self.progress.say(f"data {self.recipe.data.name}: {sentence}")
         return splits
 
     @cached_property
@@ -225,9 +226,10 @@ class Context:
         prune, finetune, train = self.recipe.prune, self.recipe.prune.finetune, self.recipe.train
         for compared in (splits.selection, splits.gate):
             if len(compared) < FEWEST_IMAGES:
+                told = "; ".join(splits.copies.sentences(len(splits.gate)))
                 raise RecipeError(
                     f"the {compared.name} split has {len(compared)} images, and engines are compared on at least "
-                    f"{FEWEST_IMAGES}; set data.selection, or give a larger data set"
+                    f"{FEWEST_IMAGES}; set data.selection, or give a larger data set{told and f' ({told})'}"
                 )
         needs = {"verify.latency.batch": (self.recipe.verify.latency.batch, "gate", len(splits.gate))}
         if self.given.alone:

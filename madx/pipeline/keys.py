@@ -1,19 +1,18 @@
 """What each stage depends on: its part of the recipe, the user's files and code, and tools where they matter.
 
-Paths play no part: a run directory that is moved with its recipe stays up to date. Files count with their content,
-folders of images with names, sizes and times. A network stays what it is when a tool is updated; an engine and a
-measurement do not.
+Paths play no part: a run directory that is moved with its recipe stays up to date. Images count with their content and
+their labels, as they were read, whatever they were read from; those of a large folder with names, sizes, times and the
+content of some. A stage depends on the splits that it uses. A network stays what it is when a tool is updated; an
+engine and a measurement do not.
 """
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import madx
 from madx.artifacts import sha256_file
-from madx.data.places import HOW_TO_GET, candidates
 from madx.deploy.engine import backend
 from madx.errors import DataError, ModelError
 from madx.machine import describe_machine
@@ -21,7 +20,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.versions import tool_versions
 from madx.plugins import source_digest
 from madx.prune import IMAGE_FREE, LEARNERS, removes_channels
-from madx.recipe import DataConfig, PruneConfig, Recipe
+from madx.recipe import PruneConfig, Recipe
 from madx.verify.measurements import FORMAT
 
 METHOD = 2
@@ -32,7 +31,7 @@ def train(context: Context) -> dict[str, Any]:
     """Everything that decides the dense weights."""
     recipe = context.recipe
     weights = recipe.model.weights
-    return _common(context, gate=False) | {
+    return _common(context, "train", "selection") | {
         "weights": sha256_file(weights) if weights else None,
         "train": recipe.train.model_dump(mode="json") if recipe.train else None,
     }
@@ -42,7 +41,7 @@ def prune(context: Context) -> dict[str, Any]:
     """Everything beside the dense weights that decides the pruned ones; not what the criterion has no use for."""
     config = context.recipe.prune
     fields = config.model_dump(mode="json", exclude=_without_effect(config))
-    return _common(context, gate=False) | {"prune": fields, "method": METHOD}
+    return _common(context, "train", "selection") | {"prune": fields, "method": METHOD}
 
 
 def _without_effect(config: PruneConfig) -> set[str]:
@@ -72,7 +71,7 @@ def export(context: Context) -> dict[str, Any]:
     """ONNX and engines; engines belong to the machine they were built on and to the runtimes it has."""
     recipe = context.recipe
     engines = [engine.model_dump(mode="json", exclude={"verify"}) for engine in recipe.export.engines]
-    return _common(context) | {
+    return _common(context, "selection") | {
         "export": recipe.export.model_dump(mode="json", exclude={"engines"}) | {"engines": engines},
         "batch": recipe.verify.latency.batch,
         "can_build": {engine.name: backend(engine.kind).availability().can_build for engine in recipe.export.engines},
@@ -84,7 +83,7 @@ def export(context: Context) -> dict[str, Any]:
 def verify(context: Context) -> dict[str, Any]:
     """Measurements and gates; they belong to the machine, and to the madx and the runtimes, that measured."""
     recipe = context.recipe
-    return _common(context) | {
+    return _common(context, "selection", "gate") | {
         "verify": recipe.verify.model_dump(mode="json"),
         "format": FORMAT,
         "engines": [engine.model_dump(mode="json") for engine in recipe.export.engines],
@@ -140,48 +139,30 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
     return [] if before == now else [name.removeprefix("depends.").removeprefix("inputs.")]
 
 
-def _common(context: Context, *, gate: bool = True) -> dict[str, Any]:
-    """What all stages depend on; networks do not depend on how many gate images will judge them."""
+def _common(context: Context, *splits: str) -> dict[str, Any]:
+    """What all stages depend on, and these splits; networks do not depend on how many gate images will judge them."""
     recipe = context.recipe
-    hidden = {"path"} if gate else {"path", "gate"}
+    hidden = {"path", "class_map"} if "gate" in splits else {"path", "class_map", "gate"}
     return {
         "seed": recipe.seed,
         "threads": recipe.threads,
         "device": context.device.type,
-        "data": recipe.data.model_dump(mode="json", exclude=hidden) | {"files": _data_files(recipe.data)},
+        "data": recipe.data.model_dump(mode="json", exclude=hidden) | _images(context, splits),
         "model": recipe.model.model_dump(mode="json", exclude={"weights"}) | {"code": _model_code(recipe)},
         "threat": recipe.threat.model_dump(mode="json"),
     }
 
 
+def _images(context: Context, names: Sequence[str]) -> dict[str, Any]:
+    """The content of the splits, and what on this machine tells that their files, or the factory's code, changed."""
+    factory = context.recipe.data.factory
+    used = {name: getattr(context.splits, name) for name in names}
+    return {
+        "code": source_digest(factory, error=DataError) if factory else None,
+        "images": {name: split.fingerprint for name, split in used.items()},
+        "files": {name: split.stamp for name, split in used.items()},
+    }
+
+
 def _model_code(recipe: Recipe) -> str | None:
     return source_digest(recipe.model.factory, error=ModelError) if recipe.model.factory else None
-
-
-def _data_files(config: DataConfig) -> str | None:
-    """What tells that data changed; Fashion-MNIST is checked by its reader, digits come with scikit-learn."""
-    if config.factory is not None:
-        return source_digest(config.factory, error=DataError)
-    if config.name in ("fashion-mnist", "digits"):
-        return None
-    places = [config.path] if config.path else candidates(config.name)
-    for place in places:
-        if place.is_file():
-            return sha256_file(place)
-        if place.is_dir():
-            return _listing_digest(place)
-    tried = ", ".join(str(place) for place in places)
-    raise DataError(f"the data of data.name: {config.name} is not there; looked in {tried}. {_hint(config)}")
-
-
-def _hint(config: DataConfig) -> str:
-    return HOW_TO_GET.get(config.name, "data.path must name it")
-
-
-def _listing_digest(folder: Path) -> str:
-    """SHA-256 over names, sizes and modification times: reading a whole ImageNet would take longer than the run."""
-    digest = hashlib.sha256()
-    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
-        status = path.stat()
-        digest.update(f"{path.relative_to(folder).as_posix()}\x1f{status.st_size}\x1f{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

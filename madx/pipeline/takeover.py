@@ -1,4 +1,4 @@
-"""Weights that are taken over are measured at once: whether they fit these images, and how robust they are.
+"""Weights and engines that are taken over are measured at once: whether they fit these images, and how robust they are.
 
 Only selection images are looked at. What does not fit stops the run before hours are spent on it, with what would fit.
 """
@@ -10,17 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from madx.attacks import linear_classifier
 from madx.errors import ModelError
 from madx.models.arguments import RESERVED
-from madx.models.fitting import CONFIDENCE, MOST_IMAGES, Better, Fit, find_fit, usual_rows
+from madx.models.fitting import CONFIDENCE, FAR, MOST_IMAGES, Better, Fit, find_fit, usual_rows
 from madx.models.modes import evaluating
 from madx.models.normalise import read_normalise
 from madx.pipeline.context import Context
+from madx.pipeline.sides import Side
 from madx.stats import clopper_pearson
 from madx.train import Evaluation, evaluate
 
 _BATCH = 100
 """Images at a time, which bounds the memory."""
+_FEWEST_FITTED, _MOST_FITTED = 100, 1000
+"""Selection images that a linear classifier is fitted to."""
 _LISTED = 20
 """Classes whose order is told in full."""
 _PAGE = "docs/own-network.md shows an example."
@@ -81,6 +85,8 @@ def explain_misfit(fit: Fit) -> str:
         )
     if fit.better is not None and fit.better.far:
         return f"{_measured(fit)}, so it was made for something else than these images in [0, 1]. {_remedy(fit.better)}"
+    if fit.linear_gain >= FAR and fit.linear is not None and fit.standing != "near chance":
+        return f"{_measured(fit)}. {_worse_than_linear(fit.linear)}"
     if fit.standing == "near chance":
         tried = ", ".join(fit.tried)
         return (
@@ -103,6 +109,14 @@ def describe_doubts(fit: Fit) -> list[str]:
     if fit.better is not None:
         doubts.append(f"it does a little better with something else. {_remedy(fit.better)}")
     return doubts
+
+
+def _worse_than_linear(share: float) -> str:
+    return (
+        f"A linear classifier that was fitted to other selection images is right on {share:.1%} of these, "
+        "so the network and the labels do not speak of the same thing. Are these the weights of this network, trained "
+        "to the end; are the classes numbered as its outputs are; are images read as it was trained on them?"
+    )
 
 
 def _measured(fit: Fit) -> str:
@@ -136,6 +150,24 @@ def _reordering(order: tuple[int, ...]) -> str:
     )
 
 
+def examine_engine(context: Context, side: Side) -> None:
+    """Whether an engine that was given fits the images, before it is attacked; doubts are said.
+
+    A poor engine is for the gates to judge; one that was made for other images, or another order of the classes, would
+    be judged by what it was not asked.
+
+    Raises:
+        ModelError: it is far better on something else than the images as they are read.
+    """
+    images, labels = context.splits.selection.tensors(0, MOST_IMAGES)
+    fit = find_fit(side.logits, images, labels, linear=_linear(context))
+    problem = explain_misfit(fit)
+    if problem and fit.better is not None and fit.better.far:
+        raise ModelError(f"the {side.label} engine: {problem} {_PAGE}")
+    for sentence in [problem] if problem else describe_doubts(fit):
+        context.progress.say(f"the {side.label} engine: {sentence}")
+
+
 def _fit(context: Context, module: nn.Module) -> Fit:
     def logits(images: Tensor) -> Tensor:
         parts = [module(part.to(context.device)).float().cpu() for part in torch.split(images, _BATCH)]
@@ -144,4 +176,13 @@ def _fit(context: Context, module: nn.Module) -> Fit:
     images, labels = context.splits.selection.tensors(0, MOST_IMAGES)
     given = read_normalise(context.recipe.model.args.get(RESERVED), channels=images.shape[1])
     with evaluating(module):
-        return find_fit(logits, images, labels, rows=usual_rows(images, given))
+        return find_fit(logits, images, labels, rows=usual_rows(images, given), linear=_linear(context))
+
+
+def _linear(context: Context) -> nn.Module | None:
+    """A linear classifier of selection images that the network is not measured on, if there are enough of them."""
+    selection = context.splits.selection
+    if len(selection) < MOST_IMAGES + _FEWEST_FITTED:
+        return None
+    images, labels = selection.tensors(MOST_IMAGES, MOST_IMAGES + _MOST_FITTED)
+    return linear_classifier(images, labels, selection.classes)

@@ -87,7 +87,7 @@ def resolve_paths(recipe: Recipe, base: Path) -> Recipe:
         except (RuntimeError, ValueError, OSError) as error:
             raise RecipeError(f"the path {str(path)!r} cannot be resolved: {error}") from None
 
-    data = recipe.data.model_copy(update={"path": resolved(recipe.data.path)})
+    data = recipe.data.model_copy(update={name: resolved(getattr(recipe.data, name)) for name in ("path", "class_map")})
     model = recipe.model.model_copy(update={"weights": resolved(recipe.model.weights)})
     return recipe.model_copy(update={"data": data, "model": model})
 

@@ -87,8 +87,16 @@ Number = Annotated[float, BeforeValidator(as_number), Field(allow_inf_nan=False)
 Share = Annotated[Number, Field(ge=0, lt=1)]
 FactoryName = Annotated[str, AfterValidator(_factory)]
 Integer = Annotated[int, BeforeValidator(not_bool)]
+
+
+def _number_as_text(value: object) -> object:
+    """Folders are often called 0, 1, 2, and YAML reads that as numbers."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 Count = Annotated[Integer, Field(ge=1)]
 CountOrAuto = Annotated[Count | Literal["auto"], WrapValidator(_count_or_auto)]
+ClassName = Annotated[str, BeforeValidator(_number_as_text)]
 ImageCount = Annotated[Integer, Field(ge=FEWEST_IMAGES)]
 """Images that engines are compared on."""
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]

@@ -154,7 +154,8 @@ def _provenance(content: ReportContent) -> Iterator[str]:
     provenance = content.provenance
     images = provenance.get("gate_images", {})
     facts = {
-        "gate images": f"{images.get('images', views.UNKNOWN)}, index hash {images.get('sha256', views.UNKNOWN)}",
+        "gate images": f"{images.get('images', views.UNKNOWN)}, split hash {images.get('sha256', views.UNKNOWN)}",
+        **{f"of the data ({number})": told for number, told in enumerate(provenance.get("data", []), start=1)},
         **{
             f"{engine}, timed and measured": f"{times['latency']}, {times['rest']}"
             for engine, times in provenance.get("measured_at", {}).items()

@@ -159,7 +159,8 @@ def attack_sentence(content: ReportContent) -> str:
 
 def class_names(content: ReportContent) -> tuple[str, ...]:
     """Of the data set, by number; none where only the numbers are known."""
-    return CLASS_NAMES.get((content.recipe.get("data") or {}).get("name", ""), ())
+    told = tuple(content.provenance.get("classes", ()))
+    return told or CLASS_NAMES.get((content.recipe.get("data") or {}).get("name", ""), ())
 
 
 def built_files(build: Mapping[str, Any]) -> dict[str, BuiltFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from madx.data import Split, folders
 from madx.data.folders import decode, read_folders
 from madx.errors import DataError
 from madx.recipe import DataConfig
@@ -57,9 +59,9 @@ def test_test_goes_before_val_unless_it_has_no_classes(tmp_path):
         fill(tmp_path / part, {"a": 1, "b": 1})
     (tmp_path / "test").mkdir()
     picture().save(tmp_path / "test" / "unlabelled.png")
-    assert read_folders(config(tmp_path))[1].files[0].parts[-3] == "val"
+    assert Path(read_folders(config(tmp_path))[1].files[0].path).parts[-3] == "val"
     fill(tmp_path / "test", {"a": 1, "b": 1})
-    assert read_folders(config(tmp_path))[1].files[0].parts[-3] == "test"
+    assert Path(read_folders(config(tmp_path))[1].files[0].path).parts[-3] == "test"
 
 
 def test_flat_layout_has_no_test_set(tmp_path):
@@ -71,9 +73,8 @@ def test_flat_layout_has_no_test_set(tmp_path):
 @pytest.mark.parametrize(
     ("train", "test", "words"),
     [
-        ({"a": 1, "b": 1}, {"a": 1, "c": 1}, "b only in the first, c only in the second"),
-        ({"a": 1, "b": 1}, {"a": 1}, "b only in the first, none only in the second"),
-        (dict.fromkeys("abcdefg", 1), {"g": 1}, "a, b, c and 3 more only in the first"),
+        ({"a": 1, "b": 1}, {"a": 1, "c": 1}, r"other classes than the 2 there are \(a, b\): c; .* data.classes"),
+        ({"f": 1, "g": 1}, dict.fromkeys("abcdefg", 1), "a, b, c and 2 more"),
         ({"a": 1, "b": 0}, {"a": 1, "b": 1}, "b is empty"),
         ({"a": 1, "b": 1}, {}, "neither test/ nor val/"),
         ({}, {"a": 1}, "train has no folders"),
@@ -85,6 +86,144 @@ def test_bad_layouts_are_refused(tmp_path, train, test, words):
     fill(tmp_path / "val", test)
     with pytest.raises(DataError, match=words):
         read_folders(config(tmp_path))
+
+
+def test_a_test_set_may_lack_a_class_and_keeps_the_numbers_of_the_training_set(tmp_path):
+    fill(tmp_path / "train", {"a": 1, "b": 1, "c": 1})
+    fill(tmp_path / "test", {"a": 1, "c": 2})
+    training, test = read_folders(config(tmp_path))
+    assert test.labels.tolist() == [0, 2, 2]
+    assert test.names == training.names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("listed", ["classes", "class_map"])
+def test_the_order_of_the_outputs_is_the_users(tmp_path, listed):
+    """Folders 0 to 10 sort as 0, 1, 10, 2; the network may know more classes than there are folders."""
+    names = [str(number) for number in range(12)]
+    fill(tmp_path / "train", dict.fromkeys(names[:11], 1))
+    fill(tmp_path / "test", {"2": 1, "10": 1})
+    (tmp_path / "names.txt").write_text("\n".join(names) + "\n\n")
+    value = names if listed == "classes" else tmp_path / "names.txt"
+    found = DataConfig(name="imagefolder", path=tmp_path, image_size=SIZE, **{listed: value})
+    training, test = read_folders(found)
+    assert training.labels.tolist() == list(range(11))
+    assert test.labels.tolist() == [2, 10]
+    assert (training.classes, training.names) == (12, tuple(names))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"a\nb\na\n", "3 names, 2 of them different"), (b"\xff\n", "cannot be read"), (None, "cannot be read")],
+)
+def test_a_class_map_that_is_none(tmp_path, content, words):
+    fill(tmp_path / "set", {"a": 1, "b": 1})
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+    data = DataConfig(name="imagefolder", path=tmp_path / "set", image_size=SIZE, class_map=tmp_path / "names.txt")
+    with pytest.raises(DataError, match=words):
+        read_folders(data)
+
+
+def stamps(root: Path) -> str | None:
+    source, _ = read_folders(config(root))
+    return Split("gate", source, np.arange(len(source.labels))).stamp
+
+
+def prints(root: Path) -> str:
+    source, _ = read_folders(config(root))
+    return Split("gate", source, np.arange(len(source.labels))).fingerprint
+
+
+@pytest.mark.parametrize("link", ["none", "class", "file"])
+def test_a_file_that_changed_is_seen_behind_every_link(tmp_path, link):
+    """Even with its size and its time as they were: a small set is read whole, whatever a listing says."""
+    root, store = fill(tmp_path / "set", {"a": 2, "b": 2}), tmp_path / "store"
+    store.mkdir()
+    if link == "class":
+        (root / "a").rename(store / "a")
+        (root / "a").symlink_to(store / "a")
+    file = root / "a" / "00.bmp"
+    picture().save(file)
+    if link == "file":
+        file = file.rename(store / "elsewhere.bmp")
+        (root / "a" / "00.bmp").symlink_to(file)
+    before, stamp, status = prints(root), stamps(root), file.stat()
+    picture().save(file)  # a BMP of the same size
+    assert stamps(root) != stamp
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_size == status.st_size
+    assert prints(root) != before
+
+
+def test_a_link_that_leads_elsewhere_is_another_file_even_in_a_large_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MOST_READ", (0, 0))
+    root = fill(tmp_path / "set", {"a": 1, "b": 1})
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (SIZE, SIZE), (9, 9, 9)).save(tmp_path / name / "x.png")
+        os.utime(tmp_path / name / "x.png", ns=(5, 5))
+    (root / "a" / "x.png").symlink_to(tmp_path / "one" / "x.png")
+    before = stamps(root)
+    (root / "a" / "x.png").unlink()
+    (root / "a" / "x.png").symlink_to(tmp_path / "two" / "x.png")
+    assert stamps(root) != before
+
+
+@pytest.mark.parametrize("most", [folders.MOST_READ, (0, 0)], ids=["small", "large"])
+def test_a_set_that_is_moved_is_the_same_set(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(folders, "MOST_READ", most)
+    root = fill(tmp_path / "set", {"a": 3, "b": 1})
+    before = prints(root), stamps(root)
+    root = root.rename(tmp_path / "moved")
+    assert (prints(root), stamps(root)) == before
+    assert (read_folders(config(root))[0].digests(np.arange(4)) is None) is (most == (0, 0))
+
+
+def test_a_file_that_changes_while_it_is_used_ends_the_run(tmp_path):
+    """Its content is held against the listing whenever it is decoded."""
+    root = fill(tmp_path / "set", {"a": 1, "b": 1})
+    source, _ = read_folders(config(root))
+    assert source.digests(np.arange(2)) is not None
+    status = (root / "b" / "00.png").stat()
+    (root / "b" / "00.png").write_bytes((root / "a" / "00.png").read_bytes()[: status.st_size].ljust(status.st_size))
+    os.utime(root / "b" / "00.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(DataError, match=r"b/00\.png was changed while madx was at work"):
+        source.images(np.array([1]))
+    (root / "a" / "00.png").write_bytes(b"shorter")
+    with pytest.raises(DataError, match=r"a/00\.png was changed while madx was at work"):
+        source.images(np.array([0]))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
+def test_files_that_are_cut_short_are_named_together_before_anything_is_done(tmp_path, suffix):
+    """By the reader already; whole files with something behind their end are none of them."""
+    root = tmp_path / "set"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for number in range(8):
+            picture(40, 40).save(root / name / f"{number}.{suffix}")
+    whole = root / "a" / f"7.{suffix}"
+    whole.write_bytes(whole.read_bytes() + bytes(3000))
+    assert read_folders(config(root))[0].digests(np.arange(16)) is not None
+    for number in range(7):
+        file = root / "b" / f"{number}.{suffix}"
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(DataError, match=rf"b/0\.{suffix} cannot be decoded.*b/4\.{suffix}.*; and 2 more"):
+        read_folders(config(root))[0].digests(np.arange(16))
+
+
+def test_an_empty_file_is_named(tmp_path):
+    root = fill(tmp_path / "set", {"a": 1, "b": 1})
+    (root / "b" / "0.png").touch()
+    with pytest.raises(DataError, match=r"b/0\.png cannot be decoded"):
+        read_folders(config(root))[0].digests(np.arange(3))
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    root = fill(tmp_path / "set", {"a": 1, "b": 1})
+    (root / "a" / "00.png").rename(root / "a" / os.fsdecode(b"\xff.png"))
+    assert len(prints(root)) == 64
+    assert stamps(root)
 
 
 @pytest.mark.parametrize("stray", ["notes.txt", "Thumbs.db", "nested"])
@@ -143,7 +282,9 @@ def stored(kind: str) -> bytes:
 @pytest.mark.filterwarnings("ignore:Truncated File Read:UserWarning")  # Pillow warns, then raises
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5])
-def test_a_truncated_image_is_named(tmp_path, kind, share):
+def test_a_truncated_image_is_named(tmp_path, monkeypatch, kind, share):
+    """When it is used, in a set that is too large to look through before."""
+    monkeypatch.setattr(folders, "MOST_READ", (0, 0))
     root = fill(tmp_path / "set", {"a": 2, "b": 2})
     content = stored(kind)
     (root / "b" / "zz-broken.jpg").write_bytes(content[: int(share * len(content))])
@@ -165,5 +306,5 @@ def test_a_file_that_vanished_is_named(tmp_path):
     root = fill(tmp_path / "set", {"a": 1, "b": 1})
     source, _ = read_folders(config(root))
     (root / "b" / "00.png").unlink()
-    with pytest.raises(DataError, match=r"00\.png cannot be decoded"):
+    with pytest.raises(DataError, match=r"00\.png cannot be read \(No such file"):
         source.images(np.array([1]))

@@ -119,8 +119,19 @@ def test_labels_of_any_integer_type_and_as_a_column(dtype):
     assert source.classes == 6
 
 
+def test_labels_that_start_at_one_are_not_taken_for_an_absent_class():
+    with pytest.raises(DataError, match=r"from 1 to 3, and no image has label 0; .*subtract 1; .*data.num_classes: 4"):
+        array_source(noise(3, 6, 6), np.array([1, 2, 3]), where="x")
+    assert array_source(noise(3, 6, 6), np.array([1, 2, 3]), where="x", classes=4).classes == 4
+
+
+def test_shares_of_white_that_were_divided_once_more():
+    with pytest.raises(DataError, match=r"largest value here is 0\.0039.*divided by 255 twice"):
+        array_source(np.full((3, 6, 6), 1 / 255, np.float32), np.array([0, 1, 2]), where="x")
+
+
 def test_a_training_set_of_one_class_is_refused():
-    source = array_source(noise(3, 6, 6), np.array([4, 4, 4]), where="x")
+    source = array_source(noise(3, 6, 6), np.array([4, 4, 4]), where="x", classes=5)
     with pytest.raises(DataError, match="every training image is of class 4"):
         require_fit(source, None, where="x")
 

@@ -11,6 +11,7 @@ import torch
 import yaml
 from conftest import TINY
 
+from madx.data import Split
 from madx.distributed import SINGLE, World
 from madx.errors import ArtifactError, DistributedError, RecipeError
 from madx.pipeline import Context, keys, run_stages, stage_named
@@ -89,9 +90,9 @@ def test_a_part_never_forgets_files_from_outside_whatever_it_is_called(tmp_path:
 def test_copies_of_a_folder_have_times_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[Facts] = []
     for stamp in ("copied today", "copied yesterday"):
-        monkeypatch.setattr(keys, "_data_files", lambda _, stamp=stamp: stamp)
+        monkeypatch.setattr(Split, "stamp", stamp)
         found = context(tmp_path, Beside(compared.append))
-        assert keys.train(found)["data"]["files"] == stamp
+        assert keys.train(found)["data"]["files"] == {"train": stamp, "selection": stamp}
         with pytest.raises(pytest.fail.Exception, match="the work has begun"):
             run_stages(found, [stage_named("train")])
     assert compared[0] == compared[1]

@@ -1,0 +1,100 @@
+"""Exact copies: an image that two splits have, or that the gate has twice.
+
+A network does better on what it was trained on than on what it will see, and confidence limits count independent
+images. So the gate keeps none that is outside of it too, and each of its own once; training leaves to the selection
+what both have. Copies are known by the digests of their content; where a set is too large to read for that, by nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madx.data.sources import Source
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How many images were left out because another is the same."""
+
+    of_others: int = 0
+    """Images of the gate that training or selection has."""
+    in_gate: int = 0
+    """Further copies within the gate."""
+    disputed: int = 0
+    """Of the gate's images that were kept, those with a copy of another label."""
+    in_training: int = 0
+    """Images of the training split that the selection has."""
+    looked_for: bool = True
+    """Whether the content of all images is known."""
+    kept: bool = False
+    """Whether those that training or selection has are in the gate all the same: nothing is trained on them here."""
+
+    def sentences(self, gate: int) -> list[str]:
+        """What to say of a gate that has `gate` images left."""
+        if not self.looked_for:
+            return ["the set is too large to look for images that are in it more than once; its owner must know"]
+        found = []
+        if self.of_others and self.kept:
+            found.append(
+                f"{self.of_others} of {gate} gate images are also training or selection images of this recipe; if the "
+                "network was trained on them, it is right more often than on images that it has not seen"
+            )
+        elif self.of_others:
+            found.append(f"{self.of_others} gate images are also training or selection images, and are left out")
+        if self.in_gate:
+            found.append(
+                f"{self.in_gate} gate images are identical to others of the gate: {gate} different images count"
+            )
+        if self.disputed:
+            found.append(f"{self.disputed} gate images have an identical image with another label, which is left out")
+        if self.in_training:
+            found.append(f"{self.in_training} training images are also selection images, and are left out of training")
+        return found
+
+
+def distinct(
+    source: Source, test: Source, *, train: Positions, selection: Positions, gate: Positions, trains: bool
+) -> tuple[Positions, Positions, Copies]:
+    """The training and the gate's positions without copies, in their order, and what was left out.
+
+    Args:
+        source: what training and selection are taken from.
+        test: what the gate is taken from; may be the same.
+        train: positions in `source`.
+        selection: positions in `source`.
+        gate: positions in `test`.
+        trains: whether this run trains on the training images; if not, the gate keeps what is there too.
+    """
+    chosen, trained, judged = source.digests(selection), source.digests(train), test.digests(gate)
+    if chosen is None or trained is None or judged is None:
+        return train, gate, Copies(looked_for=False)
+    outside = ~np.isin(judged, np.concatenate([trained, chosen]))
+    first = _first(judged)
+    counted = outside if trains else np.ones_like(outside)
+    kept, labels = counted & first, test.labels[gate]
+    copies = Copies(
+        of_others=int((~outside).sum()),
+        in_gate=int((counted & ~first).sum()),
+        disputed=_disputed(judged[counted], labels[counted]),
+        in_training=int(np.isin(trained, chosen).sum()),
+        kept=not trains,
+    )
+    return train[~np.isin(trained, chosen)], gate[kept], copies
+
+
+def _first(digests: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    """Where a digest occurs for the first time, [n]."""
+    found = np.zeros(len(digests), dtype=bool)
+    found[np.unique(digests, return_index=True)[1]] = True
+    return found
+
+
+def _disputed(digests: NDArray[np.bytes_], labels: NDArray[np.int64]) -> int:
+    """How many different images are there under more than one label."""
+    pairs = {(bytes(digest), int(label)) for digest, label in zip(digests, labels, strict=True)}
+    return len(pairs) - len({digest for digest, _ in pairs})
