@@ -220,3 +220,15 @@ def test_no_more_images_are_looked_at_than_stated() -> None:
 
     assert find_fit(counting, *data(MOST_IMAGES + 100)).images == MOST_IMAGES
     assert max(seen) == MOST_IMAGES
+
+
+def test_a_linear_classifier_that_knows_more_is_counted() -> None:
+    """On the same images; chance in the choice of the images is no gain."""
+    images, labels = data()
+    knows = network()
+    poor = network(answers=[9] * 6 + [6, 7, 8, 9])  # nothing of six classes, which no order of the outputs mends
+    found = find_fit(poor, images, labels, linear=knows)
+    assert found.linear == 1.0
+    assert 0.4 < found.linear_gain < 0.6
+    assert find_fit(poor, images, labels, linear=poor).linear_gain <= 0
+    assert find_fit(knows, images, labels, linear=poor).linear is None, "what is right anyway is not compared"

@@ -405,3 +405,25 @@ def test_a_release_without_this_engine_is_no_baseline(workspace: Path, cli: Cli)
     answer = verify(cli, workspace, "--baseline", last, *engines, gates=DROP, out="run")
     said = "this run has no engine ort-cpu-fp16 to compare with (it has ort-cpu-fp32)"
     assert (answer.code, said in " ".join(answer.err.split())) == (2, True), answer.err
+
+
+def exchanged(source: Path, target: Path, order: list[int]) -> None:
+    """The engine with its outputs in another order."""
+    model = onnx.load(source)
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == "logits" else name for name in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(order), "order"))
+    model.graph.node.append(onnx.helper.make_node("Gather", ["inner", "order"], ["logits"], axis=1))
+    onnx.save(model, target)
+
+
+def test_an_engine_whose_classes_have_another_order_is_refused_before_it_is_attacked(workspace: Path, cli: Cli) -> None:
+    """Two pairs exchanged: beside a reference of the same order it would pass a gate on what was lost."""
+    exchanged(workspace / DENSE, workspace / "other.onnx", [1, 0, 3, 2, *range(4, 10)])
+    answer = verify(cli, workspace, "--engine", workspace / "other.onnx", *QUICK)
+    assert answer.code == 2
+    assert "label 0 is output 1, label 1 is output 0, label 2 is output 3, label 3 is output 2" in " ".join(
+        answer.err.split()
+    )
+    assert "attacking" not in answer.err
+    assert not (workspace / "out/verdict.json").exists()
