@@ -50,10 +50,15 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
     if config.class_map is None:
         return CLASS_NAMES.get(config.name, ())
     try:
-        lines = config.class_map.read_text(encoding="utf-8").splitlines()
+        text = config.class_map.read_text(encoding="utf-8-sig")  # some editors begin with a mark that no one sees
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.class_map {config.class_map} cannot be read: {error}") from None
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    if "" in names:
+        raise DataError(
+            f"data.class_map {config.class_map}: line {names.index('') + 1} is empty, and every line names an output "
+            "of the network; give that output any name that no folder has"
+        )
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(
             f"data.class_map {config.class_map} has {len(names)} names, {len(set(names))} of them different; expected "

@@ -14,7 +14,7 @@ _LISTED = 20
 
 def describe(splits: Splits) -> list[str]:
     """One sentence for everything that the numbers of a verdict depend on and do not show."""
-    return [*_order(splits.gate), *splits.copies.sentences(len(splits.gate)), *_counts(splits.gate)]
+    return [*_order(splits.gate), *splits.copies.sentences(), *_counts(splits.gate)]
 
 
 def _order(gate: Split) -> list[str]:

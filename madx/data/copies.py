@@ -22,11 +22,11 @@ class Copies:
     """How many images were left out because another is the same."""
 
     of_others: int = 0
-    """Images of the gate that training or selection has."""
+    """Test images that training or selection has; if they are kept, those of them that are in the gate."""
     in_gate: int = 0
-    """Further copies within the gate."""
+    """Further copies of the gate's images."""
     disputed: int = 0
-    """Of the gate's images that were kept, those with a copy of another label."""
+    """Of the gate's images, those with a copy of another label."""
     in_training: int = 0
     """Images of the training split that the selection has."""
     looked_for: bool = True
@@ -34,21 +34,24 @@ class Copies:
     kept: bool = False
     """Whether those that training or selection has are in the gate all the same: nothing is trained on them here."""
 
-    def sentences(self, gate: int) -> list[str]:
-        """What to say of a gate that has `gate` images left."""
+    def sentences(self) -> list[str]:
+        """What to say of it."""
         if not self.looked_for:
             return ["the set is too large to look for images that are in it more than once; its owner must know"]
         found = []
         if self.of_others and self.kept:
             found.append(
-                f"{self.of_others} of {gate} gate images are also training or selection images of this recipe; if the "
-                "network was trained on them, it is right more often than on images that it has not seen"
+                f"{self.of_others} gate images are also training or selection images of this recipe; if the network "
+                "was trained on them, it is right more often than on images that it has not seen"
             )
         elif self.of_others:
-            found.append(f"{self.of_others} gate images are also training or selection images, and are left out")
+            found.append(
+                f"{self.of_others} test images are also training or selection images, and are left out of the gate"
+            )
         if self.in_gate:
             found.append(
-                f"{self.in_gate} gate images are identical to others of the gate: {gate} different images count"
+                f"{self.in_gate} test images are identical to images of the gate, where each counts once and not more "
+                "than once"
             )
         if self.disputed:
             found.append(f"{self.disputed} gate images have an identical image with another label, which is left out")
@@ -58,7 +61,14 @@ class Copies:
 
 
 def distinct(
-    source: Source, test: Source, *, train: Positions, selection: Positions, gate: Positions, trains: bool
+    source: Source,
+    test: Source,
+    *,
+    train: Positions,
+    selection: Positions,
+    gate: Positions,
+    limit: int | None,
+    trains: bool,
 ) -> tuple[Positions, Positions, Copies]:
     """The training and the gate's positions without copies, in their order, and what was left out.
 
@@ -68,19 +78,19 @@ def distinct(
         train: positions in `source`.
         selection: positions in `source`.
         gate: positions in `test`.
+        limit: how many images the gate has at most.
         trains: whether this run trains on the training images; if not, the gate keeps what is there too.
     """
     chosen, trained, judged = source.digests(selection), source.digests(train), test.digests(gate)
     if chosen is None or trained is None or judged is None:
-        return train, gate, Copies(looked_for=False)
-    outside = ~np.isin(judged, np.concatenate([trained, chosen]))
-    first = _first(judged)
-    counted = outside if trains else np.ones_like(outside)
-    kept, labels = counted & first, test.labels[gate]
+        return train, gate[:limit], Copies(looked_for=False)
+    elsewhere, twice = np.isin(judged, np.concatenate([trained, chosen])), ~_first(judged)
+    kept = np.flatnonzero(~twice & ~(elsewhere & trains))[:limit]
+    alike = twice & np.isin(judged, judged[kept])
     copies = Copies(
-        of_others=int((~outside).sum()),
-        in_gate=int((counted & ~first).sum()),
-        disputed=_disputed(judged[counted], labels[counted]),
+        of_others=int(elsewhere.sum() if trains else elsewhere[kept].sum()),
+        in_gate=int(alike.sum()),
+        disputed=_disputed(judged, test.labels[gate], kept),
         in_training=int(np.isin(trained, chosen).sum()),
         kept=not trains,
     )
@@ -94,7 +104,9 @@ def _first(digests: NDArray[np.bytes_]) -> NDArray[np.bool_]:
     return found
 
 
-def _disputed(digests: NDArray[np.bytes_], labels: NDArray[np.int64]) -> int:
-    """How many different images are there under more than one label."""
-    pairs = {(bytes(digest), int(label)) for digest, label in zip(digests, labels, strict=True)}
-    return len(pairs) - len({digest for digest, _ in pairs})
+def _disputed(digests: NDArray[np.bytes_], labels: NDArray[np.int64], kept: Positions) -> int:
+    """How many of the images kept are there under another label too."""
+    seen: dict[bytes, set[int]] = {}
+    for content, label in zip(digests, labels, strict=True):
+        seen.setdefault(bytes(content), set()).add(int(label))
+    return sum(len(seen[bytes(digests[row])]) > 1 for row in kept)

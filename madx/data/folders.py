@@ -164,14 +164,19 @@ class FolderSource:
         yield self.images(index[some]).tobytes()
 
     def stamps(self, index: NDArray[np.int64]) -> Iterator[bytes]:
-        """Where each file's bytes are, how many, and when they were last written."""
+        """Where each file's bytes are, how many, and when they were last written; nothing where all are read anyway."""
+        if self._digests is not None:
+            return
         for position in index:
             file = self.files[position]
             yield file.name_and(file.target, file.size, file.modified)
 
 
 def _seems_whole(content: bytes) -> bool:
-    """Whether the end is there: JPEG's or PNG's last marker, or as many bytes as the head of a WebP or BMP says."""
+    """Whether the end is there: JPEG's or PNG's last marker, or as many bytes as the head of a WebP or BMP says.
+
+    Of anything else there is no telling.
+    """
     if content.startswith(b"\xff\xd8"):
         return b"\xff\xd9" in content[-_END:]
     if content.startswith(b"\x89PNG"):
@@ -180,7 +185,7 @@ def _seems_whole(content: bytes) -> bool:
         return len(content) >= 8 + int.from_bytes(content[4:8], "little")
     if content.startswith(b"BM"):
         return len(content) >= int.from_bytes(content[2:6], "little")
-    return bool(content)
+    return False
 
 
 def _pool() -> ThreadPoolExecutor:
@@ -271,7 +276,10 @@ def read_folder(root: Path, size: int, names: tuple[str, ...] = ()) -> FolderSou
 def _folder_names(root: Path) -> list[str]:
     if not root.is_dir():
         return []
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    if broken := [entry.path for entry in entries if entry.is_symlink() and not Path(entry.path).exists()]:
+        raise DataError(f"{_few(sorted(broken))}: the link leads nowhere; mount or mend it, or remove it")
+    return sorted(entry.name for entry in entries if entry.is_dir())
 
 
 def _image_files(folder: Path) -> list[ImageFile]:

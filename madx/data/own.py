@@ -124,11 +124,11 @@ def _reading(
     source = array_source(*training, where=f"{where} (train)", classes=classes, names=names)
     any_label = np.iinfo(np.int64).max
     labels = checked_labels(test[1], where=f"{where} (test)", classes=classes or any_label)
-    unknown = np.setdiff1d(labels, np.arange(source.classes))
-    if len(unknown):
+    unknown = np.setdiff1d(labels, source.labels)
+    if classes is None and len(unknown):
+        all_classes = max(source.classes, int(unknown[-1]) + 1)
         raise DataError(
-            f"{where} (test): no training image has label {unknown[0]}, and test images have; training labels end at "
-            f"{source.classes - 1}. If the network knows more classes than that, say how many: data.num_classes: "
-            f"{int(unknown[-1]) + 1}"
+            f"{where} (test): no training image has label {unknown[0]}, and test images have. If the network knows "
+            f"that class all the same, say how many it knows: data.num_classes: {all_classes}"
         )
     return source, array_source(*test, where=f"{where} (test)", classes=source.classes, names=names)

@@ -53,6 +53,8 @@ class Exchanged:
 
     def __getattr__(self, name: str) -> Any:
         """All but the images is as it was."""
+        if name == "source":  # a copy that is being made has none yet
+            raise AttributeError(name)
         return getattr(self.source, name)
 
     def images(self, index: NDArray[np.int64]) -> NDArray[np.float32]:

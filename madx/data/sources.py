@@ -62,8 +62,8 @@ class Source(Protocol):
 
 DIGEST = "S16"
 """NumPy's type of a row of digests; it compares them right, although it drops zeros at their ends."""
-_AT_ONCE = 1000
-"""Images whose floats are compared at a time."""
+_AT_ONCE = 2**23
+"""Bytes of images that are compared at a time."""
 
 Reading: TypeAlias = tuple[Source, Source | None]
 """What a reader returns: the training set, and the test set if there is one."""
@@ -99,8 +99,9 @@ class ArraySource:
     @cached_property
     def _digests(self) -> NDArray[np.bytes_]:
         found = np.empty(len(self.pixels), DIGEST)
-        for start in range(0, len(found), _AT_ONCE):
-            for row, image in enumerate(_as_bytes(self.pixels[start : start + _AT_ONCE]), start):
+        at_once = max(1, _AT_ONCE // self.pixels[0].nbytes)
+        for start in range(0, len(found), at_once):
+            for row, image in enumerate(_as_bytes(self.pixels[start : start + at_once]), start):
                 found[row] = digest(np.ascontiguousarray(image))
         return found
 

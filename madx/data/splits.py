@@ -157,11 +157,13 @@ def load_splits(config: DataConfig, seed: int, *, trains: bool = True) -> Splits
     selection = _selection(config, len(pool))
     _require_room(config, selection, pool=len(pool), gate=len(gate))
     chosen = pool[:selection]
-    train, gate, copies = distinct(source, test, train=pool[selection:], selection=chosen, gate=gate, trains=trains)
+    train, gate, copies = distinct(
+        source, test, train=pool[selection:], selection=chosen, gate=gate, limit=config.gate, trains=trains
+    )
     return Splits(
         train=Split("train", source, train),
         selection=Split("selection", source, chosen),
-        gate=Split("gate", test, gate[: config.gate]),
+        gate=Split("gate", test, gate),
         copies=copies,
     )
 

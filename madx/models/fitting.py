@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from madx.errors import EngineError
 from madx.models.normalise import Normalise
 from madx.plugins import USER_ERRORS
 from madx.stats import clopper_pearson, drop_interval
@@ -180,7 +181,7 @@ def find_fit(
     labels: Tensor,
     *,
     rows: Sequence[Row] | None = None,
-    linear: Callable[[Tensor], Tensor] | None = None,
+    linear: Callable[[], Callable[[Tensor], Tensor] | None] = lambda: None,
 ) -> Fit:
     """Measure a network on images as they are; unless it is right on nearly all, try what else they might have been.
 
@@ -189,7 +190,8 @@ def find_fit(
         images: selection images, in random order; the first `MOST_IMAGES` are used.
         labels: their classes.
         rows: what is tried; `usual_rows` by default.
-        linear: a linear classifier of other images, which knows no more than their pixels and the data's own labels.
+        linear: makes a linear classifier of other images, which knows no more than their pixels and the data's own
+            labels; it is asked for where there is something to compare, and may have none.
     """
     x, y = images[:MOST_IMAGES], labels[:MOST_IMAGES].numpy()
     outputs = logits(x)
@@ -197,7 +199,8 @@ def find_fit(
     given = _answers(outputs)
     right = int((given == y).sum())
     tried = tuple(usual_rows(x) if rows is None else rows) if right < (1 - FAR) * len(y) else ()
-    plain = _answers(linear(x)) if linear is not None and tried else None
+    classifier = linear() if tried else None
+    plain = None if classifier is None else _answers(classifier(x))
     return Fit(
         images=len(y),
         clean=right / len(y),
@@ -226,7 +229,7 @@ class _Trial:
         images = self.x[part]
         try:
             return _answers(self.logits(row.change(images)))
-        except USER_ERRORS:
+        except (*USER_ERRORS, EngineError):  # logits that are no numbers are an error of an engine's
             return np.full(len(images), -1, dtype=np.int64)
 
 

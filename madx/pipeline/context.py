@@ -226,7 +226,7 @@ class Context:
         prune, finetune, train = self.recipe.prune, self.recipe.prune.finetune, self.recipe.train
         for compared in (splits.selection, splits.gate):
             if len(compared) < FEWEST_IMAGES:
-                told = "; ".join(splits.copies.sentences(len(splits.gate)))
+                told = "; ".join(splits.copies.sentences())
                 raise RecipeError(
                     f"the {compared.name} split has {len(compared)} images, and engines are compared on at least "
                     f"{FEWEST_IMAGES}; set data.selection, or give a larger data set{told and f' ({told})'}"

@@ -9,6 +9,7 @@ engine and a measurement do not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import madx
@@ -161,6 +162,7 @@ def _images(context: Context, names: Sequence[str]) -> dict[str, Any]:
         "code": source_digest(factory, error=DataError) if factory else None,
         "images": {name: split.fingerprint for name, split in used.items()},
         "files": {name: split.stamp for name, split in used.items()},
+        "copies": asdict(context.splits.copies) if "gate" in names else None,  # a verdict tells of them
     }
 
 

@@ -18,6 +18,7 @@ from madx.pipeline.contenders import contenders
 from madx.pipeline.context import Context
 from madx.pipeline.sides import loaded_sides
 from madx.pipeline.stages import begin, stage_named
+from madx.pipeline.takeover import examine_given
 from madx.pipeline.verifying import why_missing
 from madx.recipe import EngineConfig
 
@@ -106,4 +107,5 @@ def measure_shard(context: Context, shard: Shard, *, again: bool = False) -> Sha
 def _measure(context: Context, config: EngineConfig, numbers: range) -> None:
     context.progress.say(f"{config.name}: measuring {len(numbers)} chunks of images")
     with loaded_sides(context, config, *contenders(context, config)) as sides:
+        context.world.share(lambda: examine_given(context, sides))
         measure_chunks(context, config, *sides, numbers=numbers)

@@ -5,6 +5,9 @@ Only selection images are looked at. What does not fit stops the run before hour
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -150,8 +153,8 @@ def _reordering(order: tuple[int, ...]) -> str:
     )
 
 
-def examine_engine(context: Context, side: Side) -> None:
-    """Whether an engine that was given fits the images, before it is attacked; doubts are said.
+def examine_given(context: Context, sides: Sequence[Side | None]) -> None:
+    """Whether the engines that were given fit the images, before they are attacked; doubts are said.
 
     A poor engine is for the gates to judge; one that was made for other images, or another order of the classes, would
     be judged by what it was not asked.
@@ -160,23 +163,34 @@ def examine_engine(context: Context, side: Side) -> None:
         ModelError: it is far better on something else than the images as they are read.
     """
     images, labels = context.splits.selection.tensors(0, MOST_IMAGES)
-    fit = find_fit(side.logits, images, labels, linear=_linear(context))
-    problem = explain_misfit(fit)
-    if problem and fit.better is not None and fit.better.far:
-        raise ModelError(f"the {side.label} engine: {problem} {_PAGE}")
-    for sentence in [problem] if problem else describe_doubts(fit):
-        context.progress.say(f"the {side.label} engine: {sentence}")
+    rows = [replace(row, advice=_for_engines(row.advice)) for row in usual_rows(images)]
+    for side in sides:
+        if side is None or side.role not in context.taken:
+            continue
+        fit = find_fit(_piece_by_piece(side.logits), images, labels, rows=rows, linear=partial(_linear, context))
+        problem = explain_misfit(fit)
+        if problem and fit.better is not None and fit.better.far:
+            raise ModelError(f"the {side.label} engine: {problem}")
+        for sentence in [problem] if problem else describe_doubts(fit):
+            context.progress.say(f"the {side.label} engine: {sentence}")
+
+
+def _for_engines(advice: str) -> str:
+    """What to do about an ONNX file is done before it is exported."""
+    return advice.replace("set model.args.normalise:", "export the network with a first layer that normalises by")
 
 
 def _fit(context: Context, module: nn.Module) -> Fit:
-    def logits(images: Tensor) -> Tensor:
-        parts = [module(part.to(context.device)).float().cpu() for part in torch.split(images, _BATCH)]
-        return torch.cat(parts)
-
     images, labels = context.splits.selection.tensors(0, MOST_IMAGES)
     given = read_normalise(context.recipe.model.args.get(RESERVED), channels=images.shape[1])
+    logits = _piece_by_piece(lambda part: module(part.to(context.device)).float().cpu())
     with evaluating(module):
-        return find_fit(logits, images, labels, rows=usual_rows(images, given), linear=_linear(context))
+        return find_fit(logits, images, labels, rows=usual_rows(images, given), linear=partial(_linear, context))
+
+
+def _piece_by_piece(logits: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same network, given a few images at a time."""
+    return lambda images: torch.cat([logits(part) for part in torch.split(images, _BATCH)])
 
 
 def _linear(context: Context) -> nn.Module | None:

@@ -24,7 +24,7 @@ from madx.pipeline.keeping import Kept, copy_kept, timings_said, what_is_kept
 from madx.pipeline.ladder import ladder
 from madx.pipeline.sides import Side, loaded_sides
 from madx.pipeline.soundness import measure_soundness
-from madx.pipeline.takeover import examine_engine
+from madx.pipeline.takeover import examine_given
 from madx.pipeline.timing import time_again, time_engines
 from madx.pipeline.twins import TOLERANCE, examples_on, twin
 from madx.pipeline.versions import tool_versions
@@ -133,7 +133,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if reference else ''}")
     suite = suite_of(context.recipe.verify.attack)
     with loaded_sides(context, config, reference, candidate) as sides:
-        context.world.share(lambda: _examine_given(context, sides))
+        context.world.share(lambda: examine_given(context, sides))
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: time_engines(context, config, *sides))
         parity = context.world.share(lambda: _parity(context, config, *sides))
@@ -152,12 +152,6 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
         )
     return measurements, hashes
-
-
-def _examine_given(context: Context, sides: Sequence[Side | None]) -> None:
-    for side in sides:
-        if side is not None and side.role in context.taken:
-            examine_engine(context, side)
 
 
 def _parity(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Parity:
@@ -200,7 +194,7 @@ def _provenance(context: Context, attacked: int) -> dict[str, Any]:
         "given": {role: source.digests() for role, source in context.sources.items()},
         "gate_images": {"images": attacked, "split": len(gate), "sha256": gate.fingerprint},
         "classes": list(gate.source.names),
-        "data": describe(context.splits),
+        "data": describe(replace(context.splits, gate=gate.take(attacked))),
         "machine": describe_machine(),
         "tools": tool_versions(),
     }

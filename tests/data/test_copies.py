@@ -35,14 +35,16 @@ def test_what_is_outside_of_the_gate_is_not_in_it(splits, floats):
     found = splits(source(range(60)), source([*range(20), *range(100, 130)], floats=floats))
     assert sorted(found.gate.source.labels[found.gate.index].tolist()) == sorted(n % 3 for n in range(100, 130))
     assert found.copies.of_others == 20
-    assert "20 gate images are also training or selection images, and are left out" in " ".join(describe(found))
+    assert "20 test images are also training or selection images, and are left out of the gate" in " ".join(
+        describe(found)
+    )
 
 
 def test_within_the_gate_an_image_counts_once(splits):
     found = splits(source(range(60)), source(np.repeat(np.arange(100, 120), 4)))
     assert len(found.gate) == 20
     assert found.copies.in_gate == 60
-    assert "60 gate images are identical to others of the gate: 20 different images count" in " ".join(describe(found))
+    assert "60 test images are identical to images of the gate" in " ".join(describe(found))
 
 
 def test_an_image_under_two_labels_is_said(splits):
@@ -70,7 +72,7 @@ def test_where_nothing_is_trained_the_gate_keeps_what_its_owner_put_there(monkey
     monkeypatch.setattr(splits_module, "read", lambda _: (source(range(60)), source([*range(20), 100, 100])))
     found = load_splits(CONFIG, 0, trains=False)
     assert (len(found.gate), found.copies.of_others, found.copies.in_gate) == (21, 20, 1)
-    assert "20 of 21 gate images are also training or selection images of this recipe" in " ".join(describe(found))
+    assert "20 gate images are also training or selection images of this recipe" in " ".join(describe(found))
 
 
 def test_no_copies_no_word(splits):
@@ -81,6 +83,13 @@ def test_no_copies_no_word(splits):
 def test_a_smaller_gate_is_full_where_there_are_enough_different_images(splits):
     found = splits(source(range(60)), source([*range(40), *range(100, 130)]), DataConfig(name="digits", gate=25))
     assert len(found.gate) == 25
+
+
+def test_what_is_said_is_said_of_the_gate_and_not_of_the_whole_test_set(monkeypatch):
+    numbers = np.repeat(np.arange(40), 10)
+    monkeypatch.setattr(splits_module, "read", lambda _: (source(range(60)), source(numbers)))
+    found = load_splits(DataConfig(name="digits", gate=5), 0, trains=False)
+    assert (len(found.gate), found.copies.of_others, found.copies.in_gate) == (5, 5, 45)
 
 
 def test_what_is_too_large_to_read_is_said(splits, monkeypatch):

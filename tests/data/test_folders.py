@@ -102,7 +102,7 @@ def test_the_order_of_the_outputs_is_the_users(tmp_path, listed):
     names = [str(number) for number in range(12)]
     fill(tmp_path / "train", dict.fromkeys(names[:11], 1))
     fill(tmp_path / "test", {"2": 1, "10": 1})
-    (tmp_path / "names.txt").write_text("\n".join(names) + "\n\n")
+    (tmp_path / "names.txt").write_text("\ufeff" + "\r\n".join(names) + "\n\n", encoding="utf-8")
     value = names if listed == "classes" else tmp_path / "names.txt"
     found = DataConfig(name="imagefolder", path=tmp_path, image_size=SIZE, **{listed: value})
     training, test = read_folders(found)
@@ -113,7 +113,12 @@ def test_the_order_of_the_outputs_is_the_users(tmp_path, listed):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"a\nb\na\n", "3 names, 2 of them different"), (b"\xff\n", "cannot be read"), (None, "cannot be read")],
+    [
+        (b"a\nb\na\n", "3 names, 2 of them different"),
+        (b"a\n\nb\n", "line 2 is empty"),
+        (b"\xff\n", "cannot be read"),
+        (None, "cannot be read"),
+    ],
 )
 def test_a_class_map_that_is_none(tmp_path, content, words):
     fill(tmp_path / "set", {"a": 1, "b": 1})
@@ -135,8 +140,8 @@ def prints(root: Path) -> str:
 
 
 @pytest.mark.parametrize("link", ["none", "class", "file"])
-def test_a_file_that_changed_is_seen_behind_every_link(tmp_path, link):
-    """Even with its size and its time as they were: a small set is read whole, whatever a listing says."""
+def test_a_file_that_changed_is_seen_behind_every_link(tmp_path, monkeypatch, link):
+    """A small set is read whole, whatever its times say; in a large one they count."""
     root, store = fill(tmp_path / "set", {"a": 2, "b": 2}), tmp_path / "store"
     store.mkdir()
     if link == "class":
@@ -147,12 +152,40 @@ def test_a_file_that_changed_is_seen_behind_every_link(tmp_path, link):
     if link == "file":
         file = file.rename(store / "elsewhere.bmp")
         (root / "a" / "00.bmp").symlink_to(file)
-    before, stamp, status = prints(root), stamps(root), file.stat()
+    before, status = prints(root), file.stat()
     picture().save(file)  # a BMP of the same size
-    assert stamps(root) != stamp
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert file.stat().st_size == status.st_size
     assert prints(root) != before
+    assert stamps(root) is None
+    monkeypatch.setattr(folders, "MOST_READ", (0, 0))
+    stamp = stamps(root)
+    assert stamps(root) == stamp
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert stamps(root) != stamp
+
+
+def test_a_small_set_that_is_only_copied_is_the_same_set(tmp_path):
+    root = fill(tmp_path / "set", {"a": 3, "b": 1})
+    before = prints(root), stamps(root)
+    for file in root.rglob("*.png"):
+        os.utime(file, ns=(5, 5))
+    assert (prints(root), stamps(root)) == before
+
+
+def test_a_class_folder_that_is_a_broken_link_is_no_class_less(tmp_path):
+    """Its classes would move up by one: to another network, or to wrong answers."""
+    root = fill(tmp_path / "set", {"b": 1, "c": 1})
+    (root / "a").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(DataError, match="set/a: the link leads nowhere"):
+        read_folders(config(root))
+
+
+def test_a_page_that_was_saved_as_an_image_is_named(tmp_path):
+    root = fill(tmp_path / "set", {"a": 1, "b": 1})
+    (root / "b" / "17.jpg").write_text("<html>404</html>")
+    with pytest.raises(DataError, match=r"b/17\.jpg cannot be decoded \(no format that is known\)"):
+        read_folders(config(root))[0].digests(np.arange(3))
 
 
 def test_a_link_that_leads_elsewhere_is_another_file_even_in_a_large_set(tmp_path, monkeypatch):
@@ -223,7 +256,6 @@ def test_a_name_that_is_not_utf8(tmp_path):
     root = fill(tmp_path / "set", {"a": 1, "b": 1})
     (root / "a" / "00.png").rename(root / "a" / os.fsdecode(b"\xff.png"))
     assert len(prints(root)) == 64
-    assert stamps(root)
 
 
 @pytest.mark.parametrize("stray", ["notes.txt", "Thumbs.db", "nested"])

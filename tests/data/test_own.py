@@ -150,6 +150,9 @@ def test_more_classes_than_the_training_images_have(tmp_path):
     assert (named.classes, named.names) == (3, ("a", "b", "c"))
     with pytest.raises(DataError, match=r"no training image has label 2, .*data.num_classes: 3"):
         read_npz(DataConfig(name="npz", path=path))
+    np.savez(path, x_train=images, y_train=[0, 2], x_test=images[::-1], y_test=[0, 1])
+    with pytest.raises(DataError, match=r"no training image has label 1, .*data.num_classes: 3"):
+        read_npz(DataConfig(name="npz", path=path))
 
 
 def test_arrays_that_opencv_saved(tmp_path):

@@ -227,8 +227,8 @@ def test_a_linear_classifier_that_knows_more_is_counted() -> None:
     images, labels = data()
     knows = network()
     poor = network(answers=[9] * 6 + [6, 7, 8, 9])  # nothing of six classes, which no order of the outputs mends
-    found = find_fit(poor, images, labels, linear=knows)
+    found = find_fit(poor, images, labels, linear=lambda: knows)
     assert found.linear == 1.0
     assert 0.4 < found.linear_gain < 0.6
-    assert find_fit(poor, images, labels, linear=poor).linear_gain <= 0
-    assert find_fit(knows, images, labels, linear=poor).linear is None, "what is right anyway is not compared"
+    assert find_fit(poor, images, labels, linear=lambda: poor).linear_gain <= 0
+    assert find_fit(knows, images, labels, linear=lambda: poor).linear is None, "what is right anyway is not compared"

@@ -80,6 +80,14 @@ def test_a_stage_depends_on_every_pixel_and_label_of_its_splits(recipe: Path, na
     assert {stage for stage in stages if before[stage] != after[stage]} == again
 
 
+def test_what_a_verdict_says_of_the_training_images_is_part_of_it(recipe: Path) -> None:
+    """Also where nothing is trained on them."""
+    before, changed = depends(recipe, "verify"), arrays()
+    changed["x_train"][:150] = changed["x_test"][0]
+    np.savez(recipe.with_name("store.npz"), **changed)
+    assert "data.copies.of_others" in keys.differences(before, depends(recipe, "verify"))
+
+
 def test_one_pixel_of_the_last_gate_image_is_enough(recipe: Path) -> None:
     before, changed = depends(recipe, "verify"), arrays()
     changed["x_test"][57, 0, 0, 0] ^= 1
@@ -104,7 +112,7 @@ def test_a_gate_of_nothing_but_training_images_is_refused(recipe: Path, cli: Cli
     answer = cli("train", recipe, "--run-dir", recipe.with_name("run"))
     assert answer.code == 2
     assert "the gate split has 0 images" in answer.err
-    assert "(100 gate images are also training or selection images, and are left out)" in answer.err
+    assert "(100 test images are also training or selection images, and are left out of the gate)" in answer.err
     assert not recipe.with_name("run").exists()
 
 
@@ -120,11 +128,11 @@ def test_a_verdict_says_what_its_gate_is_made_of(recipe: Path, cli: Cli) -> None
     assert answer.code in (0, 1, 3), answer.err
     verdict = json.loads((recipe.with_name("run") / "verdict.json").read_text())
     said = " ".join(verdict["provenance"]["data"])
-    assert "50 gate images are also training or selection images" in said
-    assert "10 gate images are identical to others of the gate: 40 different images count" in said
+    assert "50 test images are also training or selection images" in said
+    assert "10 test images are identical to images of the gate" in said
     assert verdict["provenance"]["gate_images"]["split"] == 40
     assert verdict["provenance"]["classes"] == [f"c{number}" for number in range(10)]
     for name in ("report.html", "report.md"):
         text = (recipe.with_name("run") / name).read_text()
-        assert "40 different images count" in text, name
+        assert "10 test images are identical to images of the gate" in text, name
         assert "c0, c1, c2" in text, name

@@ -131,7 +131,7 @@ def data():
         raise OSError("the disk of the second node is gone")
     seed = int(os.environ["RANK"]) if "{mode}" == "other images" else 0
     images, labels = np.random.default_rng(seed).random((600, 1, 8, 8), dtype=np.float32), np.arange(600) % 3
-    return {{"train": (images, labels), "test": (images[:200], labels[:200])}}
+    return {{"train": (images[200:], labels[200:]), "test": (images[:200], labels[:200])}}
 """
 
 
