@@ -28,7 +28,7 @@ def _counts(gate: Split) -> list[str]:
     """Classes that are nearly all, or not there."""
     counts = np.bincount(gate.source.labels[gate.index], minlength=gate.classes)
     most, found = int(counts.argmax()), []
-    if counts[most] >= _SKEWED * len(gate):
+    if counts[most] >= _SKEWED * max(1, len(gate)):
         found.append(
             f"{counts[most]} of {len(gate)} gate images are of one class ({_called(gate, most)}): a network that "
             f"always answers it has {counts[most] / len(gate):.0%} clean and robust accuracy"

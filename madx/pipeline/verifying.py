@@ -194,7 +194,7 @@ def _provenance(context: Context, attacked: int) -> dict[str, Any]:
         "given": {role: source.digests() for role, source in context.sources.items()},
         "gate_images": {"images": attacked, "split": len(gate), "sha256": gate.fingerprint},
         "classes": list(gate.source.names),
-        "data": describe(replace(context.splits, gate=gate.take(attacked))),
+        "data": describe(replace(context.splits, gate=gate.take(attacked or len(gate)))),
         "machine": describe_machine(),
         "tools": tool_versions(),
     }
