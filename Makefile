@@ -49,7 +49,7 @@ test: dev ## the test suite, eight minutes on two cores
 
 test-slow: dev data ## the slow tests: the whole chain on real data, kills and resumes, float64 references
 	$(PYTEST) -n $(WORKERS) --dist worksteal --timeout 1800 -m "slow and not alone and not long and not gpu"
-	OMP_NUM_THREADS=$(WORKERS) $(PYTEST) --timeout 1800 -m "slow and alone and not long and not gpu"
+	OMP_NUM_THREADS=$(WORKERS) MKL_NUM_THREADS=$(WORKERS) $(PYTEST) --timeout 1800 -m "slow and alone and not long and not gpu"
 
 long: dev data ## what no CI has time for: benchmarks and long tests that are older than the code they measured; hours
 	$(BIN)/python benchmarks/long.py
