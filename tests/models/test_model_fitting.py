@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from madx.errors import EngineError
 from madx.models.fitting import FAR, MOST_IMAGES, NORMALISATIONS, Fit, Row, find_fit, usual_rows
 from madx.models.normalise import Normalise
 
@@ -200,10 +201,11 @@ def test_logits_that_are_no_numbers_are_wrong_and_counted() -> None:
     assert found.clean == pytest.approx(1 - found.broken / 400)
 
 
-def test_a_network_that_refuses_other_images_is_only_tried() -> None:
+@pytest.mark.parametrize("error", [ValueError, EngineError], ids=["network", "engine whose logits overflow"])
+def test_a_network_that_refuses_other_images_is_only_tried(error: type[Exception]) -> None:
     def strict(x: Tensor) -> Tensor:
         if x.max() > 1 or x.min() < 0:
-            raise ValueError("images must be in [0, 1]")
+            raise error("images must be in [0, 1]")
         return network(answers=[1, 2, 3, 4, 5, 6, 7, 8, 9, 0])(x)
 
     found = find_fit(strict, *data())
