@@ -35,10 +35,10 @@ _GAIN = 0.95
 """A format is taken before an earlier one only if it needs at most this share of its time: a tie goes to fp32."""
 _HOPELESS = 2.0
 """A precision that takes this many times as long in the network's heaviest layer is not tried on the whole network."""
-_IMAGES = 16
-_SECONDS = 0.05
+_IMAGES = 32
+_SECONDS = 0.1
 """A timed pass takes about this long at least, if _IMAGES images do; it is then well above a clock's resolution."""
-_REPEATED = 0.2
+_REPEATED = 0.3
 """Seconds that the repeated passes of a format take in all, within 1 to _REPEATS of them."""
 _REPEATS = 20
 _LONG = 0.15
