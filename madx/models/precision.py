@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -31,14 +32,14 @@ Asked = Literal["auto", "fp32", "bf16"]
 GRADIENT_ERROR = 0.15
 """Largest sound relative error |g - g32| / |g32| (L2) of the gradient at weights and image together. bfloat16 rounds
 each number by up to 0.4 %, which adds up over the layers: .01 to .05 was seen in ResNet-8, .03 in ResNet-18."""
-_GAIN = 0.95
+_GAIN = 0.98
 """A format is taken before an earlier one only if it needs at most this share of its time: a tie goes to fp32."""
 _HOPELESS = 2.0
 """A precision that takes this many times as long in the network's heaviest layer is not tried on the whole network."""
 _IMAGES = 32
 _SECONDS = 0.1
 """A timed pass takes about this long at least, if _IMAGES images do; it is then well above a clock's resolution."""
-_REPEATED = 0.3
+_REPEATED = 0.4
 """Seconds that the repeated passes of a format take in all, within 1 to _REPEATS of them."""
 _REPEATS = 20
 _LONG = 0.15
@@ -172,26 +173,27 @@ class _Pass:
 
 
 def _timed(passes: list[_Pass]) -> tuple[Timing, ...]:
-    """Each format's least time, taken in turns, and its gradient beside the first one's."""
+    """Each format's time beside the first one's, the median over turns, and its gradient beside that one's."""
     seconds: dict[_Pass, list[float]] = {}
     gradients: dict[_Pass, tuple[Tensor | None, ...]] = {}
     exact = passes[0]
     for one in passes:
         try:
-            spent, gradients[one] = _measured(one, one.device)
+            _, gradients[one] = _measured(one, one.device)  # the first call warms up
         except USER_ERRORS:
             if one is exact:
                 raise
         else:
-            seconds[one] = [spent]
-    for _ in range(max(1, min(_REPEATS, round(_REPEATED / max(seconds[exact][0], 1e-6))))):
+            seconds[one] = []
+    first, _ = _measured(exact, exact.device)
+    for _ in range(max(1, min(_REPEATS, round(_REPEATED / max(first, 1e-6))))):
         for one, times in seconds.items():
             times.append(_measured(one, one.device)[0])
     return tuple(
         Timing(
             one.format.precision,
             one.format.channels_last,
-            _rounded(min(times) / min(seconds[exact])),
+            _rounded(median(own / plain for own, plain in zip(times, seconds[exact], strict=True))),
             _rounded(_relative_error(gradients[one], gradients[exact])),
         )
         for one, times in seconds.items()

@@ -28,8 +28,8 @@ def timed(**ratios: float) -> Probe:
 CHOICES = {
     "AVX2": (timed(P=1, L=0.85, b=14, bl=14), LAST, 14 / 0.85),
     "AMX": (timed(P=1, L=0.9, b=0.6, bl=0.3), BF16_LAST, 1.0),
-    "a tie goes to float32": (timed(P=1, L=1, b=0.97, bl=0.96), PLAIN, 0.97),
-    "a tie goes to torch's own order": (timed(P=1, L=0.96, b=3, bl=3), PLAIN, 3.0),
+    "a tie goes to float32": (timed(P=1, L=1, b=0.99, bl=0.985), PLAIN, 0.99),
+    "a tie goes to torch's own order": (timed(P=1, L=0.985, b=3, bl=3), PLAIN, 3.0),
     "no bfloat16": (timed(P=1, L=1.2), PLAIN, 1.0),
     "nothing was timed": (Probe(()), PLAIN, 1.0),
 }
