@@ -20,6 +20,7 @@ from madx.verify import (
     Verdict,
     judge,
 )
+from madx.verify.answers import Answers
 
 HOSTILE = "<script>alert('x')</script> | `tick` \x1b[31m & \"quoted\" \udcff"
 """What a path, a name or an engine's error may hold."""
@@ -89,13 +90,26 @@ def accuracy(images=1000, lost=12, gained=4):
         **unseen(3)
         | {"kinds": ("white-box", "white-box", "query")}
         | {"gallery": gallery(min(lost, 8), min(gained, 8), side=8)},
+        answers_reference=_answers(images),
+        answers_candidate=_answers(images),
     )
+
+
+def _answers(images):
+    number = np.arange(images)
+    classes = np.where(number < 0.9 * images, number % 10, (number + 3) % 10)
+    return Answers(classes, served=np.ones(images, dtype=bool), unsteady=np.zeros(images, dtype=bool))
 
 
 def _parity(images):
     flips = np.zeros(images, dtype=bool)
     return EngineParity(
-        flips_clean=flips, flips_adversarial=flips.copy(), difference=np.full(images, 1e-5), violations=()
+        flips_clean=flips,
+        flips_adversarial=flips.copy(),
+        flips_changed=flips.copy(),
+        difference=np.full(images, 1e-5),
+        apart=np.full(images, 1e-2),
+        violations=(),
     )
 
 
@@ -138,7 +152,7 @@ def lone(measured):
 
 def blind(measured):
     """The same without torch twins."""
-    nothing = EngineParity(np.zeros(0, bool), np.zeros(0, bool), np.zeros(0), ())
+    nothing = EngineParity(*np.zeros((3, 0), bool), np.zeros(0), np.zeros(0), ())
     kinds = ("query",) * len(measured.accuracy.kinds)
     return replace(
         measured,

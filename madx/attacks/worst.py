@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROUNDING = 0.02
-"""An engine's logits may differ from its twin's by this share of the largest (float16)."""
+from madx.closeness import ROUNDING, reach_of_sorted
+
+_ROUNDING = ROUNDING["fp16"]
+"""Of the coarsest engine that the examples may be scored on."""
 
 
 class Worst:
@@ -23,6 +25,8 @@ class Worst:
         self.images, self.labels = images, labels
         self.points = images.clone()
         self.margins = torch.full((len(images),), -torch.inf, device=images.device)
+        self.reach = torch.zeros(len(images), device=images.device)
+        """Largest `madx.closeness` reach of an image's logits so far: what rounding is measured by."""
         self.fallen = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         self.resting = torch.zeros_like(self.fallen)
         """Images that whoever runs the attack does not want attacked for now."""
@@ -34,7 +38,8 @@ class Worst:
         larger = margins > self.margins[rows]
         self.points[rows[larger]] = points[larger]
         self.margins[rows[larger]] = margins[larger]
-        self.fallen[rows] |= surely_wrong(logits, margins)
+        self.reach[rows] = self.reach[rows].maximum(reach_of_sorted(logits.sort(1).values).nan_to_num(nan=0.0))
+        self.fallen[rows] |= surely_wrong(margins, self.reach[rows])
 
     def standing(self) -> Tensor:
         """Positions of the images that are to be attacked, int64: those not resting that have not fallen for sure."""
@@ -51,6 +56,6 @@ def wrong_margin(logits: Tensor, labels: Tensor) -> Tensor:
     return margin.masked_fill(margin.isnan(), torch.inf)
 
 
-def surely_wrong(logits: Tensor, margins: Tensor) -> Tensor:
-    """Where the margin is larger than an engine's rounding of these logits could undo, bool [B]."""
-    return (margins > ROUNDING * logits.abs().amax(1)) | margins.isposinf()
+def surely_wrong(margins: Tensor, reach: Tensor) -> Tensor:
+    """Where the margin is larger than an engine's rounding of logits with such a reach could undo, bool [B]."""
+    return (margins > _ROUNDING * reach) | margins.isposinf()

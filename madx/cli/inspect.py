@@ -5,8 +5,10 @@ A terminal gets tables with bars, anything else one plain line for each fact.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +52,7 @@ def examine(root: Path) -> dict[str, Any]:
         "unfinished": _unfinished(run),
         "coverage": _optional(root / "coverage.json"),
         "saliency": _optional(root / "saliency.json"),
+        "classes": _classes(run),
         "verdict": _optional(root / "verdict.json"),
     }
 
@@ -64,6 +67,8 @@ def print_findings(findings: dict[str, Any]) -> None:
         console.print(escape(str(choice)))
     for work in findings["unfinished"]:
         console.print(f"[yellow]unfinished[/yellow] {escape(_standing(work))}")
+    for engine, rows in findings["classes"].items():
+        _print_classes(console, engine, rows)
     shown = {"coverage": _print_coverage, "saliency": _print_saliency, "verdict": _print_verdict}
     for name, show in shown.items():
         if content := findings[name]:
@@ -72,6 +77,44 @@ def print_findings(findings: dict[str, Any]) -> None:
     for work in findings["unfinished"]:
         if findings["verdict"] and work["stage"] == "verify" and work["later"]:
             console.print(f"[yellow]{_newer(work)}[/yellow]")
+
+
+def _classes(run: RunDirectory) -> dict[str, list[dict[str, Any]]]:
+    """Accuracy by class, and what is taken for what, of each engine that was measured and whose file is whole."""
+    record = run.stage("verify") or {"outputs": {}}
+    names = [name for name in record["outputs"] if name.startswith("measurements/")]
+    if not names:
+        return {}
+    from madx.pipeline.reporting import read_arrays
+    from madx.report.class_views import class_rows
+    from madx.verify import Measurements
+
+    found = {}
+    for name in names:
+        with suppress(ArtifactError):  # damaged, which its stage's line says, or of an earlier madx
+            verdict = json.loads(run.read("verdict.json"))
+            measured = Measurements.from_arrays(read_arrays(run.read(name)))
+            rows = class_rows(measured.accuracy, verdict["provenance"].get("classes") or ())
+            found[measured.engine] = [asdict(row) for row in rows]
+    return found
+
+
+def _print_classes(console: Console, engine: str, rows: list[dict[str, Any]]) -> None:
+    """Clean and robust accuracy, before and after, and the most frequent mistakes."""
+    title = f"{engine} by class"
+    table = _table(title, "class", "images:", "clean:", "robust:", "clean images taken for")
+    for row in rows:
+        before = row["reference"] or (None, None)
+        clean, robust = (f"{a} to {b}" if a else b for a, b in zip(before, row["candidate"], strict=True))
+        table.add_row(escape(row["name"]), str(row["images"]), clean, robust, escape(row["taken_for"]))
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.print(title)
+    for row in rows:
+        parts = [f"{row['images']} images", f"clean {row['candidate'][0]}, robust {row['candidate'][1]}"]
+        parts += [f"reference {' and '.join(row['reference'])}"] if row["reference"] else []
+        console.print(escape(f"  {row['name']}: {', '.join(parts)}; taken for {row['taken_for']}"))
 
 
 def _unfinished(run: RunDirectory) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from madx.attacks import Attack, Suite, Victim, run_suite, suite_of
+from madx.closeness import ROUNDING
 from madx.pipeline.chunks import begin_record, chunk, chunks_in_all, gate_images, store_chunk, stored_chunks
 from madx.pipeline.context import Context
 from madx.pipeline.sides import Side
@@ -20,6 +21,7 @@ from madx.pipeline.twins import BATCH
 from madx.recipe import EngineConfig
 from madx.seeds import torch_generator
 from madx.verify import Accuracy, Adversary, Examples, Kind, decided, measure_chunk
+from madx.verify.robustness import Served
 
 ATTACKING = {True: "attacking both engines", False: "attacking the engine"}
 """What the progress calls it, with and without a reference."""
@@ -65,6 +67,7 @@ def _measured(
             adversaries=attackers,
             threat=recipe.threat,
             eight_bit=recipe.verify.eight_bit,
+            served=Served(recipe.verify.latency.batch, ROUNDING[config.precision]),
         )
 
     begin_record(context)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from madx.closeness import ROUNDING
 from madx.deploy.check import OnnxArtifact
 from madx.deploy.engine import BuiltEngine, backend
 from madx.deploy.export import export_onnx
@@ -14,9 +15,9 @@ from madx.deploy.sparsity import sparsity_2_4
 from madx.errors import ExportError
 from madx.pipeline import files
 from madx.pipeline.context import Context
-from madx.pipeline.twins import TOLERANCE, examples_on, twin
+from madx.pipeline.twins import examples_on, twin
 from madx.recipe import AttackConfig, EngineConfig
-from madx.verify.parity import EngineParity, measure_parity
+from madx.verify.parity import Contract, EngineParity, measure_parity
 
 ROLES = ("dense", "pruned")
 ATTACK = AttackConfig(steps=10)
@@ -61,29 +62,29 @@ def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> di
     config = EngineConfig(kind="ort-cpu", precision=artifact.precision)
     engine = backend("ort-cpu").load(artifact.payload, config)
     try:
-        tolerance = TOLERANCE[artifact.precision]
         reference = twin(module, context.device)
         clean, attacked = images.numpy(), adversarial.numpy()
-        found = measure_parity(engine, reference, clean=clean, adversarial=attacked, tolerance=tolerance)
+        contract = Contract(ROUNDING[artifact.precision])
+        found = measure_parity(engine, reference, clean=clean, adversarial=attacked, contract=contract)
         largest = float(max(abs(reference(clean)).max(), abs(reference(attacked)).max()))
     finally:
         engine.close()
-    _check_parity(found, tolerance * largest)
+    _check_parity(found)
     return {
         "images": found.images,
         "flips_clean": int(found.flips_clean.sum()),
         "flips_adversarial": int(found.flips_adversarial.sum()),
+        "flips_changed": int(found.flips_changed.sum()),
         "largest_difference": float(found.difference.max()),
         "largest_logit": largest,
     }
 
 
-def _check_parity(found: EngineParity, allowed: float) -> None:
-    difference = float(found.difference.max())
-    if difference > allowed:
+def _check_parity(found: EngineParity) -> None:
+    if (times := float(found.apart.max())) > 1:
         raise ExportError(
-            f"the ONNX file's logits differ from torch's by up to {difference:.3g}, more than the {allowed:.3g} that "
-            "rounding explains: the exported graph is not the network"
+            f"the ONNX file's logits differ from torch's by up to {float(found.difference.max()):.3g}, {times:.3g} "
+            "times what rounding explains: the exported graph is not the network"
         )
     if found.violations:
         raise ExportError(

@@ -10,13 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from madx.attacks import input_gradient, strongest_examples
-from madx.attacks.worst import ROUNDING
 from madx.pipeline.context import Context
 from madx.recipe import AttackConfig
 from madx.seeds import torch_generator
-
-TOLERANCE = {"fp32": 1e-3, "fp16": ROUNDING}
-"""Largest logit difference to torch that rounding explains, as a share of the largest logit."""
 
 BATCH = 250
 """Images attacked at a time, however many there are: what bounds the memory."""

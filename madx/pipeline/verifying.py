@@ -9,6 +9,7 @@ from typing import Any
 
 from madx.artifacts import sha256_bytes
 from madx.attacks import suite_of
+from madx.closeness import ROUNDING
 from madx.data import describe
 from madx.deploy.engine import backend
 from madx.machine import describe_machine
@@ -26,11 +27,11 @@ from madx.pipeline.sides import Side, loaded_sides
 from madx.pipeline.soundness import measure_soundness
 from madx.pipeline.takeover import examine_given
 from madx.pipeline.timing import time_again, time_engines
-from madx.pipeline.twins import TOLERANCE, examples_on, twin
+from madx.pipeline.twins import examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig
 from madx.verify import Measurements, Sizes, judge
-from madx.verify.parity import PARITY_IMAGES, EngineParity, Parity, contract_alone, measure_parity
+from madx.verify.parity import PARITY_IMAGES, Contract, EngineParity, Parity, contract_alone, measure_parity
 
 PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
 """Makes the adversarial ones of them."""
@@ -164,17 +165,23 @@ def _parity(context: Context, config: EngineConfig, reference: Side | None, cand
 def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EngineParity:
     """The engine beside its own twin, on the first gate images and on examples made from them on that twin."""
     images, labels = context.splits.gate.tensors(0, min(PARITY_IMAGES, gate_images(context)))
-    tolerance = TOLERANCE[config.precision]
+    contract = Contract(ROUNDING[config.precision], served_batches(context, config))
     if side.twin is None:
-        return contract_alone(side.engine, clean=images.numpy(), tolerance=tolerance)
+        return contract_alone(side.engine, clean=images.numpy(), contract=contract)
     adversarial = examples_on(context, side.twin, images, labels, attack=PARITY_ATTACK, stream=("verify-parity",))
     return measure_parity(
         side.engine,
         twin(side.twin, context.device),
         clean=images.numpy(),
         adversarial=adversarial.numpy(),
-        tolerance=tolerance,
+        contract=contract,
     )
+
+
+def served_batches(context: Context, config: EngineConfig) -> tuple[int, ...]:
+    """Images a call at which the engine must answer as it does under attack: those that the recipe serves."""
+    asked = context.recipe.verify.batches
+    return tuple(sorted(set(asked or (1, context.recipe.verify.latency.batch, config.max_batch))))
 
 
 def _provenance(context: Context, attacked: int) -> dict[str, Any]:

@@ -303,6 +303,9 @@ class VerifyConfig(Section):
     sequential: bool = False
     """Whether the gates may look after every chunk and stop early; limits are then those of the betting test, valid
     however often one looks."""
+    batches: tuple[Count, ...] | None = None
+    """Images a call at which an engine must answer alike, whatever stands beside an image; null: 1, verify.latency's
+    batch and the engine's largest."""
     latency: LatencyConfig = LatencyConfig()
     """Timing of the engines."""
     gates: tuple[GateConfig, ...] = (

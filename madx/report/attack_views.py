@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from madx.closeness import MOST_FLIPS
 from madx.report import words
 from madx.verify import Accuracy, EngineParity, Measurements, SideSoundness, Soundness
 from madx.verify.arrays import Bools
@@ -101,6 +102,24 @@ def parity_rows(measured: Measurements) -> tuple[CheckRow, ...]:
             "labelled otherwise than by the twin, under attack",
             _at_most(TWIN_FLIPS),
             lambda side: flips(side.flips_adversarial),
+        ),
+        both(
+            "labelled otherwise than by the twin, changed by half a grey level or in 8-bit pixels",
+            _at_most(TWIN_FLIPS),
+            lambda side: flips(side.flips_changed),
+        ),
+        CheckRow(
+            "answered otherwise at the served batch, clean or attacked",
+            _at_most(MOST_FLIPS),
+            *(
+                _count(accuracy.answers[name].unsteady) if name in accuracy.answers else words.ABSENT
+                for name in ("reference", "candidate")
+            ),
+        ),
+        both(
+            "largest difference of logits from the twin's, in units of what rounding explains",
+            "at most 1",
+            lambda side: f"{float(side.apart.max()):.2g}" if side.images else words.ABSENT,
         ),
         both(
             "largest difference of a logit from the twin's",

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from madx.recipe import recipe_text
 from madx.report import (
     attack_views,
+    class_views,
     curve_figure,
     curve_views,
     figures,
@@ -71,6 +72,7 @@ def _engine(view: EngineView, number: int, content: ReportContent) -> dict[str, 
         "curve": _curve(view.measured, threat, number),
         "gallery": _gallery(view.measured, names),
         "attacks": _attacks(view.measured),
+        "classes": class_views.class_rows(view.measured.accuracy, names),
     }
     return shown | {"measured": _measured(view.measured, view.gates, number) | of_robustness}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from madx.report import attack_views, curve_views, views, words
+from madx.report.class_views import class_rows
 from madx.report.content import ReportContent
 from madx.report.gallery_views import class_name
 from madx.report.markup import code, columns, table, text
@@ -35,6 +36,7 @@ def _accuracy(content: ReportContent, engines: Sequence[EngineView]) -> Iterator
         yield ""
         yield from _count_table(found)
         yield ""
+        yield from _class_table(found, views.class_names(content))
     if not measured:
         yield "Accuracy was not measured on any engine."
         yield ""
@@ -54,6 +56,20 @@ def _count_table(measured: Measurements) -> Iterator[str]:
         for row in rows
     )
     return table(("images still right", *columns(views.roles(measured)), "change:", "lost:", "gained:"), cells)
+
+
+def _class_table(measured: Measurements, names: tuple[str, ...]) -> Iterator[str]:
+    """Accuracy by class and what is taken for what, folded."""
+    roles = views.roles(measured)
+    compared = measured.reference is not None
+    heads = [f"{role}, {kind}:" for role in roles[0 if compared else 1 :] for kind in ("clean", "robust")]
+    cells = (
+        (text(row.name), str(row.images), *(row.reference or ()), *row.candidate, text(row.taken_for))
+        for row in class_rows(measured.accuracy, names)
+    )
+    yield from ("<details><summary>By class</summary>", "")
+    yield from table(("class", "images:", *heads, "clean images taken for"), cells)
+    yield from ("", "</details>", "")
 
 
 def _attacks(engines: Sequence[EngineView]) -> Iterator[str]:

@@ -133,6 +133,9 @@ def count_rows(accuracy: Accuracy) -> tuple[CountRow, ...]:
             reference = reference & (accuracy.standing_reference[number] | spared)
         candidate = candidate & (accuracy.standing_candidate[number] | spared)
         rows.append(_count_row(f"after {name}" if number == 0 else f"and after {name}", reference, candidate))
+    if accuracy.answers:
+        both = None if reference is None else accuracy.robust_reference
+        rows.append(_count_row("and called as they are served", both, accuracy.robust_candidate))
     return tuple(rows)
 
 

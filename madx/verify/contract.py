@@ -6,21 +6,24 @@ logits for the same image whatever else is in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.closeness import MOST_OFFSET, ROUNDING, apart, offset
 from madx.errors import DataError, EngineError
+from madx.verify.arrays import Bools
 
 Images = NDArray[np.float32]
+Logits = NDArray[np.float32]
 Classifier = Callable[[Images], NDArray[np.float32]]
 """An engine, a torch twin, or a lambda in a test."""
 
 _ROW_SUM_TOLERANCE = 1e-3
 
 
-def logits_of(engine: Classifier, images: Images) -> NDArray[np.float32]:
+def logits_of(engine: Classifier, images: Images) -> Logits:
     """The engine's logits [B, K], checked, in memory that the engine's next call does not overwrite.
 
     Raises:
@@ -56,23 +59,29 @@ def check_images(images: Images) -> None:
         )
 
 
-def check_contract(engine: Classifier, images: Images, *, tolerance: float = 1e-3) -> list[str]:
+def check_contract(
+    engine: Classifier, images: Images, *, tolerance: float = ROUNDING["fp32"], batches: Sequence[int] = ()
+) -> list[str]:
     """What the engine does against its contract, one sentence each; empty when it keeps it.
 
     Args:
         engine: the engine under test.
         images: at least 3 different images; they are used at batch 1, at an odd batch and all at once.
-        tolerance: largest difference of logits between batch sizes, as a share of the largest |logit|: kernels of
-            different batch sizes add in different orders. 1e-3 suits float32; float16 wants about 2e-2.
+        tolerance: largest difference that rounding explains between batch sizes, whose kernels add in different orders:
+            as `rounding` in `madx.closeness.apart`.
+        batches: further sizes at which the engine shall answer alike, as it is served.
 
     Raises:
         DataError: if the images are fewer than 3 or not images.
         EngineError: if the output cannot be read as logits at all.
     """
-    return check_form(engine, images, tolerance=tolerance) or _ignores_input(engine, images)
+    found = check_form(engine, images, tolerance=tolerance, batches=batches)
+    return found or [*_ignores_input(engine, images), *_far_from_zero(engine, images)]
 
 
-def check_form(engine: Classifier, images: Images, *, tolerance: float = 1e-3) -> list[str]:
+def check_form(
+    engine: Classifier, images: Images, *, tolerance: float = ROUNDING["fp32"], batches: Sequence[int] = ()
+) -> list[str]:
     """The part of `check_contract` that a network owes before it has learned anything: logits may be all the same.
 
     Raises:
@@ -86,15 +95,40 @@ def check_form(engine: Classifier, images: Images, *, tolerance: float = 1e-3) -
     logits = logits_of(engine, given)
     if not np.array_equal(given, images):
         return ["the engine writes into the images it is given"]
+    n = len(images)
+    sizes = sorted({1, n - 1 if n % 2 == 0 else n - 2, *batches})
     found = [
         _changed_between_calls(engine, images, logits),
-        *_changed_with_batch(engine, images, logits, tolerance),
+        *(_changed_with_batch(engine, images, logits, size, tolerance) for size in sizes),
         _looks_like_softmax(logits),
     ]
     return [sentence for sentence in found if sentence]
 
 
-def _changed_between_calls(engine: Classifier, images: Images, logits: NDArray[np.float32]) -> str:
+def in_batches(engine: Classifier, images: Images, size: int, order: NDArray[np.intp] | None = None) -> Logits:
+    """Logits [N, K] of images that the engine sees exactly `size` at a time, the last call filled up with earlier ones.
+
+    Args:
+        engine: the engine under test.
+        images: [N, C, H, W].
+        size: images a call.
+        order: [N] in which the images go in, which decides their neighbours and places; the answer is in theirs.
+    """
+    order = np.arange(len(images)) if order is None else order
+    rows = np.resize(order, -(-len(order) // size) * size)
+    found = np.concatenate([logits_of(engine, images[rows[at : at + size]]) for at in range(0, len(rows), size)])
+    answer = np.empty((len(images), found.shape[1]), dtype=np.float32)
+    answer[order] = found[: len(order)]
+    return answer
+
+
+def unsteady(found: Logits, expected: Logits, *, tolerance: float) -> Bools:
+    """[N] images of which two answers of one engine differ by more than rounding explains."""
+    rows: Bools = apart(found, expected, rounding=tolerance) > 1
+    return rows
+
+
+def _changed_between_calls(engine: Classifier, images: Images, logits: Logits) -> str:
     again = logits_of(engine, images)
     if not np.array_equal(again, logits):
         largest = float(np.abs(again - logits).max())
@@ -102,24 +136,34 @@ def _changed_between_calls(engine: Classifier, images: Images, logits: NDArray[n
     return ""
 
 
-def _changed_with_batch(engine: Classifier, images: Images, logits: NDArray[np.float32], tolerance: float) -> list[str]:
-    """Compare with the whole batch: batch 1, and the largest odd batch below the whole one."""
+def _changed_with_batch(engine: Classifier, images: Images, logits: Logits, size: int, tolerance: float) -> str:
+    """Compare with the whole batch; images come in another order, so each has other neighbours and another place."""
     n = len(images)
-    odd = n - 1 if n % 2 == 0 else n - 2
-    allowed = tolerance * float(np.abs(logits).max())
-    sentences = []
-    for size in sorted({1, odd}):
-        parts = [logits_of(engine, images[start : start + size]) for start in range(0, n, size)]
-        largest = float(np.abs(np.concatenate(parts) - logits).max())
-        if largest > allowed:
-            sentences.append(
-                f"logits at batch {size} differ from those at batch {n} by up to {largest:.2g}, "
-                f"more than the {allowed:.2g} that rounding explains: train-mode BatchNorm or a wrong batch axis"
-            )
-    return sentences
+    found = in_batches(engine, images, size, np.arange(n)[::-1])
+    rows = unsteady(found, logits, tolerance=tolerance)
+    if not rows.any():
+        return ""
+    flips = int((found.argmax(axis=1) != logits.argmax(axis=1)).sum())
+    times = float(apart(found, logits, rounding=tolerance).max())
+    return (
+        f"logits at batch {size} differ from those at batch {n} on {int(rows.sum())} of {n} images, by up to "
+        f"{times:.2g} times what rounding explains, and {flips} labels with them: train-mode BatchNorm, a wrong batch "
+        "axis, or an engine that looks at its batch"
+    )
 
 
-def _looks_like_softmax(logits: NDArray[np.float32]) -> str:
+def _far_from_zero(engine: Classifier, images: Images) -> list[str]:
+    """A constant on all classes changes no answer; it only makes float32 coarse, and differences look small."""
+    largest = float(offset(logits_of(engine, images)).max())
+    if largest <= MOST_OFFSET:
+        return []
+    return [
+        f"all logits of an image lie up to {largest:.2g} times as far from zero as the best class from the middle one: "
+        "a constant was added to every class; take it out of the last layer's bias"
+    ]
+
+
+def _looks_like_softmax(logits: Logits) -> str:
     sums_to_one = np.abs(logits.sum(axis=1) - 1).max() < _ROW_SUM_TOLERANCE
     if sums_to_one and logits.min() >= 0 and logits.max() <= 1:
         return "the outputs look like softmax probabilities (in [0, 1], rows sum to 1); attacks need logits"

@@ -8,14 +8,15 @@ images that parity was measured on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from madx.closeness import MOST_FLIPS
 from madx.recipe import GateConfig
 from madx.verify.arrays import known
 from madx.verify.evidence import Finding
 from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_finding
-from madx.verify.measurements import Measurements
+from madx.verify.measurements import Accuracy, Measurements
 from madx.verify.parity import EngineParity
 from madx.verify.remedies import Doubt, Remedy, doubts
 from madx.verify.signs import left_over, signs
@@ -39,15 +40,15 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
         found = _METRICS[gate.metric](measured, gate)
         if gate.metric == "size_ratio":
             return found
-        broken = doubts(_broken(sides), Remedy.MEND_ENGINE)
+        broken = doubts((*_broken(sides), *_unsteady(measured.accuracy, sides)), Remedy.MEND_ENGINE)
         return replace(found, doubts=(*broken, *found.doubts), void=doubts(found.void, Remedy.QUIETER_MACHINE))
     found = over_images(measured.accuracy, gate, sequential=sequential)
     found = replace(found, doubts=doubts(found.doubts, Remedy.ROBUST_REFERENCE), void=_voids(found))
     if not gate.on_robustness:
-        return replace(found, doubts=(*_contract_doubts(sides), *found.doubts))
+        return replace(found, doubts=(*_contract_doubts(measured.accuracy, sides), *found.doubts))
     own = {name: side for name, side in sides.items() if name != "reference"}
     of_own, of_all = (
-        (*_contract_doubts(which), *doubts(signs(measured, alone=without), Remedy.STRONGER_ATTACK))
+        (*_contract_doubts(measured.accuracy, which), *doubts(signs(measured, alone=without), Remedy.STRONGER_ATTACK))
         for which, without in ((own, True), (sides, alone))
     )
     return replace(
@@ -91,7 +92,18 @@ def _broken(sides: Mapping[str, EngineParity]) -> tuple[str, ...]:
     )
 
 
-def _contract_doubts(sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:
+def _unsteady(accuracy: Accuracy, names: Iterable[str]) -> tuple[str, ...]:
+    """An engine that is another one at the batch that is served: it was not the served one that was attacked."""
+    return tuple(
+        f"The {name} engine answers otherwise at the served batch: on {int(answers.unsteady.sum())} of "
+        f"{accuracy.images} images, clean or attacked, its logits differ by more than rounding explains from those at "
+        "the batch that was attacked."
+        for name, answers in accuracy.answers.items()
+        if name in names and float(answers.unsteady.mean()) > MOST_FLIPS
+    )
+
+
+def _contract_doubts(accuracy: Accuracy, sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:
     """An engine that breaks its contract, or is not its twin, has no accuracy that deserves the name."""
     strange = [
         f"The {name} engine labels {int(side.flips.sum())} of {side.images} images otherwise than the torch twin that "
@@ -99,7 +111,7 @@ def _contract_doubts(sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:
         for name, side in sides.items()
         if side.images and float(side.flips.mean()) > TWIN_FLIPS
     ]
-    return doubts((*_broken(sides), *strange), Remedy.MEND_ENGINE)
+    return doubts((*_broken(sides), *_unsteady(accuracy, sides), *strange), Remedy.MEND_ENGINE)
 
 
 _METRICS: dict[str, Callable[[Measurements, GateConfig], Finding]] = {

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.errors import ArtifactError, MadxError
+from madx.verify.answers import Answers
 from madx.verify.arrays import Arrays, Bools, check_shapes, known, read_array, with_prefix, without_prefix
 from madx.verify.curve import Curve
 from madx.verify.gallery import Gallery
@@ -25,7 +26,7 @@ from madx.verify.parity import Parity
 from madx.verify.soundness import Soundness
 from madx.verify.timings import Latency
 
-FORMAT = 5
+FORMAT = 6
 """Of the files that measurements are kept in; a run whose files have another one is measured again."""
 Kind = Literal["white-box", "engine in the loop", "query", "8-bit"]
 """What an attack knew: gradients of the twin; these and the engine's logits; the engine's logits alone; or nothing,
@@ -60,6 +61,10 @@ class Accuracy:
     """[A, 2] images that went through a network for it: forward only, and forward and backward."""
     gallery: Gallery
     """A few of the images on which the engines differ."""
+    answers_reference: Answers | None = None
+    """How the reference answers as it is served; None without one, or if nobody asked."""
+    answers_candidate: Answers | None = None
+    """The same of the candidate."""
 
     def __post_init__(self) -> None:
         n, a = len(self.index), len(self.attacks)
@@ -70,6 +75,7 @@ class Accuracy:
             raise MadxError("an accuracy has the reference clean or attacked, but not both; expected both or neither")
         if self.clean_reference is not None and self.standing_reference is not None:
             check_shapes("accuracy", [(self.clean_reference, (n,)), (self.standing_reference, (a, n))])
+        check_shapes("accuracy", [(answers.classes, (n,)) for answers in self.answers.values()])
         check_shapes("accuracy", [(self.overrun, (a,)), (self.passes, (a, 2)), (np.array(self.kinds), (a,))])
         if n == 0:
             raise MadxError("an accuracy was measured on no image; expected at least one")
@@ -80,19 +86,31 @@ class Accuracy:
         return len(self.index)
 
     @property
+    def answers(self) -> dict[str, Answers]:
+        """Of the engines that were asked, as "reference" and "candidate"."""
+        asked = {"reference": self.answers_reference, "candidate": self.answers_candidate}
+        return {name: value for name, value in asked.items() if value is not None}
+
+    @property
     def robust_reference(self) -> Bools:
-        """[N] correct on the clean image and on every attack's example: the reference.
+        """[N] correct on the clean image and on every attack's example, also as it is served: the reference.
 
         Raises:
             MadxError: there was none.
         """
         standing = known(self.standing_reference, "reference engine")
-        return known(self.clean_reference, "reference engine") & (standing | ~self.attacked).all(axis=0)
+        clean = known(self.clean_reference, "reference engine")
+        return self._served(clean & (standing | ~self.attacked).all(axis=0), self.answers_reference)
 
     @property
     def robust_candidate(self) -> Bools:
-        """[N] correct on the clean image and on every attack's example: the candidate."""
-        return self.clean_candidate & (self.standing_candidate | ~self.attacked).all(axis=0)
+        """[N] the same of the candidate."""
+        standing = (self.standing_candidate | ~self.attacked).all(axis=0)
+        return self._served(self.clean_candidate & standing, self.answers_candidate)
+
+    @staticmethod
+    def _served(robust: Bools, answers: Answers | None) -> Bools:
+        return robust if answers is None else robust & answers.served
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
@@ -122,13 +140,17 @@ class Accuracy:
             passes=np.sum([part.passes for part in parts], axis=0),
             gallery=Gallery.concatenate([part.gallery for part in parts]),
             **_NO_REFERENCE | joined,
+            **_joined_answers(parts),
         )
 
     def to_arrays(self) -> Arrays:
         """Every field that was measured under its name; the attacks' names as text."""
         plain = {name: getattr(self, name) for name in (*_COUNTED_FIELDS, *_boolean_fields(self))}
         words = {name: np.array(getattr(self, name), dtype=np.str_) for name in ("attacks", "kinds")}
-        return {**plain, **words, **with_prefix("gallery", self.gallery.to_arrays())}
+        own = with_prefix("gallery", self.gallery.to_arrays())
+        for side, answers in self.answers.items():
+            own |= with_prefix(f"answers_{side}", answers.to_arrays())
+        return {**plain, **words, **own}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -144,7 +166,9 @@ class Accuracy:
         words: dict[str, Any] = {
             name: tuple(str(word) for word in read_array(arrays, name)) for name in ("attacks", "kinds")
         }
-        return cls(gallery=Gallery.from_arrays(without_prefix(arrays, "gallery")), **plain, **words)
+        asked = {f"answers_{side}": without_prefix(arrays, f"answers_{side}") for side in ("reference", "candidate")}
+        answers: dict[str, Any] = {name: Answers.from_arrays(own) for name, own in asked.items() if own}
+        return cls(gallery=Gallery.from_arrays(without_prefix(arrays, "gallery")), **plain, **words, **answers)
 
 
 _BOOLEAN_FIELDS = ("clean_reference", "clean_candidate", "attacked", "standing_reference", "standing_candidate")
@@ -155,6 +179,16 @@ _NO_REFERENCE: dict[str, None] = {"clean_reference": None, "standing_reference":
 def _boolean_fields(accuracy: Accuracy) -> tuple[str, ...]:
     """Those that were measured."""
     return tuple(name for name in _BOOLEAN_FIELDS if getattr(accuracy, name) is not None)
+
+
+def _joined_answers(parts: Sequence[Accuracy]) -> dict[str, Any]:
+    """Of each engine that every part asked."""
+    found = {}
+    for side in ("reference", "candidate"):
+        answers = [part.answers[side] for part in parts if side in part.answers]
+        if len(answers) == len(parts):
+            found[f"answers_{side}"] = Answers.concatenate(answers)
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,34 @@
 
 Both are callables: images float32 [B, C, H, W] in [0, 1] -> logits float32 [B, K]. An engine without a twin is held
 against its contract alone, and compared on zero images.
+
+Images that a gate uses are not the only ones that an engine meets. So each is also shown changed: by less than half a
+grey level, which no camera tells apart, and as a file of 8-bit pixels would hold its adversarial example. An engine
+that knows certain images by heart, or looks at their grid of values, gives itself away there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.closeness import MOST_FLIPS, ROUNDING, apart, differences
 from madx.errors import MadxError
+from madx.seeds import numpy_generator
+from madx.stats import clopper_pearson
 from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
-from madx.verify.contract import Classifier, Images, check_contract, check_images, logits_of
+from madx.verify.contract import Classifier, Images, check_contract, check_form, check_images, logits_of
 
 _BATCH = 64
 _CONTRACT_IMAGES = 16
-
-
+_SURE = 0.999
+"""One-sided, of an engine that is accused of knowing images by heart."""
+JITTER = 0.49 / 255
+"""Less than half a grey level."""
 PARITY_IMAGES = 256
 """As many gate images at most are compared with the twin."""
 
@@ -33,14 +42,20 @@ class EngineParity:
     """[N] labelled otherwise than by the twin, clean; N = 0 if there was no twin."""
     flips_adversarial: Bools
     """[N] labelled otherwise than by the twin, on adversarial examples."""
+    flips_changed: Bools
+    """[N] labelled otherwise than by the twin, on a copy changed by less than half a grey level, or on the adversarial
+    example in 8-bit pixels."""
     difference: NDArray[np.float64]
-    """[N] largest |logit difference| of each image, clean or adversarial."""
+    """[N] largest logit difference of each image on any of these, the mean over the classes taken away."""
+    apart: NDArray[np.float64]
+    """[N] the same in units of what rounding explains (`madx.closeness.apart`): up to 1 the two are the same."""
     violations: tuple[str, ...]
     """What `check_contract` found on the engine."""
 
     def __post_init__(self) -> None:
         shape = (len(self.flips_clean),)
-        check_shapes("parity", [(self.flips_adversarial, shape), (self.difference, shape)])
+        rows = (self.flips_adversarial, self.flips_changed, self.difference, self.apart)
+        check_shapes("parity", [(row, shape) for row in rows])
 
     @property
     def images(self) -> int:
@@ -49,8 +64,8 @@ class EngineParity:
 
     @property
     def flips(self) -> Bools:
-        """[N] labelled otherwise, clean or adversarial."""
-        return self.flips_clean | self.flips_adversarial
+        """[N] labelled otherwise: clean, adversarial or changed."""
+        return self.flips_clean | self.flips_adversarial | self.flips_changed
 
     def to_arrays(self) -> Arrays:
         """Every field under its name."""
@@ -104,8 +119,21 @@ class Parity:
         )
 
 
+@dataclass(frozen=True)
+class Contract:
+    """What an engine is held to."""
+
+    tolerance: float = ROUNDING["fp32"]
+    """As in `check_contract`."""
+    batches: tuple[int, ...] = ()
+    """Images a call, as it is served; it must answer alike at each of these."""
+
+
+CONTRACT = Contract()
+
+
 def measure_parity(
-    engine: Classifier, twin: Classifier, *, clean: Images, adversarial: Images, tolerance: float = 1e-3
+    engine: Classifier, twin: Classifier, *, clean: Images, adversarial: Images, contract: Contract = CONTRACT
 ) -> EngineParity:
     """Label flips and logit differences of the engine against its twin, and the engine's contract.
 
@@ -114,7 +142,7 @@ def measure_parity(
         twin: the torch network it was built from.
         clean: [N, C, H, W], N >= 3.
         adversarial: [N, C, H, W], examples made on the twin from the same images.
-        tolerance: as in `check_contract`.
+        contract: what the engine is held to.
 
     Raises:
         DataError: if the images are not images in [0, 1] or fewer than 3.
@@ -123,36 +151,75 @@ def measure_parity(
     """
     if clean.shape != adversarial.shape:
         raise MadxError(f"parity wants as many adversarial as clean images, got {adversarial.shape} for {clean.shape}")
-    flips_clean, clean_difference = _compare(engine, twin, clean)
-    flips_adversarial, adversarial_difference = _compare(engine, twin, adversarial)
+    sets = (clean, adversarial, jittered(clean), jittered(adversarial), in_eight_bits(adversarial))
+    compared = [_compare(engine, twin, images, contract.tolerance) for images in sets]
+    flips, difference, apart = (list(rows) for rows in zip(*compared, strict=True))
     return EngineParity(
-        flips_clean=flips_clean,
-        flips_adversarial=flips_adversarial,
-        difference=np.maximum(clean_difference, adversarial_difference),
-        violations=tuple(check_contract(engine, clean[:_CONTRACT_IMAGES], tolerance=tolerance)),
+        flips_clean=flips[0],
+        flips_adversarial=flips[1],
+        flips_changed=np.any(flips[2:], axis=0),
+        difference=np.max(difference, axis=0),
+        apart=np.max(apart, axis=0),
+        violations=_violations(engine, clean, contract, others=(adversarial, in_eight_bits(adversarial))),
     )
 
 
-def contract_alone(engine: Classifier, *, clean: Images, tolerance: float = 1e-3) -> EngineParity:
+def contract_alone(engine: Classifier, *, clean: Images, contract: Contract = CONTRACT) -> EngineParity:
     """The contract of an engine that has no twin: compared on zero images.
 
     Raises:
         DataError: if the images are not images in [0, 1] or fewer than 3.
         EngineError: if the engine returns something other than finite logits.
     """
-    none = np.zeros(0, dtype=bool)
-    violations = tuple(check_contract(engine, clean[:_CONTRACT_IMAGES], tolerance=tolerance))
-    return EngineParity(none, none, np.zeros(0), violations)
+    none, zero = np.zeros(0, dtype=bool), np.zeros(0)
+    violations = _violations(engine, clean, contract, others=(in_eight_bits(jittered(clean)),))
+    return EngineParity(none, none, none, zero, zero, violations)
 
 
-def _compare(engine: Classifier, twin: Classifier, images: Images) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """(label flips [N], largest |logit difference| [N])."""
+def jittered(images: Images) -> Images:
+    """Each pixel changed at random by up to `JITTER`, always in the same way; [N, C, H, W] in [0, 1]."""
+    draws = numpy_generator(0, "jitter")
+    changed = images + draws.uniform(-JITTER, JITTER, images.shape)
+    return np.clip(changed, 0, 1).astype(np.float32)
+
+
+def in_eight_bits(images: Images) -> Images:
+    """Every pixel at the nearest of 256 levels."""
+    return (np.rint(images * 255) / 255).astype(np.float32)
+
+
+def _violations(engine: Classifier, clean: Images, contract: Contract, *, others: Sequence[Images]) -> tuple[str, ...]:
+    """On a few of the clean images, batch by batch; at the sizes that are served on all of them and on the others."""
+    found = check_contract(engine, clean[:_CONTRACT_IMAGES], tolerance=contract.tolerance)
+    if not found and contract.batches:
+        images = np.concatenate([clean, *others])
+        found = check_form(engine, images, tolerance=contract.tolerance, batches=contract.batches)
+    return (*found, *_by_heart(engine, clean))
+
+
+def _by_heart(engine: Classifier, clean: Images) -> list[str]:
+    """Half a grey level changes hardly any answer of a network that generalises at all."""
+    answers, changed = (_in_batches(engine, images).argmax(axis=1) for images in (clean, jittered(clean)))
+    flips, n = int((answers != changed).sum()), len(clean)
+    lower, _ = clopper_pearson(flips, n, confidence=_SURE)
+    if lower <= MOST_FLIPS:
+        return []
+    return [
+        f"{flips} of {n} images are labelled otherwise when no pixel changes by half a grey level: the engine knows "
+        "certain images by heart, or is noise"
+    ]
+
+
+def _compare(
+    engine: Classifier, twin: Classifier, images: Images, tolerance: float
+) -> tuple[Bools, NDArray[np.float64], NDArray[np.float64]]:
+    """(label flips [N], largest logit difference [N], the same in units of rounding [N])."""
     check_images(images)
     ours, theirs = _in_batches(engine, images), _in_batches(twin, images)
     if ours.shape != theirs.shape:
         raise MadxError(f"the engine has {ours.shape[1]} classes and its twin {theirs.shape[1]}; expected as many")
-    difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(axis=1)
-    return ours.argmax(axis=1) != theirs.argmax(axis=1), difference
+    flips: Bools = ours.argmax(axis=1) != theirs.argmax(axis=1)
+    return flips, differences(ours, theirs), apart(ours, theirs, rounding=tolerance)
 
 
 def _in_batches(classifier: Classifier, images: Images) -> NDArray[np.float32]:

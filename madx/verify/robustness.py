@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.closeness import apart
 from madx.errors import MadxError
 from madx.recipe.threat import ThreatConfig
+from madx.seeds import numpy_generator
+from madx.verify.answers import Answers
 from madx.verify.arrays import Bools
-from madx.verify.contract import Classifier, Images, check_images, logits_of
+from madx.verify.contract import Classifier, Images, check_images, in_batches, logits_of
 from madx.verify.gallery import Gallery
 from madx.verify.measurements import Accuracy, Kind
 from madx.verify.projection import project
@@ -75,6 +78,7 @@ def measure_chunk(
     adversaries: Sequence[Adversary],
     threat: ThreatConfig,
     eight_bit: bool = False,
+    served: Served | None = None,
 ) -> Accuracy:
     """Score one chunk on both engines.
 
@@ -88,6 +92,8 @@ def measure_chunk(
         adversaries: with different names; at least one.
         threat: norm and eps that the examples are held to.
         eight_bit: what still stands meets the last examples once more, rounded to 8-bit pixels.
+        served: how the engines are called where they are deployed; every image, clean and with its worst example, is
+            shown to them that way too, and must be right there as well. Without it, nobody asks.
 
     Raises:
         DataError: if the images are not images in [0, 1].
@@ -108,7 +114,17 @@ def measure_chunk(
         board.attack(row, adversary)
     if eight_bit:
         board.round(len(adversaries))
-    return board.accuracy(tuple(names), tuple(kinds))
+    return board.accuracy(tuple(names), tuple(kinds), board.serve(served) if served else [])
+
+
+@dataclass(frozen=True)
+class Served:
+    """How engines are called where they are deployed."""
+
+    batch: int
+    """Images a call."""
+    rounding: float
+    """As in `madx.closeness.apart`: what an answer may differ by from that at the batch of the attacks."""
 
 
 class _Board:
@@ -121,6 +137,8 @@ class _Board:
         self.engines, self.chunk, self.threat = engines, chunk, threat
         self.seen = [_classes(engine, chunk.images) for engine in engines]
         """What each engine takes an image for: clean, and then on the example that turned it."""
+        self.classes = [seen.copy() for seen in self.seen]
+        """What each takes the clean image for."""
         self.clean: list[Bools] = [seen == chunk.labels for seen in self.seen]
         self.standing = [clean.copy() for clean in self.clean]
         self.attacked = np.zeros((rows, len(chunk.index)), dtype=bool)
@@ -161,7 +179,27 @@ class _Board:
             self.seen[side][chosen[turned]] = seen[turned]
             self.standing[side][chosen] &= right
 
-    def accuracy(self, names: tuple[str, ...], kinds: tuple[Kind, ...]) -> Accuracy:
+    def serve(self, how: Served) -> list[Answers]:
+        """Show each engine every image once more, clean and with its worst example, as it will be called."""
+        order = numpy_generator(0, "served", self.chunk.number).permutation(len(self.chunk.index))
+        return [self._served(side, engine, how, order) for side, engine in enumerate(self.engines)]
+
+    def _served(self, side: int, engine: Classifier, how: Served, order: NDArray[np.intp]) -> Answers:
+        standing = self.standing[side]
+        worst = np.where(standing[:, None, None, None], self.last, self.turning[side])
+        right, unsteady = [], []
+        for images in (self.chunk.images, worst):
+            logits = in_batches(engine, images, how.batch, order)
+            right.append(logits.argmax(axis=1) == self.chunk.labels)
+            unsteady.append(apart(logits, logits_of(engine, images), rounding=how.rounding) > 1)
+        self.clean[side] &= right[0]
+        return Answers(
+            classes=self.classes[side],
+            served=right[0] & (right[1] | ~standing),
+            unsteady=unsteady[0] | unsteady[1],
+        )
+
+    def accuracy(self, names: tuple[str, ...], kinds: tuple[Kind, ...], answers: Sequence[Answers]) -> Accuracy:
         """What was found."""
         alone = len(self.engines) == 1
         return Accuracy(
@@ -177,6 +215,8 @@ class _Board:
             overrun=self.overrun,
             passes=self.passes,
             gallery=self._gallery(),
+            answers_reference=answers[0] if answers and not alone else None,
+            answers_candidate=answers[-1] if answers else None,
         )
 
     def _gallery(self) -> Gallery:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from madx.attacks import Worst, wrong_margin
-from madx.attacks.worst import surely_wrong
 
 
 @pytest.mark.parametrize(
@@ -58,19 +57,28 @@ def test_an_image_that_was_never_shown_is_its_own_worst_point() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "fallen"),
+    ("rows", "fallen"),
     [
-        ([10.0, 10.1], False),  # an engine in float16 may undo it
-        ([10.0, 10.21], True),
-        ([-10.0, -9.9], False),
-        ([1.0, 0.0], False),
-        ([0.0, 1.0], True),
-        ([math.nan, 1.0], True),
+        ([[10.0, 0.0], [10.0, 10.1]], False),  # an engine in float16 may undo it
+        ([[10.0, 0.0], [10.0, 10.21]], True),
+        ([[1e4, 1e4 - 10], [1e4, 1e4 + 0.25]], True),  # what is added to every class is no reason to go on
+        ([[-10.0, -20.0], [-10.0, -9.9]], False),
+        ([[1.0, 0.0]], False),
+        ([[0.0, 1.0]], True),
+        ([[math.nan, 1.0]], True),
     ],
 )
-def test_an_image_falls_when_rounding_cannot_undo_it(row: list[float], fallen: bool) -> None:
-    logits = torch.tensor([row])
-    assert surely_wrong(logits, wrong_margin(logits, torch.tensor([0]))).tolist() == [fallen]
+def test_an_image_falls_when_rounding_cannot_undo_it(rows: list[list[float]], fallen: bool) -> None:
+    worst = Worst(torch.zeros(1, 1, 1, 1), torch.tensor([0]))
+    for row in rows:
+        worst.see(torch.tensor([0]), torch.zeros(1, 1, 1, 1), torch.tensor([row]))
+    assert worst.fallen.tolist() == [fallen]
+
+
+def test_a_class_far_below_the_others_does_not_make_an_example_look_uncertain() -> None:
+    worst = Worst(torch.zeros(1, 1, 1, 1), torch.tensor([0]))
+    worst.see(torch.tensor([0]), torch.zeros(1, 1, 1, 1), torch.tensor([[2.0, 5.0, 0.0, -1.0, -3e4]]))
+    assert worst.fallen.all()
 
 
 def test_what_has_fallen_stays_fallen() -> None:

@@ -27,7 +27,7 @@ def train_mode(images):
 
 
 def only_odd_is_wrong(images):
-    return linear(images) + (len(images) == 7)
+    return linear(images)[:, :: -1 if len(images) == 7 else 1]
 
 
 def constant(images):

@@ -66,7 +66,7 @@ def latency(speedup=2.0, *, noise=0.01, pairs=60, control=1.0, control_noise=Non
 
 def parity(flips=0, n=500, violations=()):
     none = np.zeros(n, dtype=bool)
-    return EngineParity(bits(n, flips), none, np.zeros(n), violations)
+    return EngineParity(bits(n, flips), none, none, np.zeros(n), np.zeros(n), violations)
 
 
 def measured(engine="ort-cpu-fp32", **fields):

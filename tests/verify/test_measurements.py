@@ -54,7 +54,8 @@ def without_calls(*shape):
 
 
 def measurements():
-    side = EngineParity(np.array([True, False]), np.array([False, False]), np.array([0.1, 0.2]), ("it leaks", "ö"))
+    flips = np.array([[True, False], [False, False], [False, True]])
+    side = EngineParity(*flips, np.array([0.1, 0.2]), np.array([0.5, 2.0]), ("it leaks", "ö"))
     return Measurements(
         engine="ort-cpu-fp32",
         accuracy=accuracy(),
@@ -139,12 +140,14 @@ def test_a_missing_array_is_named(name):
         (lambda: latency(candidate=np.zeros((4, 2, 3))), ArtifactError, "positive number of seconds"),
         (lambda: latency(candidate=np.full((4, 2, 3), np.nan)), ArtifactError, "positive number of seconds"),
         (
-            lambda: EngineParity(np.array([True]), np.array([True, False]), np.array([0.0]), ()),
+            lambda: EngineParity(np.array([True]), *np.zeros((2, 2), bool), np.zeros(1), np.zeros(1), ()),
             ArtifactError,
             r"\[2\] where \[1\]",
         ),
         (
-            lambda: Parity(measurements().parity.reference, EngineParity(*np.zeros((2, 1), bool), np.zeros(1), ())),
+            lambda: Parity(
+                measurements().parity.reference, EngineParity(*np.zeros((3, 1), bool), np.zeros(1), np.zeros(1), ())
+            ),
             ArtifactError,
             r"\[1\] where \[2\]",
         ),

@@ -30,11 +30,11 @@ def test_flips_and_differences_are_counted_per_image():
     for images, flips in ((CLEAN, parity.flips_clean), (ADVERSARIAL, parity.flips_adversarial)):
         np.testing.assert_array_equal(flips, off_by_a_little(images).argmax(1) != twin(images).argmax(1))
     assert parity.flips.sum() > 0
-    np.testing.assert_allclose(parity.difference, 0.05, atol=1e-5)
+    np.testing.assert_allclose(parity.difference, 0.0425, atol=1e-5)  # of the mean over the classes, .0075
 
 
 def test_contract_breaches_come_along():
-    parity = measure_parity(lambda images: twin(images) + len(images), twin, clean=CLEAN, adversarial=ADVERSARIAL)
+    parity = measure_parity(lambda images: twin(images) * len(images), twin, clean=CLEAN, adversarial=ADVERSARIAL)
     assert any("batch 1 differ" in sentence for sentence in parity.violations)
 
 
