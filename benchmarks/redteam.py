@@ -986,7 +986,8 @@ def summary(rows: list[dict[str, Any]]) -> None:
     print(f"wrong PASS: {len(wrong)} attempts: {', '.join(wrong) or 'none'}")
     print(f"refused before anything was measured: {', '.join(refused) or 'none'}")
     print(
-        f"honest pairs: {sum(row['exit'] == 0 for row in fair)} of {len(fair)} PASS, wrong FAIL: {', '.join(failed) or 'none'}"
+        f"honest pairs: {sum(row['exit'] == 0 for row in fair)} of {len(fair)} PASS, "
+        f"wrong FAIL: {', '.join(failed) or 'none'}"
     )
     sys.exit(1 if wrong or failed else 0)
 

@@ -1,5 +1,6 @@
 """A simulated machine with bad neighbours: its clock is a number, its noise has a seed, nothing is really timed."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ from madx.recipe import GateConfig, LatencyConfig
 from madx.sensors import Watch
 from madx.verify import Outcome, measure_latency
 from madx.verify.gates import decide
+from madx.verify.latency import Timed
 from madx.verify.speed import p99_ratio, speedup
 
 NEIGHBOURS = {
@@ -23,6 +25,11 @@ NEIGHBOURS = {
     "the whole run, on the reference alone": {"burst": 1e9, "calm": 1e-6, "slow": 2.0, "hits": "A"},
     "a third of the run, on the reference alone": {"from_to": (0.1, 0.3), "slow": 2.0, "hits": "A"},
 }
+
+
+def kept(timer):
+    """An engine of which every load is the same."""
+    return lambda: nullcontext(timer)
 
 
 class NoisyMachine:
@@ -51,7 +58,7 @@ class NoisyMachine:
         self.draws = iter(())
 
     def timer(self, seconds, name):
-        def run():
+        def run(_number=0):
             took = seconds * (1 + abs(self.noise * self._normal()))
             if self.tail and self.rng.random() < 0.2:
                 took *= 1 + 0.1 * self.rng.pareto(self.tail)
@@ -90,11 +97,11 @@ class NoisyMachine:
 
     def measure(self, speedup, *, seed, reference=1e-3, tails=False, **config):
         return measure_latency(
-            self.timer(reference, "A"),
-            self.timer(reference / speedup, "B"),
+            kept(self.timer(reference, "A")),
+            kept(self.timer(reference / speedup, "B")),
             config=LatencyConfig(**{"pairs": 30, "block_calls": 5, "seconds": 0.6} | config),
             seed=seed,
-            timing="simulated",
+            timed=Timed("simulated"),
             tails=tails,
             watch=Watch(clock=lambda: self.now, read=self.read),
         )

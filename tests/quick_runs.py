@@ -43,8 +43,8 @@ def _timed_by(machine: NoisyMachine, load: Callable[..., Any]) -> Callable[..., 
         engine = load(runtime, payload, config)
         real = engine.timer
 
-        def timer(images: Any) -> Callable[[], float]:
-            assert real(images)() > 0, "what is not simulated is that it runs"
+        def timer(images: Any, rows: Any = None) -> Callable[..., float]:
+            assert real(images, rows)() > 0, "what is not simulated is that it runs"
             return machine.timer(len(payload) * SECONDS_A_BYTE, "")
 
         engine.timer = timer

@@ -120,7 +120,11 @@ def latency(speedup=2.6, noise=0.01, pairs=40, disturbed=2):
     blocks = 0.0024 * np.exp(noise * generator.standard_normal((4, pairs, 2, 1)))
     calls = np.exp(0.1 * generator.random((4, pairs, 2, 20)))
     base = (blocks * calls / np.median(calls, axis=-1, keepdims=True)).astype(np.float32)
+    shown = np.tile(np.arange(20, dtype=np.int32), (pairs, 2, 1))
     return Latency(
+        images=shown,
+        clean=10,
+        loads=np.arange(pairs, dtype=np.int32) // 5,
         batch=1,
         timing="host call, preallocated I/O",
         order=tuple("ABBA" if number % 2 else "BAAB" for number in range(pairs)),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.float32]
 Logits = NDArray[np.float32]
+Rows = NDArray[np.intp]
 
 
 class Engine(Protocol):
@@ -41,13 +42,24 @@ class Engine(Protocol):
         """Logits [B, K] of images [B, C, H, W], any B >= 1; EngineError for anything else."""
         ...
 
-    def timer(self, images: Images) -> Callable[[], float]:
-        """A callable with its own preallocated I/O that runs one inference on `images` and returns its seconds."""
+    def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., float]:
+        """A callable with its own preallocated I/O: it runs one inference and returns its seconds.
+
+        Args:
+            images: [N, C, H, W].
+            rows: [M, B] images that each of M batches is made of; the callable takes the number of a batch, 0 by
+                default, and puts it in place before its clock starts. Without it, all images are the one batch.
+        """
         ...
 
     def close(self) -> None:
         """Release the engine's memory; a later call raises EngineError."""
         ...
+
+
+def batch_of(images: Images, rows: Rows | None, number: int) -> Images:
+    """The batch of that number, [B, C, H, W]."""
+    return images if rows is None else images[rows[number]]
 
 
 INSTALL = "install it with: "

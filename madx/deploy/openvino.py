@@ -19,6 +19,8 @@ from madx.deploy.engine import (
     Engine,
     Images,
     Logits,
+    Rows,
+    batch_of,
     build_by_loading,
     check_runs,
     checked_images,
@@ -108,17 +110,20 @@ class OpenVinoEngine:
         logits: Logits = result[0]
         return logits
 
-    def timer(self, images: Images) -> Callable[[], float]:
+    def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., float]:
         """Seconds of one synchronous request of its own, on input and output memory that is allocated once."""
         openvino = _imported()
-        checked = checked_images(images, self._shape, self.name).copy()
+        pool = checked_images(images, self._shape, self.name)
+        checked = batch_of(pool, rows, 0).copy()
         result = np.empty((len(checked), self._classes), np.float32)
         request = self._open().create_infer_request()
         request.set_input_tensor(openvino.Tensor(checked, shared_memory=True))
         request.set_output_tensor(openvino.Tensor(result, shared_memory=True))
 
-        def run() -> float:
+        def run(number: int = 0) -> float:
             _keep_alive = (checked, result)  # the request only borrows their memory
+            if rows is not None:
+                checked[...] = batch_of(pool, rows, number)
             started = time.perf_counter()
             request.infer()
             return time.perf_counter() - started

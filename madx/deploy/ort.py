@@ -20,6 +20,8 @@ from madx.deploy.engine import (
     Engine,
     Images,
     Logits,
+    Rows,
+    batch_of,
     build_by_loading,
     check_runs,
     checked_images,
@@ -90,20 +92,23 @@ class OrtEngine:
             logits: Logits = self._open().run(["logits"], {"input": checked})[0]
         return logits
 
-    def timer(self, images: Images) -> Callable[[], float]:
+    def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., float]:
         """Seconds of one run with inputs and outputs bound to memory that is allocated once."""
         from onnxruntime import OrtValue
 
         session = self._open()
-        checked = checked_images(images, self._shape, self.name).copy()
+        pool = checked_images(images, self._shape, self.name)
+        checked = batch_of(pool, rows, 0).copy()
         result = np.empty((len(checked), self._classes), np.float32)
         bound = [OrtValue.ortvalue_from_numpy(array, self._device, 0) for array in (checked, result)]
         binding = session.io_binding()
         binding.bind_ortvalue_input("input", bound[0])
         binding.bind_ortvalue_output("logits", bound[1])
 
-        def run() -> float:
+        def run(number: int = 0) -> float:
             _keep_alive = bound  # the binding only borrows the arrays' memory
+            if rows is not None:
+                bound[0].update_inplace(np.ascontiguousarray(batch_of(pool, rows, number)))
             started = time.perf_counter()
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from madx.deploy.engine import Availability, Engine, Images, Logits, checked_images, in_chunks
+from madx.deploy.engine import Availability, Engine, Images, Logits, Rows, batch_of, checked_images, in_chunks
 from madx.deploy.tensorrt_build import MODULES
 from madx.errors import EngineError
 
@@ -167,10 +167,11 @@ class TensorRtEngine:
             logits.append(self._device.read(lane.result, len(chunk)))
         return np.concatenate(logits)
 
-    def timer(self, images: Images) -> Callable[[], float]:
+    def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., float]:
         """Device seconds of one inference, in a context of its own, so that later calls cannot disturb it."""
         self._open()
-        checked = checked_images(images, self._shape, self.name)
+        pool = checked_images(images, self._shape, self.name)
+        checked = batch_of(pool, rows, 0)
         if len(checked) > self._max_batch:
             raise EngineError(
                 f"{self.name} cannot time {len(checked)} images in one call; its profile ends at {self._max_batch}, "
@@ -179,7 +180,13 @@ class TensorRtEngine:
         lane = self._new_lane(len(checked))
         self._device.write(lane.source, checked)
         run = self._prepared(lane, checked.shape)
-        return lambda: self._device.seconds(run)
+
+        def seconds(number: int = 0) -> float:
+            if rows is not None:
+                self._device.write(lane.source, np.ascontiguousarray(batch_of(pool, rows, number)))
+            return self._device.seconds(run)
+
+        return seconds
 
     def close(self) -> None:
         """Release contexts, buffers and plan."""

@@ -11,8 +11,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from madx.deploy.engine import Engine, backend
@@ -20,6 +18,7 @@ from madx.errors import EngineError, ExportError
 from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.exporting import checked_onnx
+from madx.pipeline.timed_images import Shown, timed_images
 from madx.prune import fill_zeros_, removes_channels
 from madx.recipe import EngineConfig, PruneConfig
 from madx.seeds import torch_generator
@@ -78,26 +77,32 @@ def ladder(context: Context, config: EngineConfig) -> Ladder | None:
     *below, deployed = rungs(context.recipe.prune, config.precision)
     if not settings.ladder or len(below) + 1 < FEWEST:
         return None
-    images = context.splits.gate.tensors(0, settings.batch)[0].numpy()
+    shown = timed_images(context, settings.batch)
     with ExitStack() as stack:
         top = stack.enter_context(closing(_engine(context, config, deployed)))
         found: dict[str, Timer] = {}
         missing: dict[str, str] = {}
         for rung in below:
             try:
-                found[rung.name] = _timer(stack.enter_context(closing(_engine(context, config, rung))), top, images)
+                found[rung.name] = _timer(stack.enter_context(closing(_engine(context, config, rung))), top, shown)
             except (EngineError, ExportError) as error:
                 missing[rung.name] = str(error)
                 context.progress.say(f"{config.name}: the ladder lacks the rung {rung.name}: {error}")
         if not found:
             return None
         context.progress.say(f"timing {len(found) + 1} rungs of the ladder, up to {settings.seconds:g} s")
-        timers = found | {deployed.name: top.timer(images)}
-        seed = context.recipe.seed
-        return measure_ladder(timers, config=settings, seed=seed, timing=top.timing, missing=missing)
+        timers = found | {deployed.name: top.timer(shown.images, shown.rows)}
+        return measure_ladder(
+            timers,
+            config=settings,
+            seed=context.recipe.seed,
+            timing=top.timing,
+            missing=missing,
+            images=len(shown.rows),
+        )
 
 
-def _timer(engine: Engine, top: Engine, images: NDArray[np.float32]) -> Timer:
+def _timer(engine: Engine, top: Engine, shown: Shown) -> Timer:
     """Of a rung's engine.
 
     Raises:
@@ -105,7 +110,7 @@ def _timer(engine: Engine, top: Engine, images: NDArray[np.float32]) -> Timer:
     """
     if engine.timing != top.timing:
         raise EngineError(f"it is timed as {engine.timing!r}, the engine as {top.timing!r}")
-    return engine.timer(images)
+    return engine.timer(shown.images, shown.rows)
 
 
 def _engine(context: Context, config: EngineConfig, rung: Rung) -> Engine:

@@ -6,9 +6,10 @@ Images are float32 NCHW in [0, 1], labels int64; as tensors they lie on the devi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ class Side:
     engine: Engine
     twin: nn.Module | None
     """In eval mode, on the device that attacks are made on."""
+    again: Callable[[], Engine] | None = None
+    """Loads the engine once more; None for what can only be called."""
 
     @property
     def label(self) -> str:
@@ -68,8 +71,9 @@ def loaded_sides(
     with ExitStack() as stack:
 
         def loaded(one: Contender) -> Side:
-            engine = stack.enter_context(closing(backend(config.kind).load(one.payload, config)))
-            return Side(one.role, engine, _fast_twin(context, one.twin) if one.twin else None)
+            load = partial(backend(config.kind).load, one.payload, config)
+            engine = stack.enter_context(closing(load()))
+            return Side(one.role, engine, _fast_twin(context, one.twin) if one.twin else None, load)
 
         yield loaded(reference) if reference else None, loaded(candidate)
 

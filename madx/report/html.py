@@ -95,6 +95,7 @@ def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) 
         "unknown": latency_views.unknown_sources(latency),
         "ladder": _ladder(measured.ladder, number) if measured.ladder else None,
         "disturbances": latency_views.disturbances(latency),
+        "course": latency_views.course(latency),
         "distribution": latency_figures.distribution(latency, f"e{number}calls"),
         "blocks": latency_figures.blocks(latency, f"e{number}blocks", views.roles(measured)),
         "ratios": latency_figures.ratios(latency, speedup, f"e{number}ratios", bound=required),

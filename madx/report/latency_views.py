@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from madx.report import words
 from madx.sensors import SOURCES
-from madx.stats import Percentile, hodges_lehmann, percentile
+from madx.stats import Percentile, percentile
 from madx.verify import GateResult, Ladder, Latency
 from madx.verify.ladder import CONFIDENCE, Step
 from madx.verify.latency import CONTROL_CONFIDENCE
 from madx.verify.noise import disturbed
-from madx.verify.speed import speedup_limits
+from madx.verify.speed import control_limits, speedup_limits, strata_limits
 from madx.verify.timings import Calls, block_medians
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
@@ -114,7 +114,7 @@ def speedup(latency: Latency, gates: Sequence[GateResult]) -> Ratio:
 
 def control(latency: Latency) -> Ratio:
     """The reference against itself: it should contain 1."""
-    return _ratio(hodges_lehmann(latency.control_log_ratios, CONTROL_CONFIDENCE), CONTROL_CONFIDENCE)
+    return _ratio(control_limits(latency), CONTROL_CONFIDENCE)
 
 
 def percentile_rows(latency: Latency) -> tuple[PercentileRow, ...]:
@@ -167,6 +167,21 @@ def machine_rows(latency: Latency) -> tuple[MachineRow, ...]:
 def unknown_sources(latency: Latency) -> tuple[str, ...]:
     """What this machine, or an engine of this kind, has no sensor for."""
     return tuple(meaning for source, meaning in SOURCES.items() if source not in latency.machine)
+
+
+def course(latency: Latency) -> str:
+    """On how many loads of the engines and on which images they were timed, and what they came to on each sort."""
+    loads = len(np.unique(latency.load_numbers))
+    if latency.images is None:
+        return f"Loaded {words.count(loads)} times; every call was shown the same images."
+    shown = np.unique(latency.images)
+    clean = int((shown < latency.clean).sum())
+    told = f"Loaded {loads} times; shown {clean} batches of clean images and {len(shown) - clean} of perturbed ones"
+    strata = strata_limits(latency, _SPEEDUP_CONFIDENCE)
+    if len(strata) < 2:
+        return f"{told}."
+    found = (f"on {name} images {_ratio(limits, _SPEEDUP_CONFIDENCE).times}" for name, limits in strata.items())
+    return f"{told}: {', '.join(found)} at {words.level(_SPEEDUP_CONFIDENCE)} confidence."
 
 
 def disturbances(latency: Latency) -> tuple[str, ...]:

@@ -94,6 +94,8 @@ def _latency(engines: Sequence[EngineView]) -> Iterator[str]:
         times = (*columns(roles, "", " median"), *columns(roles, "", " p99"))
         rows = (_time_row(view, latency, roles) for view, latency, roles in timed)
         yield from table(("engine", "batch:", *times, "speed-up:", "A/A control:", "timed"), rows)
+        for view, latency, _ in timed:
+            yield from ("", f"{code(view.name)}: {text(latency_views.course(latency))}")
         yield from chain.from_iterable(_disturbances(view, latency) for view, latency, _ in timed)
         yield from chain.from_iterable(_ladder(view, found.ladder) for view, found in measured)
     else:

@@ -2,11 +2,12 @@
 
 One module per question: `paired` (two engines on the same images), `ratios` (which share of the successes is kept),
 `shares` (one engine's accuracy), `betting` (the same three while images still come in), `ranks` (paired timings, and
-how two rankings agree), `percentiles` (of calls that resemble their neighbours). Every limit is ONE-SIDED at the stated
-confidence, so a pair of limits at 0.95 is a two-sided 90 % interval.
+how two rankings agree), `means` (from few draws), `percentiles` (of calls that resemble their neighbours). Every limit
+is ONE-SIDED at the stated confidence, so a pair of limits at 0.95 is a two-sided 90 % interval.
 """
 
 from madx.stats.betting import betting_drop, betting_retention, betting_share, planned_bets
+from madx.stats.means import student_limits
 from madx.stats.paired import drop_interval, planned_images, tango_interval, tango_statistic
 from madx.stats.percentiles import Percentile, percentile, samples_needed
 from madx.stats.ranks import hodges_lehmann, signed_rank_cut, spearman
@@ -30,6 +31,7 @@ __all__ = [
     "samples_needed",
     "signed_rank_cut",
     "spearman",
+    "student_limits",
     "tango_interval",
     "tango_statistic",
 ]

@@ -121,6 +121,7 @@ def measure_ladder(
     timing: str,
     missing: Mapping[str, str] | None = None,
     watch: Watch | None = None,
+    images: int = 1,
 ) -> Ladder:
     """Time all rungs until every step is tight enough or the budget is spent, and at least `config.pairs` rounds.
 
@@ -133,6 +134,7 @@ def measure_ladder(
         timing: what the timers measure, by name; the same for all, or they could not be compared.
         missing: rungs that belong between these and could not be had, and why.
         watch: the clock that the budget runs by.
+        images: batches of images that the timers know by number.
 
     Raises:
         EngineError: if there are fewer than two rungs, or a timer returns something other than a positive number.
@@ -140,25 +142,26 @@ def measure_ladder(
     if len(timers) < 2:
         raise EngineError(f"a ladder has two rungs at least; it was given {list(timers)}")
     rungs = list(timers.values())
-    schedule = _rounds(rungs, calls=config.block_calls, seed=seed)
+    schedule = _rounds(rungs, calls=config.block_calls, seed=seed, images=images)
     rounds = sample_until_tight(rungs, schedule, config=config, watch=watch or Watch(), tight=_tight)
     seconds = np.stack(rounds)
     return Ladder(rungs=tuple(timers), batch=config.batch, timing=timing, seconds=seconds, missing=dict(missing or {}))
 
 
-def _rounds(timers: Sequence[Timer], *, calls: int, seed: int) -> Iterator[NDArray[np.float32]]:
+def _rounds(timers: Sequence[Timer], *, calls: int, seed: int, images: int) -> Iterator[NDArray[np.float32]]:
     """One round after the other, [2, N, C] each, without end."""
     generator = numpy_generator(seed, "ladder")
     while True:
-        yield _round(timers, generator.permutation(len(timers)).tolist(), calls)
+        order = generator.permutation(len(timers)).tolist()
+        yield _round(timers, order, generator.integers(images, size=(2, calls)).tolist())
 
 
-def _round(timers: Sequence[Timer], order: Sequence[int], calls: int) -> NDArray[np.float32]:
-    """There and back again."""
-    seconds = np.empty((2, len(timers), calls), dtype=np.float32)
+def _round(timers: Sequence[Timer], order: Sequence[int], images: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """There and back again, all rungs on the same images."""
+    seconds = np.empty((2, len(timers), len(images[0])), dtype=np.float32)
     for half, places in enumerate((order, order[::-1])):
         for place in places:
-            seconds[half, place] = time_block(timers[place], calls)
+            seconds[half, place] = time_block(timers[place], images[half])
     return seconds
 
 

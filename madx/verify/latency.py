@@ -2,13 +2,16 @@
 
 A block is a number of calls of one engine and counts with its median, in seconds. A pair is four blocks, ABBA or BAAB
 in random order (A the reference): a linear drift of the machine cancels within it. Beside every pair runs the A/A
-control on the same schedule, before or after it at random; the machine is read after both.
+control on the same schedule, before or after it at random; the machine is read after both. Pairs are nested in loads of
+the engines, and the control compares two loads of the reference, so that what one load differs from the next shows.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median
@@ -21,7 +24,16 @@ from madx.recipe import LatencyConfig
 from madx.seeds import numpy_generator
 from madx.sensors import Reading, Watch
 from madx.verify.noise import ratio_limits, undisturbed
-from madx.verify.sampling import TIGHT_FLOOR, TIGHT_SHARE, Timer, sample_until_tight, time_block
+from madx.verify.sampling import (
+    TIGHT_FLOOR,
+    TIGHT_SHARE,
+    WARM_UP_SECONDS,
+    WARM_UP_SHARE,
+    Timer,
+    sample_until_tight,
+    time_block,
+    warm_up,
+)
 from madx.verify.tails import tail
 from madx.verify.timings import Latency
 
@@ -37,13 +49,32 @@ _TIGHT_TAIL_FLOOR = 0.03
 _TIGHT_CONFIDENCE = 0.95
 
 
+Load = Callable[[], AbstractContextManager[Timer]]
+"""Loads an engine afresh, sets it up for the batches of images that are timed, and releases it at the end."""
+LOADS = 8
+"""The least number of times that the engines are loaded: sessions of one file differ by a percent or two, and pairs of
+one load say nothing of the next."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What is timed."""
+
+    timing: str
+    """What the timers measure, by name."""
+    clean: int = 1
+    """Batches of clean images, with the numbers from 0 on."""
+    perturbed: int = 0
+    """Batches of perturbed ones, with the numbers after these; half of the calls of a block are shown such, if any."""
+
+
 def measure_latency(
-    reference: Timer,
-    candidate: Timer,
+    reference: Load,
+    candidate: Load,
     *,
     config: LatencyConfig,
     seed: int,
-    timing: str,
+    timed: Timed,
     tails: bool = False,
     watch: Watch | None = None,
 ) -> Latency:
@@ -51,13 +82,15 @@ def measure_latency(
 
     The minimum of pairs is kept even when it costs more than the budget. Whether to go on depends on the width of the
     intervals only, never on which side of a bound they lie: stopping when the wanted answer shows would be cheating.
+    Both engines are loaded anew at least `LOADS` times on the way, the control's second side by itself, and every call
+    is shown a batch of images drawn at random, both engines the same ones.
 
     Args:
-        reference: timer of the engine to compare with, set up for `config.batch` images.
-        candidate: timer of the engine that is judged, set up the same way.
+        reference: loads the engine to compare with.
+        candidate: loads the engine that is judged, set up the same way.
         config: batch, budget, pairs and calls a block.
-        seed: the recipe's seed, for the order of the blocks.
-        timing: what the timers measure, by name.
+        seed: the recipe's seed, for the order of the blocks and the images.
+        timed: what the timers measure, and on how many batches of images.
         tails: whether the p99s are wanted too: sampling then goes on until the calls carry them, those of the control
             included, and their ratio's limits are narrow.
         watch: the clock that the budget runs by and the sensors that are read beside every pair; without it, those of
@@ -67,12 +100,13 @@ def measure_latency(
         EngineError: if a timer returns something other than a positive number of seconds.
     """
     watch = watch or Watch.over_this_machine()
-    tight = _tight_with_tails if tails else _tight
-    schedule = _schedules(reference, candidate, config=config, seed=seed, watch=watch)
-    pairs = sample_until_tight((reference, candidate), schedule, config=config, watch=watch, tight=tight)
+    with ExitStack() as stack:
+        course = _Course((reference, candidate, reference), config, seed, timed, watch, stack)
+        tight = _tight_with_tails if tails else _tight
+        pairs = sample_until_tight((), course.pairs(), config=config, watch=watch, tight=tight)
     return Latency(
         batch=config.batch,
-        timing=timing,
+        timing=timed.timing,
         order=tuple(pair.order for pair in pairs),
         reference=_calls(pairs, "reference"),
         candidate=_calls(pairs, "candidate"),
@@ -80,6 +114,9 @@ def measure_latency(
         control_b=_calls(pairs, "control_b"),
         machine=_series([pair.machine for pair in pairs]),
         facts={"machine": describe_machine()},
+        images=np.array([pair.images for pair in pairs], dtype=np.int32),
+        clean=timed.clean,
+        loads=np.array([pair.load for pair in pairs], dtype=np.int32),
     )
 
 
@@ -100,46 +137,81 @@ class _Pair:
     log_ratio: float
     control_log_ratio: float
     spikes: float
+    images: list[list[int]]
+    """Of each of its two blocks, the numbers of the batches that its calls were shown."""
+    load: int
 
 
-def _schedules(
-    reference: Timer, candidate: Timer, *, config: LatencyConfig, seed: int, watch: Watch
-) -> Iterator[_Pair]:
-    """One pair after the other, without end."""
-    generator = numpy_generator(seed, "latency")
-    timers = (reference, candidate, reference, reference)
-    watch.read()  # shares count from here on
-    while True:
-        order = "ABBA" if generator.random() < 0.5 else "BAAB"
-        first = generator.random() < 0.5
-        yield _pair(timers, order, control_first=first, calls=config.block_calls, watch=watch)
+class _Course:
+    """One pair after the other, on one load of the engines after the other."""
+
+    def __init__(
+        self, loads: Sequence[Load], config: LatencyConfig, seed: int, timed: Timed, watch: Watch, stack: ExitStack
+    ) -> None:
+        self.loads, self.config, self.timed, self.watch, self.stack = loads, config, timed, watch, stack
+        self.generator = numpy_generator(seed, "latency")
+        self.images = numpy_generator(seed, "latency", "images")
+
+    def pairs(self) -> Iterator[_Pair]:
+        """Without end."""
+        each = max(1, self.config.pairs // LOADS)
+        for load in itertools.count():
+            reference, candidate, again = timers = self._loaded()
+            calls = self.config.block_calls
+            warm_up(timers, calls=calls, seconds=self._settling(first=load == 0), clock=self.watch.clock)
+            self.watch.read()  # shares count from here on
+            for _ in range(each):
+                yield self._pair((reference, candidate, reference, again), load)
+
+    def _loaded(self) -> list[Timer]:
+        """The engines once more, and those of before released."""
+        self.stack.close()
+        return [self.stack.enter_context(load()) for load in self.loads]
+
+    def _settling(self, *, first: bool) -> float:
+        """Seconds of warming up: the first load also warms up the machine."""
+        return min(self.config.seconds * WARM_UP_SHARE, WARM_UP_SECONDS) if first else 0.0
+
+    def _pair(self, timers: Sequence[Timer], load: int) -> _Pair:
+        """`timers` in the places of A and B, first of the pair and then of its control."""
+        a, b, control_a, control_b = timers
+        order = "ABBA" if self.generator.random() < 0.5 else "BAAB"
+        control_first = self.generator.random() < 0.5
+        images = [self._draw(), self._draw()]
+        if control_first:
+            control = _schedule(control_a, control_b, order, images)
+            measured = _schedule(a, b, order, images)
+        else:
+            measured = _schedule(a, b, order, images)
+            control = _schedule(control_a, control_b, order, images)
+        return _Pair(
+            order,
+            *measured,
+            *control,
+            machine=self.watch.read(),
+            log_ratio=_log_ratio(*measured),
+            control_log_ratio=_log_ratio(*control),
+            spikes=_spikes([*chain.from_iterable(measured), *chain.from_iterable(control)]),
+            images=images,
+            load=load,
+        )
+
+    def _draw(self) -> list[int]:
+        """The batches of images that the calls of a block are shown: one half clean, one half perturbed, if any are."""
+        clean, perturbed, calls = self.timed.clean, self.timed.perturbed, self.config.block_calls
+        others = calls // 2 if perturbed else 0
+        drawn = self.images.integers(clean, size=calls - others)
+        if others:
+            drawn = np.concatenate([drawn, clean + self.images.integers(perturbed, size=others)])
+        return [int(number) for number in self.images.permutation(drawn)]
 
 
-def _pair(timers: Sequence[Timer], order: str, *, control_first: bool, calls: int, watch: Watch) -> _Pair:
-    """`timers` in the places of A and B, first of the pair and then of its control."""
-    a, b, control_a, control_b = timers
-    if control_first:
-        control = _schedule(control_a, control_b, order, calls)
-        measured = _schedule(a, b, order, calls)
-    else:
-        measured = _schedule(a, b, order, calls)
-        control = _schedule(control_a, control_b, order, calls)
-    return _Pair(
-        order,
-        *measured,
-        *control,
-        machine=watch.read(),
-        log_ratio=_log_ratio(*measured),
-        control_log_ratio=_log_ratio(*control),
-        spikes=_spikes([*chain.from_iterable(measured), *chain.from_iterable(control)]),
-    )
-
-
-def _schedule(a: Timer, b: Timer, order: str, calls: int) -> tuple[_Blocks, _Blocks]:
-    """Run the four blocks of "ABBA" or "BAAB"; each engine's two."""
+def _schedule(a: Timer, b: Timer, order: str, images: Sequence[Sequence[int]]) -> tuple[_Blocks, _Blocks]:
+    """Run the four blocks of "ABBA" or "BAAB"; each engine's two, which are shown the same images in turn."""
     blocks: dict[str, _Blocks] = {"A": [], "B": []}
     for letter in order:
-        blocks[letter].append(time_block(a if letter == "A" else b, calls))
+        own = blocks[letter]
+        own.append(time_block(a if letter == "A" else b, images[len(own)]))
     return blocks["A"], blocks["B"]
 
 
@@ -156,9 +228,10 @@ def _spikes(blocks: _Blocks) -> float:
 def _tight(pairs: list[_Pair]) -> bool:
     """Both the speed-up's interval and the control's are as narrow as a verdict needs them."""
     calm = undisturbed(_series([pair.machine for pair in pairs]), np.array([pair.spikes for pair in pairs]))
-    gain, lower, upper = ratio_limits([pair.log_ratio for pair in pairs], calm, confidence=_TIGHT_CONFIDENCE)
-    control = [pair.control_log_ratio for pair in pairs]
-    _, control_lower, control_upper = ratio_limits(control, calm, confidence=CONTROL_CONFIDENCE)
+    loads = np.array([pair.load for pair in pairs])
+    ratios, control = ([getattr(pair, name) for pair in pairs] for name in ("log_ratio", "control_log_ratio"))
+    gain, lower, upper = ratio_limits(ratios, calm, loads, confidence=_TIGHT_CONFIDENCE)
+    _, control_lower, control_upper = ratio_limits(control, calm, loads, confidence=CONTROL_CONFIDENCE)
     narrow = (upper - lower) / 2 <= max(TIGHT_SHARE * abs(gain), TIGHT_FLOOR)
     return narrow and control_upper - control_lower < max(CONTROL_SHARE * abs(gain), 2 * TIGHT_FLOOR)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from madx.stats import hodges_lehmann
+from madx.stats import hodges_lehmann, student_limits
 
 Machine = Mapping[str, NDArray[np.float64]]
 
@@ -91,7 +92,9 @@ def _unaccounted(waiting: NDArray[np.float64], spikes: NDArray[np.float64]) -> N
     return np.asarray(np.maximum(waiting - spikes, 0) / np.maximum(1 - spikes, 1e-9))
 
 
-def ratio_limits(log_ratios: ArrayLike, calm: NDArray[np.bool_], *, confidence: float) -> tuple[float, float, float]:
+def ratio_limits(
+    log_ratios: ArrayLike, calm: NDArray[np.bool_], loads: NDArray[np.integer[Any]], *, confidence: float
+) -> tuple[float, float, float]:
     """(estimate, lower, upper) of ln(speed-up): over all pairs, with limits that hold for the undisturbed alone too.
 
     Hodges-Lehmann with signed-rank limits (`madx.stats.ranks`). The random order within a pair makes noise that hits
@@ -99,20 +102,38 @@ def ratio_limits(log_ratios: ArrayLike, calm: NDArray[np.bool_], *, confidence: 
     engine more than the other moves the centre instead: then the undisturbed pairs have another one, and each limit is
     the more cautious of the two.
 
+    Pairs of one load say nothing of the next: each load of the engines is one draw, and with several of them the limits
+    are no tighter than Student's t over the loads' medians, of all pairs and of the undisturbed alone.
+
     Args:
         log_ratios: [P], P >= 1.
         calm: [P] as `undisturbed` gives it.
+        loads: [P] number of the load that a pair was timed on.
         confidence: of each limit, one-sided.
 
     Raises:
         MadxError: if the ratios are not finite or the confidence is out of range.
     """
     values = np.asarray(log_ratios, dtype=np.float64)
-    estimate, lower, upper = hodges_lehmann(values, confidence)
+    found = _limits(values, loads, confidence)
     if calm.all() or not calm.any():
-        return estimate, lower, upper
-    _, calm_lower, calm_upper = hodges_lehmann(values[calm], confidence)
-    return estimate, min(lower, calm_lower), max(upper, calm_upper)
+        return found
+    return widest(found, _limits(values[calm], loads[calm], confidence))
+
+
+def widest(*limits: tuple[float, float, float]) -> tuple[float, float, float]:
+    """(estimate, lower, upper): the first one's estimate, and of all of them the more cautious limits."""
+    return limits[0][0], min(lower for _, lower, _ in limits), max(upper for _, _, upper in limits)
+
+
+def _limits(
+    values: NDArray[np.float64], loads: NDArray[np.integer[Any]], confidence: float
+) -> tuple[float, float, float]:
+    within = hodges_lehmann(values, confidence)
+    if loads.max() == loads.min():
+        return within
+    typical = [float(np.median(values[loads == load])) for load in np.unique(loads)]
+    return widest(within, (within[0], *student_limits(typical, confidence)))
 
 
 def _flags(source: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:

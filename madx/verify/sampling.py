@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from madx.errors import EngineError
@@ -17,8 +18,8 @@ from madx.recipe import LatencyConfig
 from madx.sensors import Watch
 from madx.verify.timings import MAX_PAIRS
 
-Timer = Callable[[], float]
-"""Runs one inference and returns its seconds."""
+Timer = Callable[[int], float]
+"""Runs one inference on the batch of images of that number and returns its seconds."""
 T = TypeVar("T")
 
 TIGHT_SHARE = 0.05
@@ -26,8 +27,9 @@ TIGHT_SHARE = 0.05
 TIGHT_FLOOR = 0.005
 """... or at most this: half a percent of the speed-up decides nothing that a gate would ask."""
 _WARM_UP_BLOCKS = 2
-_WARM_UP_SHARE = 0.05
-_WARM_UP_SECONDS = 2.0
+WARM_UP_SHARE = 0.05
+WARM_UP_SECONDS = 2.0
+_QUICK = 41
 _GROWTH = 1.1
 """Looking at the width costs time: the next look comes with that many times as many samples."""
 
@@ -43,7 +45,7 @@ def sample_until_tight(
     """Warm up, then take samples until they are tight or the budget is spent, and at least `config.pairs`.
 
     Args:
-        timers: of the engines that are warmed up.
+        timers: of the engines that are warmed up; none where the schedule does so itself.
         schedule: one sample after the other, without end; nothing is drawn from it before the warm-up.
         config: the budget, the least number of samples and the calls a block.
         watch: the clock that the budget runs by.
@@ -54,8 +56,9 @@ def sample_until_tight(
     """
     with _no_garbage_collection():
         deadline = watch.clock() + config.seconds
-        settling = min(config.seconds * _WARM_UP_SHARE, _WARM_UP_SECONDS)
-        _warm_up(timers, calls=config.block_calls, seconds=settling, clock=watch.clock)
+        if timers:
+            settling = min(config.seconds * WARM_UP_SHARE, WARM_UP_SECONDS)
+            warm_up(timers, calls=config.block_calls, seconds=settling, clock=watch.clock)
         samples: list[T] = []
         look_at = config.pairs
         while len(samples) < max(MAX_PAIRS, config.pairs):
@@ -71,26 +74,33 @@ def sample_until_tight(
     return samples
 
 
-def time_block(timer: Timer, calls: int) -> list[float]:
-    """Seconds of so many calls.
+def time_block(timer: Timer, numbers: Iterable[int]) -> list[float]:
+    """Seconds of a call on each of these batches of images.
 
     Raises:
         EngineError: if one is not a positive number.
     """
-    seconds = [timer() for _ in range(calls)]
+    seconds = [timer(number) for number in numbers]
     for value in seconds:
         if not (math.isfinite(value) and value > 0):
             raise EngineError(f"an engine's timer returned {value!r} seconds; expected a positive number")
     return seconds
 
 
-def _warm_up(timers: Sequence[Timer], *, calls: int, seconds: float, clock: Callable[[], float]) -> None:
+def median_seconds(timers: Sequence[Timer], *, batches: int) -> list[float]:
+    """Of each timer the median over `_QUICK` calls, taken in turns on batches of images that follow each other."""
+    warm_up(timers, calls=1, seconds=0.0, clock=lambda: 0.0)
+    rounds = [[time_block(timer, [number % batches])[0] for timer in timers] for number in range(_QUICK)]
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+
+
+def warm_up(timers: Sequence[Timer], *, calls: int, seconds: float, clock: Callable[[], float]) -> None:
     """Alternate until caches, allocators and clocks have settled: some blocks of each, for `seconds` at least."""
     end = clock() + seconds
     blocks = 0
     while blocks < _WARM_UP_BLOCKS or clock() < end:
         for timer in timers:
-            time_block(timer, calls)
+            time_block(timer, [0] * calls)
         blocks += 1
 
 

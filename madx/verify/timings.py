@@ -1,8 +1,10 @@
 """What was timed on one engine, call by call, and the state of the machine beside it.
 
 Layouts: seconds of every call [P, 2, C], float32, in the order of time: P block pairs, the two blocks of that engine
-within a pair, C calls a block; a block counts with its median. The machine [P], float64, one value for each pair and
-source, NaN where the source did not answer then; a source that the machine does not have is not there at all.
+within a pair, C calls a block; a block counts with its median. The batch of images that a call was shown, [P, 2, C], is
+the same for everything that was timed in that place. Loads [P]: the load of the engines that a pair was timed on. The
+machine [P], float64, one value for each pair and source, NaN where the source did not answer then; a source that the
+machine does not have is not there at all.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from numpy.typing import NDArray
 
 from madx.errors import ArtifactError, MadxError
 from madx.sensors import check_names
-from madx.verify.arrays import Arrays, check_shapes, read_array, with_prefix, without_prefix
+from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
 
 Calls = NDArray[np.float32]
 MAX_PAIRS = 2000
 """The interval takes all averages of two pairs: two million numbers at this many."""
 _CALLS = ("reference", "candidate", "control_a", "control_b")
-_REST = {"batch", "timing", "facts"}
+_REST = {"batch", "timing", "facts", "clean"}
+_OPTIONAL = ("images", "loads")
 _MACHINE = "machine"
 
 
@@ -49,6 +52,12 @@ class Latency:
     """[P] of each source in `madx.sensors.SOURCES` that this machine has, over that pair and its control."""
     facts: Mapping[str, Any]
     """The machine and the engines (threads, versions), JSON-able."""
+    images: NDArray[np.int32] | None = None
+    """[P, 2, C] number of the batch of images that each call was shown; None: all were shown the same."""
+    clean: int = 1
+    """Batches with a smaller number are clean images, the others perturbed copies of such."""
+    loads: NDArray[np.int32] | None = None
+    """[P] number of the load of the engines; None: they were loaded once."""
 
     def __post_init__(self) -> None:
         given = self.all_calls
@@ -59,6 +68,8 @@ class Latency:
             )
         check_shapes("latency", [(calls, (len(self.order), 2, self.calls)) for calls in given])
         check_shapes("latency", [(values, (len(self.order),)) for values in self.machine.values()])
+        check_shapes("latency", [] if self.images is None else [(self.images, self.reference.shape)])
+        check_shapes("latency", [] if self.loads is None else [(self.loads, (len(self.order),))])
         if not all(np.isfinite(calls).all() and (calls > 0).all() for calls in given):
             raise ArtifactError("a timed call is not a positive number of seconds; measure again")
 
@@ -71,6 +82,23 @@ class Latency:
     def all_calls(self) -> tuple[Calls, ...]:
         """Reference, candidate, and the control's two: everything that was timed."""
         return self.reference, self.candidate, self.control_a, self.control_b
+
+    @property
+    def perturbed(self) -> Bools | None:
+        """[P, 2, C] the calls that were shown perturbed images; None if none were."""
+        if self.images is None or not (self.images >= self.clean).any():
+            return None
+        found: Bools = self.images >= self.clean
+        return found
+
+    @property
+    def load_numbers(self) -> NDArray[np.int32]:
+        """[P] of each pair, also where there was one load."""
+        return np.zeros(len(self.order), dtype=np.int32) if self.loads is None else self.loads
+
+    def stratum(self, calls: Bools) -> NDArray[np.float64]:
+        """[P] `log_ratios` of these calls alone, [P, 2, C] of which every block has some."""
+        return log_ratios(*(np.where(calls, timed, np.nan) for timed in (self.reference, self.candidate)))
 
     @property
     def log_ratios(self) -> NDArray[np.float64]:
@@ -92,9 +120,11 @@ class Latency:
 
     def to_arrays(self) -> Arrays:
         """The calls and the machine as they are; the rest as text."""
-        rest = {"batch": self.batch, "timing": self.timing, "facts": dict(self.facts)}
+        rest = {"batch": self.batch, "timing": self.timing, "facts": dict(self.facts), "clean": self.clean}
+        optional = {name: getattr(self, name) for name in _OPTIONAL}
         return {
             **{name: getattr(self, name) for name in _CALLS},
+            **{name: array for name, array in optional.items() if array is not None},
             **with_prefix(_MACHINE, dict(self.machine)),
             "order": np.array(self.order, dtype=np.str_),
             "rest": np.array(json.dumps(rest)),
@@ -108,6 +138,7 @@ class Latency:
             ArtifactError: if an array is missing or has the wrong shape.
         """
         calls: dict[str, Any] = {name: read_array(arrays, name) for name in _CALLS}
+        calls |= {name: arrays[name] for name in _OPTIONAL if name in arrays}
         machine = without_prefix(arrays, _MACHINE)
         try:
             check_names(machine)
@@ -119,8 +150,8 @@ class Latency:
 
 
 def block_medians(calls: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """[P, 2] of [P, 2, C]."""
-    medians: NDArray[np.float64] = np.median(calls.astype(np.float64), axis=-1)
+    """[P, 2] of [P, 2, C]; calls that are NaN do not count."""
+    medians: NDArray[np.float64] = np.nanmedian(calls.astype(np.float64), axis=-1)
     return medians
 
 
@@ -138,6 +169,6 @@ def _parsed(text: str) -> dict[str, Any]:
         raise ArtifactError(f"the latency's facts are not JSON: {error}; measure again") from None
     if not isinstance(rest, dict) or set(rest) != _REST:
         raise ArtifactError(
-            f"the latency's facts should be batch, timing and facts; they are {text[:80]!r}; measure again"
+            f"the latency's facts should be batch, timing, clean and facts; they are {text[:80]!r}; measure again"
         )
     return rest

@@ -59,6 +59,8 @@ def another(held: Any) -> Any:
 MEASURED: Measurements = cases.measurements()
 OTHERS = {
     "accuracy.kinds": ("white-box", "white-box", "engine in the loop"),
+    "latency.images": np.zeros((40, 2, 20), dtype=np.int32),
+    "latency.loads": np.zeros(40, dtype=np.int32),
     "latency.order": tuple(reversed(MEASURED.latency.order)) if MEASURED.latency else (),
     "accuracy.gallery.adversarial": 1 - MEASURED.accuracy.gallery.adversarial,
     "accuracy.gallery.clean": 1 - MEASURED.accuracy.gallery.clean,

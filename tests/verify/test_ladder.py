@@ -49,7 +49,7 @@ def test_a_linear_drift_cancels_and_order_is_random():
     machine, order = NoisyMachine(0, noise=0.0, drift=5.0), []
 
     def named(name, timer):
-        return lambda: order.append(name) or timer()
+        return lambda number: order.append(name) or timer(number)
 
     timers = {name: named(name, machine.timer(1e-3, name)) for name in "ABC"}
     config = LatencyConfig(pairs=30, block_calls=5, seconds=0.01)

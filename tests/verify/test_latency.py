@@ -5,12 +5,14 @@ import math
 
 import numpy as np
 import pytest
+from noisy_machine import kept
 
 from madx.errors import EngineError
 from madx.recipe import LatencyConfig
 from madx.sensors import Watch
 from madx.stats import hodges_lehmann
 from madx.verify import measure_latency, sampling
+from madx.verify.latency import LOADS, Timed
 from madx.verify.timings import block_medians
 
 ROUNDING = 1e-6
@@ -27,7 +29,7 @@ class Machine:
         self.weather = 0.0
 
     def timer(self, seconds, name=""):
-        def run():
+        def run(_number=0):
             self.calls += 1
             self.names.append(name)
             self.weather = 0.99 * self.weather + self.rng.normal(0, self.noise / 10)  # autocorrelated
@@ -42,11 +44,11 @@ class Machine:
 
     def measure(self, reference=1e-3, candidate=5e-4, seed=1, **config):
         return measure_latency(
-            self.timer(reference, "A"),
-            self.timer(candidate, "B"),
+            kept(self.timer(reference, "A")),
+            kept(self.timer(candidate, "B")),
             config=LatencyConfig(**{"pairs": 30, "block_calls": 5, "seconds": 5} | config),
             seed=seed,
-            timing="simulated",
+            timed=Timed("simulated"),
             watch=Watch(clock=lambda: self.now),
         )
 
@@ -87,10 +89,15 @@ def test_blocks_follow_the_schedule_that_is_recorded():
     blocks = ["".join(machine.names[i : i + 5]) for i in range(0, len(machine.names), 5)]
     assert all(block in ("AAAAA", "BBBBB") for block in blocks)
     letters = "".join(block[0] for block in blocks)
-    letters = letters[len(letters) - 8 * 30 :]  # what comes before is the warm-up
-    for pair, order in enumerate(value.order):
-        eight = letters[8 * pair : 8 * pair + 8]
-        assert eight in (order + "AAAA", "AAAA" + order)
+    each, warming = 30 // LOADS, "ABA" * 2
+    ordered = [value.order[start : start + each] for start in range(0, 30, each)]
+    letters = letters[len(letters) - 8 * 30 - len(warming) * (len(ordered) - 1) :]  # the first load's warm-up is before
+    for orders in ordered:
+        for order in orders:
+            eight, letters = letters[:8], letters[8:]
+            assert eight in (order + "AAAA", "AAAA" + order)
+        warmed, letters = letters[: len(warming)], letters[len(warming) :]
+        assert warmed in (warming, "")
     assert set(value.order) == {"ABBA", "BAAB"}
 
 
@@ -100,7 +107,7 @@ def test_warm_up_is_not_recorded():
             warm, cold = super().timer(seconds, name), super().timer(100 * seconds, name)
             left = [8]
 
-            def run():
+            def run(_number=0):
                 left[0] -= 1
                 return cold() if left[0] >= 0 else warm()
 
@@ -152,7 +159,7 @@ def test_stopping_on_the_width_does_not_spoil_the_coverage():
 def test_garbage_collection_is_off_while_timing_and_on_again_after():
     states = []
 
-    def timer():
+    def timer(_number):
         states.append(gc.isenabled())
         if len(states) == 700:
             raise EngineError("the engine broke in the middle")
@@ -160,11 +167,11 @@ def test_garbage_collection_is_off_while_timing_and_on_again_after():
 
     with pytest.raises(EngineError, match="broke"):
         measure_latency(
-            timer,
-            timer,
+            kept(timer),
+            kept(timer),
             config=LatencyConfig(),
             seed=0,
-            timing="",
+            timed=Timed(""),
             watch=Watch(clock=lambda: 0.0 if len(states) < 200 else 99),
         )
     assert set(states) == {False}
@@ -175,18 +182,23 @@ def test_garbage_collection_is_off_while_timing_and_on_again_after():
 def test_a_timer_that_returns_no_time_is_refused(seconds):
     with pytest.raises(EngineError, match="positive number"):
         measure_latency(
-            lambda: seconds, lambda: 1.0, config=LatencyConfig(), seed=0, timing="", watch=Watch(clock=lambda: 0.0)
+            kept(lambda _: seconds),
+            kept(lambda _: 1.0),
+            config=LatencyConfig(),
+            seed=0,
+            timed=Timed(""),
+            watch=Watch(clock=lambda: 0.0),
         )
 
 
 def test_facts_of_the_machine_are_kept():
     machine = Machine()
     value = measure_latency(
-        machine.timer(1e-3),
-        machine.timer(1e-3),
+        kept(machine.timer(1e-3)),
+        kept(machine.timer(1e-3)),
         config=LatencyConfig(pairs=30, block_calls=5, seconds=0.1, batch=4),
         seed=0,
-        timing="host call",
+        timed=Timed("host call"),
         watch=Watch(clock=lambda: machine.now),
     )
     assert (value.batch, value.timing, value.calls) == (4, "host call", 5)
@@ -201,11 +213,13 @@ def test_the_machine_is_read_once_for_each_pair_and_gaps_stay_gaps():
         return {"load": float(len(readings))} | ({"cpu_mhz": 2600.0} if len(readings) % 2 else {})
 
     config = LatencyConfig(pairs=30, block_calls=5, seconds=0.01)
-    timers = machine.timer(1e-3), machine.timer(5e-4)
+    timers = kept(machine.timer(1e-3)), kept(machine.timer(5e-4))
     watch = Watch(clock=lambda: machine.now, read=read)
-    value = measure_latency(*timers, config=config, seed=0, timing="", watch=watch)
-    assert value.machine["load"].tolist() == list(range(2, 32)), "the first reading only starts the shares"
-    assert np.isnan(value.machine["cpu_mhz"]).tolist() == [True, False] * 15
+    value = measure_latency(*timers, config=config, seed=0, timed=Timed(""), watch=watch)
+    each = 30 // LOADS
+    expected = [2 + pair + pair // each for pair in range(30)]  # the first reading of a load only starts the shares
+    assert value.machine["load"].tolist() == expected
+    assert np.isnan(value.machine["cpu_mhz"]).tolist() == [number % 2 == 0 for number in expected]
     assert set(value.machine) == {"load", "cpu_mhz"}
 
 
@@ -213,20 +227,18 @@ def test_every_call_is_kept_in_its_place():
     machine, taken = Machine(), []
 
     def recorded(timer):
-        def run():
-            taken.append(timer())
+        def run(number):
+            taken.append(timer(number))
             return taken[-1]
 
         return run
 
     config = LatencyConfig(pairs=30, block_calls=5, seconds=0.01)
-    timers = recorded(machine.timer(1e-3)), recorded(machine.timer(5e-4))
-    value = measure_latency(*timers, config=config, seed=0, timing="", watch=Watch(clock=lambda: machine.now))
-    kept = [value.reference, value.candidate, value.control_a, value.control_b]
-    assert {calls.shape for calls in kept} == {(30, 2, 5)}
-    last = np.array(taken[-30 * 8 * 5 :], dtype=np.float32)
-    assert sorted(np.concatenate(kept, axis=None)) == sorted(last)
-    first_pair = last[:40].reshape(8, 5)
-    for calls in kept:
-        for block in calls[0]:
-            assert (first_pair == block).all(axis=1).sum() == 1
+    timers = kept(recorded(machine.timer(1e-3))), kept(recorded(machine.timer(5e-4)))
+    value = measure_latency(*timers, config=config, seed=0, timed=Timed(""), watch=Watch(clock=lambda: machine.now))
+    assert {calls.shape for calls in value.all_calls} == {(30, 2, 5)}
+    last = np.array(taken[-3 * 8 * 5 :], dtype=np.float32).reshape(3, 8, 5)  # the pairs of the last load
+    for pair, blocks in zip((27, 28, 29), last, strict=True):
+        for calls in value.all_calls:
+            for block in calls[pair]:
+                assert (blocks == block).all(axis=1).sum() == 1

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from noisy_machine import NEIGHBOURS, NoisyMachine, judged
+from noisy_machine import NEIGHBOURS, NoisyMachine, judged, kept
 
 from madx.recipe import LatencyConfig
 from madx.stats import hodges_lehmann
 from madx.verify import Latency, Outcome, measure_latency
+from madx.verify.latency import Timed
 from madx.verify.noise import disturbed, ratio_limits, undisturbed
 
 BOUND = 1.5
@@ -72,13 +73,13 @@ def test_waiting_counts_where_it_is_in_the_medians(spike, hit, flagged):
 
 def test_limits_are_those_of_the_signed_ranks_and_only_ever_wider():
     generator = np.random.default_rng(0)
-    values, everything = generator.normal(0.4, 0.05, 60), np.ones(60, dtype=bool)
+    values, everything, one = generator.normal(0.4, 0.05, 60), np.ones(60, dtype=bool), np.zeros(60, dtype=int)
     plain = hodges_lehmann(values, 0.95)
-    assert ratio_limits(values, everything, confidence=0.95) == plain
-    assert ratio_limits(values, ~everything, confidence=0.95) == plain, "no pair is left to compare with"
+    assert ratio_limits(values, everything, one, confidence=0.95) == plain
+    assert ratio_limits(values, ~everything, one, confidence=0.95) == plain, "no pair is left to compare with"
     for _ in range(20):
         calm = generator.random(60) < 0.7
-        estimate, lower, upper = ratio_limits(values, calm, confidence=0.95)
+        estimate, lower, upper = ratio_limits(values, calm, one, confidence=0.95)
         assert (estimate, lower <= plain[1], upper >= plain[2]) == (plain[0], True, True)
         alone = hodges_lehmann(values[calm], 0.95)
         assert lower <= alone[1] <= alone[2] <= upper
@@ -179,7 +180,7 @@ def test_a_tail_that_the_calls_do_not_carry_is_not_judged():
 def work(loops):
     """Really spends the time that so many additions take, and says how long that was."""
 
-    def run():
+    def run(_number=0):
         started, total = time.perf_counter(), 0
         for number in range(loops):
             total += number
@@ -198,7 +199,8 @@ def test_a_real_neighbour_on_our_core_makes_no_verdict_wrong(burning, loops, wro
     neighbour = subprocess.Popen([sys.executable, "-c", script])
     try:
         config = LatencyConfig(pairs=30, block_calls=5, seconds=1.5)
-        value = measure_latency(work(12_000), work(loops), config=config, seed=0, timing="additions")
+        sides = kept(work(12_000)), kept(work(loops))
+        value = measure_latency(*sides, config=config, seed=0, timed=Timed("additions"))
     finally:
         neighbour.kill()
         neighbour.wait()

@@ -11,6 +11,7 @@ from madx.recipe import GateConfig
 from madx.stats import planned_images
 from madx.verify import Latency, Outcome
 from madx.verify.gates import decide
+from madx.verify.latency import CONTROL_CONFIDENCE
 from madx.verify.speed import p99_ratio, speedup
 from madx.verify.tails import pairs_advice, pairs_to_carry, pairs_to_decide, tail
 
@@ -142,6 +143,7 @@ def test_more_pairs_than_can_be_compared_are_asked_for_as_longer_blocks():
 def test_pairs_that_would_carry_it_follow_from_what_the_calls_are_worth():
     few = NoisyMachine(0).measure(2.0, seed=0, block_calls=5)
     found_tail = tail(few.reference, few.candidate, 0.95)
-    wanted = pairs_to_carry(len(few.order), found_tail)
-    assert wanted == math.ceil(30 * 662 / min(found_tail.a.worth, found_tail.b.worth))
+    control = tail(few.control_a, few.control_b, CONTROL_CONFIDENCE)
+    wanted = pairs_to_carry(len(few.order), found_tail, control)
+    assert wanted == math.ceil(30 * 662 / min(one.worth for one in (found_tail.a, found_tail.b, control.a, control.b)))
     assert f"verify.latency: {{pairs: {wanted}}}." in found(few).advice[0]
