@@ -22,6 +22,16 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from madx.errors import ExportError
 
 INPUT, OUTPUT = "input", "logits"
+RANDOM_OPS = (
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+DEPENDING_OPS = ("If", "Loop", "NonZero", "Scan", "SequenceMap", "Unique")
+"""Their work depends on the values that come in, so an engine may treat one image otherwise than the next."""
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 PRECISIONS = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -76,6 +86,7 @@ def check_onnx(
     found_classes = _check_output(model.graph, classes)
     found_opset = _check_opset(model, opset)
     _check_weights(model, precision)
+    _check_not_random(model)
     _check_no_local_paths(model)
     facts = _facts(model, len(payload))
     sha256 = hashlib.sha256(payload).hexdigest()
@@ -225,6 +236,15 @@ def _check_weights(model: ModelProto, precision: str) -> None:
             raise ExportError(f"the weight {weight.name!r} of {node.name!r} is {given}; expected {precision}")
 
 
+def _check_not_random(model: ModelProto) -> None:
+    """What answers by chance answers otherwise each time, and seldom enough nobody sees it."""
+    if drawn := sorted({node.op_type for node in nodes(model) if node.op_type in RANDOM_OPS}):
+        raise ExportError(
+            f"the ONNX file draws random numbers ({', '.join(drawn)}); an engine must give the same answer to the same "
+            "image: export the network in evaluation mode"
+        )
+
+
 def _check_no_local_paths(model: ModelProto) -> None:
     """Doc strings and metadata say nothing of the machine that exported."""
     for text in texts(model):
@@ -258,6 +278,7 @@ def _facts(model: ModelProto, size: int) -> dict[str, Any]:
         "parameters": sum(array.size for array in floats),
         "nonzero_parameters": int(sum(np.count_nonzero(array) for array in floats)),
         "nodes": dict(sorted(Counter(node.op_type for node in nodes(model)).items())),
+        "depends_on_values": sorted({node.op_type for node in nodes(model) if node.op_type in DEPENDING_OPS}),
         "ir_version": int(model.ir_version),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
     }

@@ -35,6 +35,8 @@ CHECKING = "checking the attacks"
 """What the progress calls it."""
 IMAGES = 200
 """Gate images, at most."""
+ELSEWHERE = 150
+"""Selection images on which the candidate is tried beside the gate's."""
 _FITTED = 1000
 """Selection images that the undefended classifier is fitted to."""
 UNBOUNDED = (Apgd(steps=50),)
@@ -52,7 +54,18 @@ def measure_soundness(
     fitted = context.splits.selection.tensors(0, _FITTED)
     undefended = linear_classifier(*fitted, classes=context.splits.train.classes).to(context.device)
     parts = trials(trial, suite, reference, candidate, undefended)
+    parts["elsewhere"] = partial(_elsewhere, context, suite, candidate)
     return Soundness.from_arrays(context.in_parts(f"checks-{config.name}", CHECKING, parts))
+
+
+def _elsewhere(context: Context, suite: Suite, candidate: Side) -> Arrays:
+    """How the candidate does on selection images: one that knows the gate's by heart is worse there."""
+    images, labels = (part.to(context.device) for part in context.splits.selection.tensors(0, ELSEWHERE))
+    trial = Trial(context.recipe.threat, context.recipe.seed, images, labels)
+    attacks = suite.query if candidate.twin is None else suite.twin
+    clean = candidate.right(images.cpu().numpy(), labels)
+    robust = clean & trial.withstood(candidate, attacks, stream=("elsewhere",))
+    return with_prefix("elsewhere", {"clean": clean, "robust": robust})
 
 
 def trials(

@@ -18,11 +18,11 @@ from madx.seeds import numpy_generator
 from madx.verify import Images
 from madx.verify.projection import project
 
-_IMAGES = 256
+IMAGES = 256
 """Gate images that batches are drawn from, at most."""
 _BATCHES = 64
 """Clean batches, and as many of perturbed images."""
-_ATTACK = AttackConfig(steps=5, relative_step=2.5)
+ATTACK = AttackConfig(steps=5, relative_step=2.5)
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def timed_images(context: Context, batch: int, candidate: Side | None = None) ->
     The copies are adversarial examples made on the candidate's torch twin; without one, every pixel is moved by the
     radius of the threat, up or down at random, as far as an L-infinity attack may.
     """
-    images, labels = context.splits.gate.tensors(0, _IMAGES)
+    images, labels = context.splits.gate.tensors(0, IMAGES)
     draws = numpy_generator(context.recipe.seed, "timed")
     if candidate is not None and candidate.twin is not None:
-        others = examples_on(context, candidate.twin, images, labels, attack=_ATTACK, stream=("timed",)).numpy()
+        others = examples_on(context, candidate.twin, images, labels, attack=ATTACK, stream=("timed",)).numpy()
     else:
         moved = images.numpy() + context.recipe.threat.eps * draws.choice([-1.0, 1.0], size=tuple(images.shape))
         others = project(moved.astype(np.float32), images.numpy(), context.recipe.threat).images

@@ -11,6 +11,7 @@ from madx.artifacts import sha256_bytes
 from madx.attacks import suite_of
 from madx.closeness import ROUNDING
 from madx.data import describe
+from madx.data.near import MOST_COPIES, near_copies
 from madx.deploy.engine import backend
 from madx.machine import describe_machine
 from madx.pipeline import files
@@ -151,6 +152,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             reference=reference.subject if reference else None,
             candidate=candidate.subject,
             ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
+            image_doubts=context.world.share(lambda: image_doubts(context)),
         )
     return measurements, hashes
 
@@ -176,6 +178,27 @@ def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EnginePa
         adversarial=adversarial.numpy(),
         contract=contract,
     )
+
+
+def image_doubts(context: Context) -> tuple[str, ...]:
+    """Why limits over the gate's images say less than they seem to: these are no independent images, or known ones."""
+    splits = context.splits
+    if not splits.copies.looked_for:
+        return ()  # a set too large to be read for that; the verdict says so
+    gate = splits.gate.take(gate_images(context))
+    near, found = near_copies(gate, splits.train), []
+    repeated, few = near.images - near.different, MOST_COPIES * near.images
+    if repeated > few:
+        found.append(
+            f"The gate's {near.images} images are {near.different} different ones: {repeated} are copies of others but "
+            "for a grey level or two, and limits count independent images. Leave the copies out."
+        )
+    if near.trained > few:
+        found.append(
+            f"{near.trained} of the gate's {near.images} images are training images of this recipe, or differ from one "
+            "by a grey level or two: accuracy on what a network was trained on says little of other images."
+        )
+    return tuple(found)
 
 
 def served_batches(context: Context, config: EngineConfig) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from madx.attacks.victim import Passes
 from madx.deploy.engine import backend
 from madx.models.fitting import MOST_IMAGES
 from madx.models.precision import PLAIN, ComputeFormat
-from madx.pipeline import curve, doubling, exporting, soundness
+from madx.pipeline import curve, doubling, exporting, soundness, timed_images
 from madx.pipeline.attacking import ATTACKING
 from madx.pipeline.chunks import gate_images
 from madx.pipeline.contenders import roles
@@ -55,6 +55,15 @@ class Pass(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.role} {self.kind} {self.format}"
+
+
+_SETS = 5
+"""Sets of images that an engine is compared on with its twin: clean, adversarial, both changed a little, in 8 bits."""
+_ASKED = _SETS + 2 + 3 * 7
+"""Times that an engine is asked about an image beside its twin: these, whether it knows images by heart, and three sets
+at every batch that is served."""
+_SERVED = 4
+"""Times that an engine is asked about an image as it is served: clean and attacked, there and at the attacks' batch."""
 
 
 @dataclass(frozen=True)
@@ -189,10 +198,13 @@ def _of_engine(context: Context, engine: EngineConfig, sides: list[_Side]) -> li
     recipe, images = context.recipe, gate_images(context)
     seen = min(soundness.IMAGES, len(context.splits.gate))
     rising = sum(1 < factor <= curve.ALWAYS for factor in curve.FACTORS)
-    parts = [_timing(context)] if len(sides) > 1 else []
+    parts = [_timing(context), _timed_images(context, sides[-1])] if len(sides) > 1 else []
     parts += [
         Part("(parity)", _sum(_parity(side, min(PARITY_IMAGES, images)) for side in sides)),
-        Part(soundness.CHECKING, _sum(_checks(context, side, seen) for side in sides)),
+        Part(
+            soundness.CHECKING,
+            _sum([*(_checks(context, side, seen) for side in sides), _elsewhere(context, sides[-1])]),
+        ),
         Part(ATTACKING[len(sides) > 1], _attacked(context, sides, images)),
     ]
     suite, queries_count = suite_of(recipe.verify.attack), doubling.asks_queries_alone(recipe.verify.gates)
@@ -223,6 +235,13 @@ def _timing(context: Context) -> Part:
     return Part("(timing)", seconds=latency.seconds, least_calls=least)
 
 
+def _timed_images(context: Context, side: _Side) -> Part:
+    """The perturbed ones of them are made on the candidate's torch network."""
+    images, most = min(timed_images.IMAGES, len(context.splits.gate)), Pgd(timed_images.ATTACK).most
+    made = {Pass(side.role, "gradient"): images * most.gradient, Pass(side.role, "forward"): images * most.forward}
+    return Part("(images that are timed)", Counter(made if side.twin else {}))
+
+
 def _parity(side: _Side, images: int) -> Counter[Pass]:
     """Engine and torch network, on clean images and on examples made on the latter."""
     if not side.twin:
@@ -231,8 +250,8 @@ def _parity(side: _Side, images: int) -> Counter[Pass]:
     return Counter(
         {
             Pass(side.role, "gradient"): images * most.gradient,
-            Pass(side.role, "forward"): images * (most.forward + 2),
-            _engine(side): images * 2,
+            Pass(side.role, "forward"): images * (most.forward + _SETS),
+            _engine(side): images * _ASKED,
         }
     )
 
@@ -244,6 +263,14 @@ def _checks(context: Context, side: _Side, images: int) -> Counter[Pass]:
     suite = suite_of(context.recipe.verify.attack)
     extra = Counter({Pass(side.role, "gradient"): 2 * images, Pass(side.role, "forward"): 4 * images})
     return _sum([_against(side, _of((*suite.twin, *soundness.UNBOUNDED)), images), extra])
+
+
+def _elsewhere(context: Context, side: _Side) -> Counter[Pass]:
+    """The candidate on some of the selection images, clean and attacked."""
+    suite = suite_of(context.recipe.verify.attack)
+    images = min(soundness.ELSEWHERE, len(context.splits.selection))
+    attacked = _against(side, _of(suite.twin if side.twin else suite.query), images)
+    return _sum([attacked, Counter({_engine(side): images})])
 
 
 def _attacked(context: Context, sides: list[_Side], images: int) -> Counter[Pass]:
@@ -263,7 +290,7 @@ def _attacked(context: Context, sides: list[_Side], images: int) -> Counter[Pass
         if suite.query:
             found.append(Counter({_engine(side): images * (_of(suite.query).forward + 1)}))
             adversaries += 1
-    looks = images * (1 + adversaries + verify.eight_bit)
+    looks = images * (1 + adversaries + verify.eight_bit + _SERVED)
     return _sum([*found, *(Counter({_engine(side): looks}) for side in sides)])
 
 

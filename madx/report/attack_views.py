@@ -180,6 +180,10 @@ def _checks(sound: Soundness) -> Iterator[CheckRow]:
         _at_most(ABOVE_TWIN),
         *(words.ABSENT if side is None else _above_twin(side) for side in sides),
     )
+    if sound.elsewhere_clean is not None and sound.elsewhere_robust is not None:
+        robust, clean = _count(sound.elsewhere_robust), int(sound.elsewhere_clean.sum())
+        label = "outside the gate that stand, by the suite on the twin or by queries alone"
+        yield CheckRow(label, "as in the gate", words.ABSENT, f"{robust}; clean: {clean}")
     yield CheckRow(
         "that stand on an undefended linear classifier",
         _at_most(UNDEFENDED),

@@ -134,6 +134,8 @@ class _Facts:
                 return gate.remedy, self._files(gate.remedy), ""
             case Remedy.MEND_ENGINE:
                 return gate.remedy, self._fp32(gate.engine), ""
+            case Remedy.OTHER_IMAGES:
+                return gate.remedy, None, ""
             case Remedy.ROBUST_REFERENCE:
                 return gate.remedy, self._train_longer(), ""
             case Remedy.ANOTHER_SEED:

@@ -19,7 +19,7 @@ from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_f
 from madx.verify.measurements import Accuracy, Measurements
 from madx.verify.parity import EngineParity
 from madx.verify.remedies import Doubt, Remedy, doubts
-from madx.verify.signs import left_over, signs
+from madx.verify.signs import by_heart, left_over, signs
 from madx.verify.speed import p99_ratio, speedup
 
 TWIN_FLIPS = 0.01
@@ -45,7 +45,9 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
     found = over_images(measured.accuracy, gate, sequential=sequential)
     found = replace(found, doubts=doubts(found.doubts, Remedy.ROBUST_REFERENCE), void=_voids(found))
     if not gate.on_robustness:
-        return replace(found, doubts=(*_contract_doubts(measured.accuracy, sides), *found.doubts))
+        return replace(
+            found, doubts=(*_contract_doubts(measured.accuracy, sides), *_of_images(measured), *found.doubts)
+        )
     own = {name: side for name, side in sides.items() if name != "reference"}
     of_own, of_all = (
         (*_contract_doubts(measured.accuracy, which), *doubts(signs(measured, alone=without), Remedy.STRONGER_ATTACK))
@@ -54,7 +56,7 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
     return replace(
         found,
         evidence=(*found.evidence, *left_over(measured.soundness, alone=alone)),
-        doubts=(*of_own, *found.doubts),
+        doubts=(*of_own, *_of_images(measured), *found.doubts),
         # A reference that looks better than it is makes any loss look larger: such a gate may not fail either.
         void=(*found.void, *(sentence for sentence in of_all if sentence not in of_own)),
     )
@@ -89,6 +91,15 @@ def _broken(sides: Mapping[str, EngineParity]) -> tuple[str, ...]:
         f"The {name} engine breaks its contract: {sentence}."
         for name, side in sides.items()
         for sentence in side.violations
+    )
+
+
+def _of_images(measured: Measurements) -> tuple[Doubt, ...]:
+    """The gate's images themselves are no sample of what the engine will meet."""
+    known = {sentence: None for robust in (False, True) for sentence in by_heart(measured, robust=robust)}
+    return (
+        *doubts(known, Remedy.MEND_ENGINE),
+        *doubts(measured.image_doubts, Remedy.OTHER_IMAGES),
     )
 
 

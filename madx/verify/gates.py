@@ -18,7 +18,7 @@ from madx.errors import MadxError
 from madx.recipe import GateConfig
 from madx.verify.evidence import Finding
 from madx.verify.findings import finding
-from madx.verify.lacking import lacking, remarks, said, unseen_by_gradients
+from madx.verify.lacking import lacking, remarks, said, unseen_by_gradients, weak_reference
 from madx.verify.measurements import Measurements
 from madx.verify.remedies import Doubt, Remedy, doubts, of_failure, of_indecision
 from madx.verify.suspicions import suspicions
@@ -50,7 +50,8 @@ def judge(
     counts = Counter([*(measured.engine for measured in measurements), *missing])
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise MadxError(f"these engines were given to the gates more than once: {repeated}; expected each once")
-    judged = [_judge_gate(measured, gate, sequential) for measured in measurements for gate in gates]
+    absolute = any(gate.metric == "robust_accuracy" for gate in gates)
+    judged = [_judge_gate(measured, gate, sequential, absolute=absolute) for measured in measurements for gate in gates]
     absent = [
         _undecided(engine, gate, Doubt(f"The engine was not measured: {reason}", Remedy.INSTALL_ENGINE))
         for engine, reason in missing.items()
@@ -86,13 +87,15 @@ def decide(lower: float, upper: float, *, bound: float, direction: Literal["at_l
     return Outcome.FAIL if failed else Outcome.INCONCLUSIVE
 
 
-def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool) -> GateResult:
+def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool, *, absolute: bool) -> GateResult:
+    """The gate on one engine; `absolute`: whether another gate bounds the robust accuracy itself."""
     if sentence := lacking(measured, gate):
         remedy = Remedy.GIVE_TWIN if gate.metric == "parity_flips" else Remedy.GIVE_REFERENCE
         return _undecided(measured.engine, gate, Doubt(sentence, remedy))
     found = finding(measured, gate, sequential=sequential)
     unseen = doubts(unseen_by_gradients(measured, gate), Remedy.GIVE_TWIN)
-    found = replace(found, doubts=(*found.doubts, *unseen))
+    weak = () if absolute else doubts(weak_reference(measured, gate), Remedy.ROBUST_REFERENCE)
+    found = replace(found, doubts=(*found.doubts, *unseen, *weak))
     outcome = decide(found.lower, found.upper, bound=gate.bound, direction=gate.direction)
     compared = [*found.evidence, *said(measured, gate)]  # said whatever comes of it
     evidence, more = list(compared), None

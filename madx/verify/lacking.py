@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from madx.recipe import GateConfig
+from madx.verify.arrays import known
 from madx.verify.measurements import Measurements
 
 UPPER_BOUND = (
     "query-only: no gradients were available; robust accuracy is an upper bound that white-box attacks would lower"
 )
+
+
+KEPT = 0.5
+"""Share of its clean accuracy that a reference must keep under attack to be one without an absolute bound beside it."""
 
 
 def lacking(measured: Measurements, gate: GateConfig) -> str:
@@ -35,6 +40,20 @@ def unseen_by_gradients(measured: Measurements, gate: GateConfig) -> Iterator[st
     yield (
         f"This is {UPPER_BOUND}. Give the engine's torch twin, or accept it for this gate with query_only: true in the "
         "recipe."
+    )
+
+
+def weak_reference(measured: Measurements, gate: GateConfig) -> Iterator[str]:
+    """Why nothing lost may be nothing gained: the reference itself is hardly defended."""
+    if not (gate.compares and gate.on_robustness) or measured.reference is None:
+        return
+    clean, robust = known(measured.accuracy.clean_reference, "reference engine"), measured.accuracy.robust_reference
+    if robust.sum() >= KEPT * clean.sum():
+        return
+    yield (
+        f"The reference is robust on {robust.mean():.1%} of the images and right on {clean.mean():.1%}: attacks take "
+        "more than half of what it knows, so losing nothing against it may leave next to nothing. Say how much "
+        "robustness is enough with a gate on robust_accuracy."
     )
 
 

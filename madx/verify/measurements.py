@@ -229,6 +229,8 @@ class Measurements:
     """Which step bought the speed-up, where the run has engines in between."""
     curve: Curve | None = None
     """None where it was not measured: an engine has no twin."""
+    image_doubts: tuple[str, ...] = ()
+    """Why the gate's images are no sample that limits may be computed from, one sentence each."""
 
     def __post_init__(self) -> None:
         parts = {
@@ -253,6 +255,7 @@ class Measurements:
         return {
             "engine": np.array(self.engine),
             "rest": np.array(json.dumps({name: _json(getattr(self, name)) for name in _REST})),
+            "image_doubts": np.array(self.image_doubts, dtype=np.str_),
             **with_prefix("accuracy", self.accuracy.to_arrays()),
             **with_prefix("latency", self.latency.to_arrays() if self.latency else {}),
             **with_prefix("parity", self.parity.to_arrays()),
@@ -281,6 +284,7 @@ class Measurements:
             candidate=Subject(**rest["candidate"]),
             ladder=Ladder.from_arrays(ladder) if ladder else None,
             curve=Curve.from_arrays(curve, compared=rest["reference"] is not None) if curve else None,
+            image_doubts=tuple(str(sentence) for sentence in read_array(arrays, "image_doubts")),
         )
 
 

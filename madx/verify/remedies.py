@@ -18,6 +18,7 @@ class Remedy(StrEnum):
     GIVE_REFERENCE = "give a reference"
     GIVE_TWIN = "give the torch twin"
     MEND_ENGINE = "mend the engine"
+    OTHER_IMAGES = "images that are independent of each other and of the training"
     ROBUST_REFERENCE = "a reference that has something to lose"
     STRONGER_ATTACK = "a stronger attack"
     ANOTHER_SEED = "another seed"

@@ -30,6 +30,10 @@ UNDEFENDED = 0.1
 """Share that an undefended classifier may keep."""
 ABOVE_TWIN = 0.005
 """Share by which an engine may be right more often than its twin, on examples made on that twin."""
+ELSEWHERE = 0.05
+"""Share by which an engine may do better on the gate's images than on others, beyond chance."""
+_ACCUSED = 0.9995
+"""One-sided, each of two limits that accuse an engine of knowing the gate's images."""
 CONFIDENCE = 0.95
 """One-sided, of every "clearly more" below."""
 
@@ -42,6 +46,28 @@ def signs(measured: Measurements, *, alone: bool = False) -> tuple[str, ...]:
         alone: for a gate on the candidate by itself: what is wrong with the reference is no matter.
     """
     return (*masking(measured.accuracy, alone=alone), *signs_of_attacks(measured.soundness, alone=alone))
+
+
+def by_heart(measured: Measurements, *, robust: bool) -> tuple[str, ...]:
+    """That the candidate does far better on the gate's images than on others of the same kind.
+
+    Two one-sided limits, each at half of the error, must be apart by more than `ELSEWHERE`. The images outside were
+    there to choose the network by, so an honest one is no worse on them.
+    """
+    sound, accuracy = measured.soundness, measured.accuracy
+    outside = sound.elsewhere_robust if robust else sound.elsewhere_clean
+    if outside is None:
+        return ()
+    inside = accuracy.robust_candidate if robust else accuracy.clean_candidate
+    least, _ = clopper_pearson(int(inside.sum()), len(inside), confidence=_ACCUSED)
+    _, most = clopper_pearson(int(outside.sum()), len(outside), confidence=_ACCUSED)
+    if least - most <= ELSEWHERE:
+        return ()
+    return (
+        f"The candidate engine is {'robust' if robust else 'right'} on {inside.mean():.1%} of the gate's "
+        f"{len(inside)} images, and on {outside.mean():.1%} of {len(outside)} selection images: it knows the gate's "
+        "images, or these were chosen for it, and its accuracy elsewhere is another.",
+    )
 
 
 def masking(accuracy: Accuracy, *, alone: bool = False) -> tuple[str, ...]:

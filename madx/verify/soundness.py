@@ -61,6 +61,10 @@ class Soundness:
     its queries) when they take twice as long; None if that was not tried."""
     doubled_candidate: Bools | None = None
     """[L'] the same of the candidate."""
+    elsewhere_clean: Bools | None = None
+    """[S] of images outside the gate: the candidate is right on the clean image; None if that was not tried."""
+    elsewhere_robust: Bools | None = None
+    """[S] and on the worst example that the suite's part on its twin (without one: its queries) made of it."""
 
     def __post_init__(self) -> None:
         rows = [self.undefended_clean, *(side.blind for side in self.sides.values())]
@@ -87,6 +91,8 @@ class Soundness:
         """The sides' arrays, named reference.* and candidate.*, the undefended network's, and what was doubled."""
         own = {"undefended_clean": self.undefended_clean, "undefended": self.undefended}
         own |= with_prefix("doubled", self.doubled)
+        if self.elsewhere_clean is not None and self.elsewhere_robust is not None:
+            own |= {"elsewhere.clean": self.elsewhere_clean, "elsewhere.robust": self.elsewhere_robust}
         for name, side in self.sides.items():
             own |= with_prefix(name, side.to_arrays())
         return own
@@ -97,9 +103,11 @@ class Soundness:
         sides = {name: without_prefix(arrays, name) for name in ("reference", "candidate")}
         found: dict[str, Any] = {name: SideSoundness.from_arrays(own) if own else None for name, own in sides.items()}
         doubled: dict[str, Any] = without_prefix(arrays, "doubled")
+        elsewhere: dict[str, Any] = without_prefix(arrays, "elsewhere")
         return cls(
             **found,
             **{f"doubled_{name}": rows for name, rows in doubled.items()},
+            **{f"elsewhere_{name}": rows for name, rows in elsewhere.items()},
             undefended_clean=read_array(arrays, "undefended_clean"),
             undefended=read_array(arrays, "undefended"),
         )

@@ -111,7 +111,7 @@ def test_text_of_the_user_stays_text(pages):
             [
                 "All 6 gates hold.",
                 "robust accuracy 76.0 % → 75.2 % (at 95 % confidence at most 1.6 points lost; allowed 3 points)",
-                "speed-up 2.60× (at 95 % confidence at least 2.59×; required 1.5×)",
+                "speed-up 2.60× (at 95 % confidence at least 2.58×; required 1.5×)",
                 "Stronger attacks may find more.",
                 "The suite quick within L∞ radius 8/255: twin: apgd; engine alone: square.",
                 "760 of 1000",
