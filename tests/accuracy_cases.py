@@ -65,6 +65,6 @@ def sound(images=200, *, doubled=0, of=300, **side):
         undefended=none,
         doubled_reference=np.zeros(of, dtype=bool),
         doubled_candidate=np.arange(of) < doubled,
-        elsewhere_clean=most,
-        elsewhere_robust=most,
+        elsewhere_clean=~none,
+        elsewhere_robust=~none,
     )
