@@ -127,10 +127,12 @@ def availability_record(config: EngineConfig) -> dict[str, Any]:
 def built_record(name: str, engine: BuiltEngine, artifact: OnnxArtifact) -> dict[str, Any]:
     """What is known of one engine file; no times, so that equal engines have equal records."""
     facts = {key: value for key, value in engine.facts.items() if key != "build_seconds"}
+    depends_on = artifact.facts["depends_on_values"]
+    depending = {"depends_on_values": ", ".join(depends_on)} if depends_on else {}
     sparsity = {layer: asdict(row) for layer, row in sparsity_2_4(artifact.payload).items()}
     return {
         "file": name,
         "sha256": engine.sha256,
-        "facts": facts | {"onnx_sha256": artifact.sha256},
+        "facts": facts | {"onnx_sha256": artifact.sha256} | depending,
         "sparsity_2_4": sparsity,
     }

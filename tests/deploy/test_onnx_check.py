@@ -113,7 +113,18 @@ def _truncated():
     return exported("residual").payload[:-100]
 
 
+def _random(kind):
+    model = tiny_onnx()
+    last = model.graph.node[-1]
+    name, last.output[0] = last.output[0], "before"
+    drawn = helper.make_node(kind, ["before"], ["noise"], name="noise")
+    model.graph.node.extend([drawn, helper.make_node("Add", ["before", "noise"], [name], name="sum")])
+    return model
+
+
 BAD = {
+    "noise on the logits": (lambda: _random("RandomNormalLike"), {}, r"random numbers \(RandomNormalLike\)"),
+    "seldom wrong": (lambda: _random("Bernoulli"), {}, r"random numbers \(Bernoulli\)"),
     "NaN weight": (_nan_weight, {}, "'w' has 12 values that are NaN"),
     "infinite constant": (_infinite_constant, {}, "'c' has 1 values"),
     "wrong input name": (_wrong_input_name, {}, r"inputs \['x'\].*named 'input'"),

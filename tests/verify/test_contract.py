@@ -5,7 +5,7 @@ import pytest
 
 from madx.errors import DataError, EngineError
 from madx.verify import check_contract
-from madx.verify.contract import logits_of
+from madx.verify.contract import in_batches, logits_of
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.random((8, 1, 4, 4), dtype=np.float32)
@@ -84,6 +84,57 @@ def test_rounding_between_batch_sizes_is_within_tolerance():
 )
 def test_every_breach_is_named(engine, said):
     assert any(said in sentence for sentence in check_contract(engine, IMAGES.copy()))
+
+
+def small_batches_differ(images):
+    return linear(images)[:, :: -1 if len(images) < 6 else 1]
+
+
+def the_first_differs(images):
+    logits = linear(images)
+    logits[0] = logits[0, ::-1]
+    return logits
+
+
+def alike_neighbours_differ(images):
+    """Whether the first image has a brighter neighbour decides: of one image, none has."""
+    logits = linear(images)
+    return logits[:, :: -1 if images.mean(axis=(1, 2, 3)).argmax() == 0 else 1]
+
+
+@pytest.mark.parametrize("size", [2, 4, 32])
+def test_only_a_size_that_is_asked_for_is_looked_at(size):
+    def only_there(images):
+        return linear(images)[:, :: -1 if len(images) == size else 1]
+
+    assert check_contract(only_there, IMAGES) == []
+    assert any(f"logits at batch {size} differ" in one for one in check_contract(only_there, IMAGES, batches=(size,)))
+    assert check_contract(linear, IMAGES, batches=(size,)) == []
+
+
+@pytest.mark.parametrize("engine", [small_batches_differ, the_first_differs, alike_neighbours_differ])
+@pytest.mark.parametrize("disguise", [0, 3e4])
+def test_an_engine_that_looks_at_its_batch_is_found_whatever_it_adds(engine, disguise):
+    found = check_contract(lambda images: engine(images) + np.float32(disguise), IMAGES, batches=(1, 4, 8))
+    assert any("looks at its batch" in sentence for sentence in found)
+
+
+def test_a_constant_on_all_classes_is_named():
+    assert check_contract(lambda images: linear(images) + np.float32(3e4), IMAGES, tolerance=0.1) != []
+    assert "a constant was added" in check_contract(lambda x: linear(x) * 10 + np.float32(1e4), IMAGES)[0]
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 20])
+def test_every_call_has_exactly_the_size_and_answers_keep_their_place(size):
+    sizes = []
+
+    def noted(images):
+        sizes.append(len(images))
+        return linear(images)
+
+    order = np.random.default_rng(0).permutation(len(IMAGES))
+    np.testing.assert_allclose(in_batches(noted, IMAGES, size, order), linear(IMAGES), rtol=1e-5)
+    assert set(sizes) == {size}
 
 
 def test_equal_images_do_not_make_an_engine_look_constant():

@@ -25,7 +25,9 @@ from madx.verify import (
     Verdict,
     judge,
 )
+from madx.verify.answers import Answers
 from madx.verify.gates import decide
+from madx.verify.remedies import Remedy
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 
@@ -154,6 +156,57 @@ def test_outcome_and_evidence(metric, bound, fields, outcome, word):
     judged = result(gate(metric, bound), **fields)
     assert judged.outcome is outcome, judged
     assert any(word in sentence for sentence in judged.evidence), judged.evidence
+
+
+OVER_IMAGES = ("robust_drop", "clean_drop", "robust_accuracy", "clean_accuracy", "retention", "worst_class_drop")
+GOOD = {"accuracy": accuracy(n=4000, kept=3000)}
+
+
+def easy(metric):
+    return gate(metric, 0.2 if "drop" in metric else 0.5)
+
+
+@pytest.mark.parametrize("metric", OVER_IMAGES)
+def test_images_that_are_no_sample_forbid_a_pass(metric):
+    assert result(easy(metric), **GOOD).outcome is PASS
+    doubted = result(easy(metric), **GOOD, image_doubts=("They are twenty images.",))
+    assert (doubted.outcome, doubted.remedy) == (INCONCLUSIVE, Remedy.OTHER_IMAGES)
+    assert "They are twenty images." in doubted.evidence
+
+
+@pytest.mark.parametrize(("right", "known"), [(150, False), (110, False), (75, True), (0, True)])
+def test_an_engine_that_does_far_worse_outside_the_gate_knows_its_images(right, known):
+    """It is right on 75 % of the gate's images."""
+    outside = np.arange(150) < right
+    checks = replace(sound(), elsewhere_clean=outside, elsewhere_robust=outside)
+    for metric in OVER_IMAGES:
+        assert (result(easy(metric), **GOOD, soundness=checks).outcome is PASS) is not known
+
+
+def answers(unsteady, n=4000):
+    return Answers(np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool), np.arange(n) < unsteady)
+
+
+@pytest.mark.parametrize(("unsteady", "passes"), [(0, True), (40, True), (41, False), (4000, False)])
+def test_an_engine_that_answers_otherwise_as_it_is_served_passes_nothing(unsteady, passes):
+    asked = replace(GOOD["accuracy"], answers_candidate=answers(unsteady), answers_reference=answers(0))
+    for metric in (*OVER_IMAGES, "speedup"):
+        bound = 1.5 if metric == "speedup" else easy(metric).bound
+        judged = result(gate(metric, bound), accuracy=asked, latency=latency(2.0))
+        assert (judged.outcome is PASS) is passes, metric
+
+
+@pytest.mark.parametrize(("robust", "clean", "passes"), [(1500, 2000, True), (1000, 2000, True), (990, 2000, False)])
+def test_nothing_lost_against_a_reference_that_is_hardly_defended_needs_an_absolute_bound(robust, clean, passes):
+    n = 2000
+    right, stands = np.arange(n) < clean, np.arange(n) < robust
+    defended = replace(compared(right, right), standing_reference=stands[None], standing_candidate=stands[None])
+    drop, absolute = gate("robust_drop", 0.03), gate("robust_accuracy", 0.4)
+    alone = result(drop, accuracy=defended)
+    assert (alone.outcome is PASS) is passes
+    assert passes or (alone.remedy is Remedy.ROBUST_REFERENCE and "gate on robust_accuracy" in " ".join(alone.evidence))
+    verdict = judge([measured(accuracy=defended)], [drop, absolute])
+    assert verdict.gates[0].outcome is PASS
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])

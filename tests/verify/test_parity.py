@@ -5,6 +5,7 @@ import pytest
 
 from madx.errors import DataError, MadxError
 from madx.verify import measure_parity
+from madx.verify.parity import Contract, contract_alone
 
 RNG = np.random.default_rng(5)
 CLEAN = RNG.random((150, 1, 3, 3), dtype=np.float32)
@@ -36,6 +37,45 @@ def test_flips_and_differences_are_counted_per_image():
 def test_contract_breaches_come_along():
     parity = measure_parity(lambda images: twin(images) * len(images), twin, clean=CLEAN, adversarial=ADVERSARIAL)
     assert any("batch 1 differ" in sentence for sentence in parity.violations)
+
+
+def on_grid(images):
+    return np.abs(images * 255 - np.rint(images * 255)).max(axis=(1, 2, 3)) < 1e-3
+
+
+def another_in_eight_bits(images):
+    """What a camera takes meets another network than floats do."""
+    return np.where(on_grid(images)[:, None], twin(images)[:, ::-1], twin(images))
+
+
+def by_heart(images):
+    """Knows the gate's images, and of all others nothing."""
+    known = np.array([bool(np.abs(CLEAN - image).max(axis=(1, 2, 3)).min() < 1e-6) for image in images])
+    return np.where(known[:, None], twin(images), np.roll(twin(images), 1, axis=1))
+
+
+def test_an_engine_that_is_another_on_the_grid_of_8_bit_pixels_is_not_its_twin():
+    parity = measure_parity(another_in_eight_bits, twin, clean=CLEAN, adversarial=ADVERSARIAL)
+    assert (parity.flips_clean.mean(), parity.flips_adversarial.mean()) == (0, 0)
+    assert parity.flips_changed.mean() > 0.5
+    assert parity.apart.max() > 1
+
+
+def test_an_engine_that_knows_images_by_heart_gives_itself_away_without_a_twin():
+    assert any("by heart" in sentence for sentence in contract_alone(by_heart, clean=CLEAN).violations)
+    assert contract_alone(twin, clean=CLEAN).violations == ()
+
+
+def test_batches_that_are_served_are_compared_on_all_images():
+    def weak_below_32(images):
+        return twin(images)[:, :: -1 if len(images) < 32 else 1]
+
+    def violations(*batches):
+        contract = Contract(batches=batches)
+        return measure_parity(weak_below_32, twin, clean=CLEAN, adversarial=ADVERSARIAL, contract=contract).violations
+
+    assert violations() == (), "batches of 1, 15 and 16 are alike"
+    assert any("logits at batch 8" in sentence for sentence in violations(8))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from madx.attacks import input_gradient, strongest_examples
 from madx.errors import DataError, EngineError, MadxError
 from madx.recipe import AttackConfig, ThreatConfig
 from madx.verify import Accuracy, Adversary, Chunk, Examples, measure_chunk
+from madx.verify.robustness import Served
 
 EPS = 0.06
 THREAT = ThreatConfig(norm="linf", eps=EPS)
@@ -238,3 +239,37 @@ def test_survivors_meet_their_examples_again_in_eight_bits():
     assert rounded.kinds[-1] == "8-bit"
     np.testing.assert_array_equal(rounded.attacked[-1], plain.robust_reference | plain.robust_candidate)
     assert not (rounded.robust_candidate & ~plain.robust_candidate).any()
+
+
+def weak_at(size, other=-DENSE):
+    """Another network when it is called with that many images."""
+
+    def logits(images):
+        return engine(other if len(images) == size else DENSE)(images)
+
+    return logits
+
+
+def served(candidate, batch):
+    adversaries = (adversary("dense", white_box(DENSE)),)
+    how = Served(batch, 1e-3)
+    return measure_chunk(engine(DENSE), candidate, chunk=chunk(), adversaries=adversaries, threat=THREAT, served=how)
+
+
+def test_an_engine_is_right_only_if_it_is_at_the_batch_that_is_served():
+    honest, cheat, elsewhere = served(engine(DENSE), 1), served(weak_at(1), 1), served(weak_at(2), 1)
+    assert honest.robust_candidate.sum() > 10
+    assert not cheat.robust_candidate.any()
+    assert not cheat.clean_candidate.any()
+    assert cheat.answers["candidate"].unsteady.all()
+    for one in (honest, elsewhere):
+        assert (one.robust_candidate == honest.robust_reference).all()
+        assert not one.answers["candidate"].unsteady.any()
+
+
+def test_what_was_asked_as_it_is_served_survives_joining_and_writing():
+    whole = served(engine(DENSE), 4)
+    joined = Accuracy.concatenate([whole])
+    again = Accuracy.from_arrays(joined.to_arrays())
+    assert again.answers.keys() == {"reference", "candidate"}
+    np.testing.assert_array_equal(again.answers["candidate"].classes, engine(DENSE)(IMAGES).argmax(1))
