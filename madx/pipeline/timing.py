@@ -86,8 +86,8 @@ def fastest_reference(
     if ratio <= _SLOWED:
         return *as_it_is, []
     sentence = (
-        f"The reference as it was given takes {ratio:.2f} times as long as madx's own export of its weights: its graph "
-        "does more than the network needs. The speed-up is against that export."
+        f"The reference as it was given takes {ratio:.2f} times as long as madx's own export of its weights. The "
+        "speed-up is against that export."
     )
     return load, facts, [sentence]
 

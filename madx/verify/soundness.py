@@ -107,7 +107,7 @@ class Soundness:
         return cls(
             **found,
             **{f"doubled_{name}": rows for name, rows in doubled.items()},
-            **{f"elsewhere_{name}": rows for name, rows in elsewhere.items()},
+            **{f"elsewhere_{name}": read_array(elsewhere, name) for name in ("clean", "robust") if elsewhere},
             undefended_clean=read_array(arrays, "undefended_clean"),
             undefended=read_array(arrays, "undefended"),
         )

@@ -222,7 +222,7 @@ def test_a_rung_that_cannot_be_timed_costs_no_verdict(monkeypatch):
     def load(payload, config):
         engine = made(payload, config)
         if config.precision == "fp32":
-            engine.timer = lambda _: (_ for _ in ()).throw(EngineError("no memory"))
+            engine.timer = lambda *_: (_ for _ in ()).throw(EngineError("no memory"))
         return engine
 
     monkeypatch.setattr(ladder, "backend", lambda kind: SimpleNamespace(load=load, build=backend(kind).build))
