@@ -21,7 +21,7 @@ from madx.recipe import canonical_json
 
 @dataclass(frozen=True)
 class Attempts:
-    """Of the very engines, by their bytes, that the verdict speaks of."""
+    """Of the very engines, by what they compute, that the verdict speaks of."""
 
     measured: int
     """How often they were measured."""
@@ -77,7 +77,7 @@ def counted(
 
     Args:
         context: the running verify stage.
-        engines: those that were judged: by name, the SHA-256 of the engines that were compared, by role.
+        engines: those that were judged: by name, the SHA-256 of what the engines that were compared compute, by role.
         gates: of the recipe, as JSON.
         kept: names of the engines that were not measured this time.
         timed: names of the engines of which latency alone was.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from madx.attacks import suite_of
 from madx.closeness import ROUNDING
 from madx.data import describe
 from madx.data.near import MOST_COPIES, near_copies
+from madx.deploy.content import content_sha256
 from madx.deploy.engine import backend
 from madx.machine import describe_machine
 from madx.pipeline import files
@@ -78,7 +79,8 @@ def _judged(
     gates = [gate.model_dump(mode="json") for gate in settings.gates]
     judged = {values.engine: hashes[values.engine] for values in measured}
     world.share(lambda: copy_kept(context, kept))
-    attempts = world.share(lambda: counted(context, judged, gates, kept=kept.untouched, timed=kept.retimed))
+    tried = world.share(lambda: _contents(context, judged))
+    attempts = world.share(lambda: counted(context, tried, gates, kept=kept.untouched, timed=kept.retimed))
     names = {config.name: files.measurements(config) for config in context.recipe.export.engines}
     for values in measured:
         if values.engine not in kept.untouched:
@@ -104,6 +106,19 @@ def _hashes_of(measured: Measurements) -> dict[str, str]:
     """SHA-256 of the engines that were measured, by role."""
     subjects = (measured.reference, measured.candidate)
     return {one.role: one.sha256 for one in subjects if one is not None and one.sha256 is not None}
+
+
+def _contents(context: Context, names: Container[str]) -> dict[str, dict[str, str]]:
+    """What the engines of these names compute, by role: a file that was only spelt otherwise is the same attempt."""
+    found = {}
+    for config in context.recipe.export.engines:
+        if config.name in names:
+            record = build_record(context, config)
+            files_of = {role: files.recorded(record, role) for role in roles(context) if role is not None}
+            found[config.name] = {
+                role: content_sha256(context.read_bytes(file)) for role, file in files_of.items() if file is not None
+            }
+    return found
 
 
 def _recorded_hashes(context: Context, config: EngineConfig) -> dict[str, str]:

@@ -103,11 +103,12 @@ class Soundness:
         sides = {name: without_prefix(arrays, name) for name in ("reference", "candidate")}
         found: dict[str, Any] = {name: SideSoundness.from_arrays(own) if own else None for name, own in sides.items()}
         doubled: dict[str, Any] = without_prefix(arrays, "doubled")
-        elsewhere: dict[str, Any] = without_prefix(arrays, "elsewhere")
+        elsewhere = without_prefix(arrays, "elsewhere")
+        outside: dict[str, Any] = {name: read_array(elsewhere, name) for name in ("clean", "robust") if elsewhere}
         return cls(
             **found,
             **{f"doubled_{name}": rows for name, rows in doubled.items()},
-            **{f"elsewhere_{name}": read_array(elsewhere, name) for name in ("clean", "robust") if elsewhere},
+            **{f"elsewhere_{name}": rows for name, rows in outside.items()},
             undefended_clean=read_array(arrays, "undefended_clean"),
             undefended=read_array(arrays, "undefended"),
         )
