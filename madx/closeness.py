@@ -21,13 +21,18 @@ ROUNDING: Mapping[str, float] = MappingProxyType({"fp32": 1e-3, "fp16": 0.02})
 MOST_OFFSET = 100.0
 """Times its reach that an image's logits may lie away from zero as a whole: beyond, float32 has few digits left for
 what tells the classes apart."""
+_FEW = 3
 MOST_FLIPS = 0.01
 """Share of the images that may change their label by rounding."""
 
 
 def reach_of_sorted(ordered: Any) -> Any:
-    """[N] how far the best class stands above the middle one; `ordered` is [N, K], ascending, of numpy or torch."""
-    return ordered[:, -1] - ordered[:, (ordered.shape[1] - 1) // 2]
+    """[N] how far the best class stands above the middle one; `ordered` is [N, K], ascending, of numpy or torch.
+
+    Of two or three classes the last is taken: the second best is no measure near a border.
+    """
+    classes = ordered.shape[1]
+    return ordered[:, -1] - ordered[:, (classes - 1) // 2 if classes > _FEW else 0]
 
 
 def reach(logits: Logits) -> NDArray[np.float64]:
@@ -36,15 +41,18 @@ def reach(logits: Logits) -> NDArray[np.float64]:
     return np.maximum(own, np.median(own))
 
 
-def apart(found: Logits, expected: Logits, *, rounding: float) -> NDArray[np.float64]:
+def apart(found: Logits, expected: Logits, *, rounding: float, usual: Logits | None = None) -> NDArray[np.float64]:
     """[N] largest difference in any class, in units of what rounding explains: up to 1 the two are the same.
 
     Args:
         found: [N, K].
         expected: [N, K], N >= 1.
         rounding: share of the reach, as in `ROUNDING`.
+        usual: [M, K] logits of clean images: rounding is also measured by their median reach, as attacked images lie
+            near the border, where the best class stands out little.
     """
-    allowed = rounding * reach(expected)
+    least = 0.0 if usual is None else float(np.median(reach(usual)))
+    allowed = rounding * np.maximum(reach(expected), least)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num(differences(found, expected) / allowed, nan=0.0)
 

@@ -44,6 +44,13 @@ def test_an_undecided_image_is_rounded_like_the_rest():
     assert apart(logits + 1e-5 * RNG.normal(size=logits.shape), logits, rounding=1e-3).max() < 1
 
 
+def test_attacked_images_near_the_border_are_rounded_like_clean_ones():
+    border = 0.001 * LOGITS
+    noise = 1e-4 * RNG.normal(size=border.shape)
+    assert apart(border + noise, border, rounding=1e-3).max() > 1
+    assert apart(border + noise, border, rounding=1e-3, usual=LOGITS).max() < 1
+
+
 @pytest.mark.parametrize("classes", [2, 3, 1000])
 def test_any_number_of_classes(classes):
     logits = RNG.normal(size=(20, classes))

@@ -19,7 +19,11 @@ SIDE = 8
 NEAR = 2 / 255
 """Largest difference of two thumbnails that are near ..."""
 CONTRAST = 0.05
-"""... and no more than this share of the spread of all thumbnails: dim images are not alike for being dim."""
+"""... and no more than this share of what tells the gate's thumbnails apart at any place: dim images, or those of a
+camera that stands still, are not alike for that."""
+_MOST_PAIRS = 1_000_000
+"""Pairs that are looked at; where more are near, only the nearer ones are."""
+_NOTHING = 1e-6
 _PIXELS = 3 / 255
 """Largest root mean square difference of the images themselves."""
 MOST_COPIES = 0.01
@@ -52,7 +56,7 @@ def near_copies(gate: Split, train: Split | None) -> Near:
     from scipy.sparse.csgraph import connected_components
 
     own = _thumbnails(gate)
-    threshold = min(NEAR, CONTRAST * float(own.std()))
+    threshold = min(NEAR, CONTRAST * float(own.std(axis=0).max()))
     pairs = _near(gate, own, gate, own, threshold)
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(own), len(own)))
     different, _ = connected_components(links, directed=False)
@@ -83,6 +87,10 @@ def _near(
     draws = np.random.default_rng(0).standard_normal((SIDE * SIDE, _DIRECTIONS))
     directions = np.linalg.qr(draws)[0]
     tree, asked = KDTree(small_b @ directions), small_a @ directions
+    while tree.query_ball_point(asked, threshold * SIDE, workers=-1, return_length=True).sum() > _MOST_PAIRS:
+        threshold /= 2
+        if threshold < _NOTHING:
+            break
     found = tree.query_ball_point(asked, threshold * SIDE, workers=-1, return_sorted=True)
     rows = np.repeat(np.arange(len(found)), [len(near) for near in found])
     others = np.concatenate([np.asarray(near, dtype=np.int64) for near in found]) if len(rows) else rows

@@ -238,11 +238,20 @@ def _check_weights(model: ModelProto, precision: str) -> None:
 
 def _check_not_random(model: ModelProto) -> None:
     """What answers by chance answers otherwise each time, and seldom enough nobody sees it."""
-    if drawn := sorted({node.op_type for node in nodes(model) if node.op_type in RANDOM_OPS}):
+    constants = dict(tensors(model))
+    if drawn := sorted({node.op_type for node in nodes(model) if _draws(node, constants)}):
         raise ExportError(
             f"the ONNX file draws random numbers ({', '.join(drawn)}); an engine must give the same answer to the same "
             "image: export the network in evaluation mode"
         )
+
+
+def _draws(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
+    """Whether a node draws random numbers; Dropout does while it trains, or where that is not known."""
+    if node.op_type != "Dropout":
+        return node.op_type in RANDOM_OPS
+    mode = node.input[2] if len(node.input) > 2 else ""
+    return bool(mode) and (mode not in constants or bool(values(constants[mode]).any()))
 
 
 def _check_no_local_paths(model: ModelProto) -> None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from madx.recipe import EngineConfig
 
 _PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
+_PRECISE = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+"""float32 is what it says: kernels of 10-bit mantissas differ by batch more than rounding explains."""
 _ERRORS_ONLY = 3
 _SPINNING = "session.intra_op.allow_spinning"
 _CPU_REMEDY = "pip install onnxruntime"
@@ -162,7 +164,7 @@ def _session(payload: bytes, name: str, provider: str, threads: int) -> Any:
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry(_SPINNING, "0")
     with _explained(f"{name}: ONNX Runtime refuses the file"):
-        session = onnxruntime.InferenceSession(payload, options, providers=[provider])
+        session = onnxruntime.InferenceSession(payload, options, providers=[(provider, _PRECISE.get(provider, {}))])
     if session.get_providers()[0] != provider:  # ONNX Runtime falls back to the CPU with no more than a warning
         raise EngineError(f"{name}: ONNX Runtime could not start {provider} and fell back to the CPU")
     return session

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from madx.deploy.check import check_onnx
+from madx.deploy.check import OnnxArtifact, check_onnx
 from madx.deploy.engine import BuiltEngine, backend
 from madx.errors import ArtifactError, ExportError, ModelError, RecipeError
 from madx.models import check_finite, load_weights, read_state
@@ -83,15 +83,22 @@ def _engine(context: Context, config: EngineConfig, source: Source) -> tuple[Bui
     """
     payload = source.payloads[config.name]
     if suffix := source.built.get(config.name):
+        if suffix == ".onnx":
+            _checked(context, config, source)
         engine = BuiltEngine.of(payload, suffix, {})
         return engine, {"sha256": engine.sha256, "facts": engine.facts, "sparsity_2_4": {}}
-    train = context.splits.train
-    try:
-        artifact = check_onnx(payload, shape=train.shape, classes=train.classes, precision=config.precision)
-    except ExportError as error:
-        raise ExportError(f"the ONNX file given as {source.role} for {config.name}: {error}") from error
+    artifact = _checked(context, config, source)
     engine = backend(config.kind).build(artifact, config, batch=context.recipe.verify.latency.batch)
     return engine, built_record("", engine, artifact)
+
+
+def _checked(context: Context, config: EngineConfig, source: Source) -> OnnxArtifact:
+    """The ONNX file, held against the contract and the data; ExportError names who gave it."""
+    train, payload = context.splits.train, source.payloads[config.name]
+    try:
+        return check_onnx(payload, shape=train.shape, classes=train.classes, precision=config.precision)
+    except ExportError as error:
+        raise ExportError(f"the ONNX file given as {source.role} for {config.name}: {error}") from error
 
 
 def _twin(context: Context, source: Source) -> nn.Module:

@@ -47,6 +47,8 @@ def verify(context: Context) -> list[str]:
     if kept.untouched:
         context.progress.say("only gates changed: what was measured is judged again, and nothing is measured")
     measured, missing = [], {}
+    anew = any(config.name not in kept.measurements for config in context.recipe.export.engines)
+    doubted = world.share(lambda: image_doubts(context)) if anew else ()
     hashes: dict[str, dict[str, str]] = {}
     for config in context.recipe.export.engines:
         if reason := world.share(partial(why_missing, context, config)):
@@ -60,7 +62,7 @@ def verify(context: Context) -> list[str]:
             continue
         values, hashes[config.name] = _measured(context, config)
         if values is not None:
-            measured.append(values)
+            measured.append(replace(values, image_doubts=doubted))
     return _judged(context, measured, missing, hashes, kept=kept, merged=taken_over)
 
 
@@ -167,7 +169,6 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             reference=reference.subject if reference else None,
             candidate=candidate.subject,
             ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
-            image_doubts=context.world.share(lambda: image_doubts(context)),
         )
     return measurements, hashes
 

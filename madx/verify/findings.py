@@ -122,7 +122,14 @@ def _contract_doubts(accuracy: Accuracy, sides: Mapping[str, EngineParity]) -> t
         for name, side in sides.items()
         if side.images and float(side.flips.mean()) > TWIN_FLIPS
     ]
-    return doubts((*_broken(sides), *_unsteady(accuracy, sides), *strange), Remedy.MEND_ENGINE)
+    apart = [
+        f"The {name} engine's logits differ from its torch twin's by more than rounding explains on "
+        f"{int((side.apart > 1).sum())} of {side.images} images, by up to {float(side.apart.max()):.2g} times as much, "
+        "so what was learned on the twin is not known to hold for the engine."
+        for name, side in sides.items()
+        if side.images and float((side.apart > 1).mean()) > MOST_FLIPS
+    ]
+    return doubts((*_broken(sides), *_unsteady(accuracy, sides), *strange, *apart), Remedy.MEND_ENGINE)
 
 
 _METRICS: dict[str, Callable[[Measurements, GateConfig], Finding]] = {

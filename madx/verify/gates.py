@@ -50,7 +50,7 @@ def judge(
     counts = Counter([*(measured.engine for measured in measurements), *missing])
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise MadxError(f"these engines were given to the gates more than once: {repeated}; expected each once")
-    absolute = any(gate.metric == "robust_accuracy" for gate in gates)
+    absolute = max((gate.bound for gate in gates if gate.metric == "robust_accuracy"), default=0.0)
     judged = [_judge_gate(measured, gate, sequential, absolute=absolute) for measured in measurements for gate in gates]
     absent = [
         _undecided(engine, gate, Doubt(f"The engine was not measured: {reason}", Remedy.INSTALL_ENGINE))
@@ -87,14 +87,14 @@ def decide(lower: float, upper: float, *, bound: float, direction: Literal["at_l
     return Outcome.FAIL if failed else Outcome.INCONCLUSIVE
 
 
-def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool, *, absolute: bool) -> GateResult:
-    """The gate on one engine; `absolute`: whether another gate bounds the robust accuracy itself."""
+def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool, *, absolute: float) -> GateResult:
+    """The gate on one engine; `absolute`: what another gate demands of the robust accuracy itself, 0 if none does."""
     if sentence := lacking(measured, gate):
         remedy = Remedy.GIVE_TWIN if gate.metric == "parity_flips" else Remedy.GIVE_REFERENCE
         return _undecided(measured.engine, gate, Doubt(sentence, remedy))
     found = finding(measured, gate, sequential=sequential)
     unseen = doubts(unseen_by_gradients(measured, gate), Remedy.GIVE_TWIN)
-    weak = () if absolute else doubts(weak_reference(measured, gate), Remedy.ROBUST_REFERENCE)
+    weak = doubts(weak_reference(measured, gate, absolute=absolute), Remedy.ROBUST_REFERENCE)
     found = replace(found, doubts=(*found.doubts, *unseen, *weak))
     outcome = decide(found.lower, found.upper, bound=gate.bound, direction=gate.direction)
     compared = [*found.evidence, *said(measured, gate)]  # said whatever comes of it

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from madx.recipe import GateConfig
 from madx.verify.arrays import known
 from madx.verify.measurements import Measurements
@@ -43,17 +45,21 @@ def unseen_by_gradients(measured: Measurements, gate: GateConfig) -> Iterator[st
     )
 
 
-def weak_reference(measured: Measurements, gate: GateConfig) -> Iterator[str]:
-    """Why nothing lost may be nothing gained: the reference itself is hardly defended."""
+def weak_reference(measured: Measurements, gate: GateConfig, *, absolute: float) -> Iterator[str]:
+    """Why nothing lost may be nothing gained: the reference itself is hardly defended.
+
+    Not where the recipe says how much robustness is enough: `absolute`, more than the most frequent class alone has.
+    """
     if not (gate.compares and gate.on_robustness) or measured.reference is None:
         return
     clean, robust = known(measured.accuracy.clean_reference, "reference engine"), measured.accuracy.robust_reference
-    if robust.sum() >= KEPT * clean.sum():
+    chance = float(np.bincount(measured.accuracy.labels).max()) / measured.accuracy.images
+    if robust.sum() >= KEPT * clean.sum() or absolute > chance:
         return
     yield (
         f"The reference is robust on {robust.mean():.1%} of the images and right on {clean.mean():.1%}: attacks take "
         "more than half of what it knows, so losing nothing against it may leave next to nothing. Say how much "
-        "robustness is enough with a gate on robust_accuracy."
+        "robustness is enough, more than guessing has, with a gate on robust_accuracy."
     )
 
 

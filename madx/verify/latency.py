@@ -56,6 +56,10 @@ LOADS = 8
 one load say nothing of the next."""
 
 
+_PAIRS_A_LOAD = 7
+"""At most: more pairs are to be on more loads, or they would not narrow the limits."""
+
+
 @dataclass(frozen=True)
 class Timed:
     """What is timed."""
@@ -154,14 +158,16 @@ class _Course:
 
     def pairs(self) -> Iterator[_Pair]:
         """Without end."""
-        each = max(1, self.config.pairs // LOADS)
+        each = min(_PAIRS_A_LOAD, max(1, self.config.pairs // LOADS))
+        timers: list[Timer] = []
         for load in itertools.count():
-            reference, candidate, again = timers = self._loaded()
+            timers.clear()  # what a timer is bound to is released before the engines are loaded anew
+            timers += self._loaded()
             calls = self.config.block_calls
             warm_up(timers, calls=calls, seconds=self._settling(first=load == 0), clock=self.watch.clock)
             self.watch.read()  # shares count from here on
             for _ in range(each):
-                yield self._pair((reference, candidate, reference, again), load)
+                yield self._pair(timers, load)
 
     def _loaded(self) -> list[Timer]:
         """The engines once more, and those of before released."""
@@ -173,8 +179,9 @@ class _Course:
         return min(self.config.seconds * WARM_UP_SHARE, WARM_UP_SECONDS) if first else 0.0
 
     def _pair(self, timers: Sequence[Timer], load: int) -> _Pair:
-        """`timers` in the places of A and B, first of the pair and then of its control."""
-        a, b, control_a, control_b = timers
+        """The reference and the candidate in the places of A and B, and beside it the reference and its other load."""
+        a, b, control_b = timers
+        control_a = a
         order = "ABBA" if self.generator.random() < 0.5 else "BAAB"
         control_first = self.generator.random() < 0.5
         images = [self._draw(), self._draw()]

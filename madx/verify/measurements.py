@@ -182,13 +182,10 @@ def _boolean_fields(accuracy: Accuracy) -> tuple[str, ...]:
 
 
 def _joined_answers(parts: Sequence[Accuracy]) -> dict[str, Any]:
-    """Of each engine that every part asked."""
-    found = {}
-    for side in ("reference", "candidate"):
-        answers = [part.answers[side] for part in parts if side in part.answers]
-        if len(answers) == len(parts):
-            found[f"answers_{side}"] = Answers.concatenate(answers)
-    return found
+    """Of each engine that was asked; MadxError if only some of the parts asked it."""
+    if any(part.answers.keys() != parts[0].answers.keys() for part in parts):
+        raise MadxError("of some chunks it is known how the engines answer as they are served, of others not")
+    return {f"answers_{side}": Answers.concatenate([part.answers[side] for part in parts]) for side in parts[0].answers}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from madx.errors import MadxError
 from madx.seeds import numpy_generator
 from madx.stats import clopper_pearson
 from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
-from madx.verify.contract import Classifier, Images, check_contract, check_form, check_images, logits_of
+from madx.verify.contract import Classifier, Images, Logits, check_batches, check_contract, check_images, logits_of
 
 _BATCH = 64
 _CONTRACT_IMAGES = 16
@@ -152,7 +152,8 @@ def measure_parity(
     if clean.shape != adversarial.shape:
         raise MadxError(f"parity wants as many adversarial as clean images, got {adversarial.shape} for {clean.shape}")
     sets = (clean, adversarial, jittered(clean), jittered(adversarial), in_eight_bits(adversarial))
-    compared = [_compare(engine, twin, images, contract.tolerance) for images in sets]
+    usual = _in_batches(twin, clean)
+    compared = [_compare(engine, twin, images, contract.tolerance, usual) for images in sets]
     flips, difference, apart = (list(rows) for rows in zip(*compared, strict=True))
     return EngineParity(
         flips_clean=flips[0],
@@ -193,7 +194,8 @@ def _violations(engine: Classifier, clean: Images, contract: Contract, *, others
     found = check_contract(engine, clean[:_CONTRACT_IMAGES], tolerance=contract.tolerance)
     if not found and contract.batches:
         images = np.concatenate([clean, *others])
-        found = check_form(engine, images, tolerance=contract.tolerance, batches=contract.batches)
+        logits = _in_batches(engine, images)
+        found = check_batches(engine, images, logits, batches=contract.batches, tolerance=contract.tolerance, at=_BATCH)
     return (*found, *_by_heart(engine, clean))
 
 
@@ -211,7 +213,7 @@ def _by_heart(engine: Classifier, clean: Images) -> list[str]:
 
 
 def _compare(
-    engine: Classifier, twin: Classifier, images: Images, tolerance: float
+    engine: Classifier, twin: Classifier, images: Images, tolerance: float, usual: Logits
 ) -> tuple[Bools, NDArray[np.float64], NDArray[np.float64]]:
     """(label flips [N], largest logit difference [N], the same in units of rounding [N])."""
     check_images(images)
@@ -219,7 +221,7 @@ def _compare(
     if ours.shape != theirs.shape:
         raise MadxError(f"the engine has {ours.shape[1]} classes and its twin {theirs.shape[1]}; expected as many")
     flips: Bools = ours.argmax(axis=1) != theirs.argmax(axis=1)
-    return flips, differences(ours, theirs), apart(ours, theirs, rounding=tolerance)
+    return flips, differences(ours, theirs), apart(ours, theirs, rounding=tolerance, usual=usual)
 
 
 def _in_batches(classifier: Classifier, images: Images) -> NDArray[np.float32]:

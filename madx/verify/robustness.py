@@ -146,6 +146,10 @@ class _Board:
         self.overrun = np.zeros(rows)
         self.passes = np.zeros((rows, 2), dtype=np.int64)
         self.last = chunk.images.copy()
+        self.worst = [chunk.images.copy() for _ in engines]
+        """On each engine the example with the smallest margin."""
+        self.least = [np.full(len(chunk.index), np.inf) for _ in engines]
+        """[n] that margin: the logit of the label less the highest other one."""
         self.turning = [chunk.images.copy() for _ in engines]
         """On each engine the example that turned an image; the clean image while none has."""
 
@@ -171,7 +175,9 @@ class _Board:
         self.attacked[row, chosen] = True
         self.last[chosen] = examples
         for side, engine in enumerate(self.engines):
-            seen = _classes(engine, examples)
+            logits = logits_of(engine, examples)
+            self._note_worst(side, chosen, examples, logits)
+            seen = logits.argmax(axis=1)
             right = seen == self.chunk.labels[chosen]
             self.outcomes[side, row, chosen] = right
             turned = self.standing[side][chosen] & ~right
@@ -184,14 +190,23 @@ class _Board:
         order = numpy_generator(0, "served", self.chunk.number).permutation(len(self.chunk.index))
         return [self._served(side, engine, how, order) for side, engine in enumerate(self.engines)]
 
+    def _note_worst(self, side: int, chosen: NDArray[np.intp], examples: Images, logits: NDArray[np.float32]) -> None:
+        labels, rows = self.chunk.labels[chosen], np.arange(len(chosen))
+        others = logits.copy()
+        others[rows, labels] = -np.inf
+        margins = logits[rows, labels] - others.max(axis=1)
+        worse = margins < self.least[side][chosen]
+        self.worst[side][chosen[worse]] = examples[worse]
+        self.least[side][chosen[worse]] = margins[worse]
+
     def _served(self, side: int, engine: Classifier, how: Served, order: NDArray[np.intp]) -> Answers:
-        standing = self.standing[side]
-        worst = np.where(standing[:, None, None, None], self.last, self.turning[side])
+        standing, clean = self.standing[side], logits_of(engine, self.chunk.images)
         right, unsteady = [], []
-        for images in (self.chunk.images, worst):
+        for images in (self.chunk.images, self.worst[side]):
             logits = in_batches(engine, images, how.batch, order)
             right.append(logits.argmax(axis=1) == self.chunk.labels)
-            unsteady.append(apart(logits, logits_of(engine, images), rounding=how.rounding) > 1)
+            expected = clean if images is self.chunk.images else logits_of(engine, images)
+            unsteady.append(apart(logits, expected, rounding=how.rounding, usual=clean) > 1)
         self.clean[side] &= right[0]
         return Answers(
             classes=self.classes[side],

@@ -85,6 +85,7 @@ def p99_found(latency: Latency, gate: GateConfig) -> Finding:
         evidence=(
             _tail_sentence(latency, tails[0], gate.confidence),
             _control_sentence(control),
+            *latency.facts.get("remarks", ()),
             *told(latency.machine, no_spikes),
         ),
         method="order statistics, Bonferroni",

@@ -122,7 +122,22 @@ def _random(kind):
     return model
 
 
+def _training_dropout(*, known):
+    model = tiny_onnx()
+    last = model.graph.node[-1]
+    name, last.output[0] = last.output[0], "before"
+    ratio = helper.make_tensor("ratio", TensorProto.FLOAT, [], [1e-5])
+    mode = helper.make_tensor("mode", TensorProto.BOOL, [], [True])
+    model.graph.initializer.extend([ratio, mode] if known else [ratio])
+    if not known:
+        model.graph.node.extend([helper.make_node("Constant", [], ["mode"], name="mode", value=mode)])
+    model.graph.node.extend([helper.make_node("Dropout", ["before", "ratio", "mode"], [name], name="drop")])
+    return model
+
+
 BAD = {
+    "dropout that trains": (lambda: _training_dropout(known=True), {}, r"random numbers \(Dropout\)"),
+    "dropout that trains, by a node": (lambda: _training_dropout(known=False), {}, r"random numbers \(Dropout\)"),
     "noise on the logits": (lambda: _random("RandomNormalLike"), {}, r"random numbers \(RandomNormalLike\)"),
     "seldom wrong": (lambda: _random("Bernoulli"), {}, r"random numbers \(Bernoulli\)"),
     "NaN weight": (_nan_weight, {}, "'w' has 12 values that are NaN"),

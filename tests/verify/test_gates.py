@@ -183,6 +183,15 @@ def test_an_engine_that_does_far_worse_outside_the_gate_knows_its_images(right, 
         assert (result(easy(metric), **GOOD, soundness=checks).outcome is PASS) is not known
 
 
+@pytest.mark.parametrize(("apart", "passes"), [(0, True), (5, True), (6, False)])
+def test_an_engine_whose_logits_are_not_its_twins_is_another_network(apart, passes):
+    """Its labels may agree: what only says which class hides all that attacks climb."""
+    other = replace(parity(), apart=np.where(bits(500, apart), 3.0, 0.1))
+    for metric in OVER_IMAGES:
+        judged = result(easy(metric), **GOOD, parity=Parity(parity(), other))
+        assert (judged.outcome is PASS) is passes, metric
+
+
 def answers(unsteady, n=4000):
     return Answers(np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool), np.arange(n) < unsteady)
 
@@ -205,8 +214,9 @@ def test_nothing_lost_against_a_reference_that_is_hardly_defended_needs_an_absol
     alone = result(drop, accuracy=defended)
     assert (alone.outcome is PASS) is passes
     assert passes or (alone.remedy is Remedy.ROBUST_REFERENCE and "gate on robust_accuracy" in " ".join(alone.evidence))
-    verdict = judge([measured(accuracy=defended)], [drop, absolute])
-    assert verdict.gates[0].outcome is PASS
+    assert judge([measured(accuracy=defended)], [drop, absolute]).gates[0].outcome is PASS
+    trifle = gate("robust_accuracy", 0.1)
+    assert (judge([measured(accuracy=defended)], [drop, trifle]).gates[0].outcome is PASS) is passes
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
