@@ -47,6 +47,10 @@ class Study:
 _TRAINING = ("madx/prune", "madx/train", "madx/models", "madx/attacks", "recipes/fashion-mnist.yaml")
 STUDIES = {
     "precision": Study(("benchmarks/precision.py",), ("benchmarks/precision.py", "madx/models/precision.py")),
+    "redteam": Study(
+        ("benchmarks/redteam.py",),
+        ("benchmarks/redteam.py", "benchmarks/redteam_graphs.py", "madx/verify", "madx/deploy"),
+    ),
     "gates": Study(("benchmarks/gates.py",), ("benchmarks/gates.py", "madx/stats", "madx/verify/limits.py")),
     "shipped-network": Study(("benchmarks/shipped_network.py",), ("benchmarks/shipped_network.py", "recipes/weights")),
     "saliency": Study(("benchmarks/saliency.py",), ("benchmarks/saliency.py", "madx/prune", "madx/models/folding.py")),
