@@ -21,6 +21,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from madx.errors import ExportError
 
+CHECK = 2
+"""Of what a file is held to: one that an earlier check let through is checked again."""
 INPUT, OUTPUT = "input", "logits"
 RANDOM_OPS = (
     "Bernoulli",

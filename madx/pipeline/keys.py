@@ -14,6 +14,7 @@ from typing import Any
 
 import madx
 from madx.artifacts import sha256_file
+from madx.deploy.check import CHECK
 from madx.deploy.engine import backend
 from madx.errors import DataError, ModelError
 from madx.machine import describe_machine
@@ -75,6 +76,7 @@ def export(context: Context) -> dict[str, Any]:
     return _common(context, "selection") | {
         "export": recipe.export.model_dump(mode="json", exclude={"engines"}) | {"engines": engines},
         "batch": recipe.verify.latency.batch,
+        "check": CHECK,
         "can_build": {engine.name: backend(engine.kind).availability().can_build for engine in recipe.export.engines},
         "machine": describe_machine(),
         "tools": tool_versions(),
