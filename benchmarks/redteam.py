@@ -349,22 +349,19 @@ def position(bench: Bench) -> Given:
     """The first image of a batch runs the weak network, whatever the size."""
     dense, twin = bench.network("dense")
     graph = Graph()
-    rows = graph.add("Range", graph.constant(0, np.int64), graph.batch(), graph.constant(1, np.int64))
-    first = graph.add("Unsqueeze", graph.add("Less", rows, graph.constant(1, np.int64)), graph.constant([1], np.int64))
+    first = graph.column(graph.add("Less", graph.places(), graph.constant(1, np.int64)))
     logits = graph.choose(first, graph.embed(bench.network("weak")[0], "s_"), graph.embed(dense, "d_"))
     return Given(graph.model(logits), (ROBUST, CLEAN, FLIPS), twin=twin)
 
 
 @attempt
 def position_late(bench: Bench) -> Given:
-    """The images after the sixteenth of a batch run the weak network; served at 32."""
+    """The images after the 24th of a batch of 32 run the weak network; served at 32."""
     dense, twin = bench.network("dense")
     graph = Graph()
-    rows = graph.add("Range", graph.constant(0, np.int64), graph.batch(), graph.constant(1, np.int64))
-    late = graph.add("Greater", rows, graph.constant(23, np.int64))
-    small = graph.add("And", late, graph.batch_below(33))
-    column = graph.add("Unsqueeze", small, graph.constant([1], np.int64))
-    logits = graph.choose(column, graph.embed(bench.network("weak")[0], "s_"), graph.embed(dense, "d_"))
+    late = graph.add("Greater", graph.places(), graph.constant(23, np.int64))
+    small = graph.column(graph.add("And", late, graph.batch_below(33)))
+    logits = graph.choose(small, graph.embed(bench.network("weak")[0], "s_"), graph.embed(dense, "d_"))
     recipe = {"verify": {**BASE["verify"], "latency": {**BASE["verify"]["latency"], "batch": 32}}}
     return Given(graph.model(logits), (ROBUST, CLEAN, FLIPS), twin=twin, recipe=recipe)
 

@@ -69,6 +69,14 @@ class Graph:
         shape = self.add("Shape", "input")
         return self.add("Gather", shape, self.constant(0, np.int64), axis=0)
 
+    def places(self) -> str:
+        """The place of each image in the batch, int64 [batch]."""
+        return self.add("Range", self.constant(0, np.int64), self.batch(), self.constant(1, np.int64))
+
+    def column(self, condition: str) -> str:
+        """One bool for each image, [batch], as [batch, 1]."""
+        return self.add("Unsqueeze", condition, self.constant([1], np.int64))
+
     def batch_below(self, size: int) -> str:
         """Whether there are fewer images than that, []."""
         return self.add("Less", self.batch(), self.constant(size, np.int64))

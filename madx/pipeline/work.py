@@ -59,9 +59,9 @@ class Pass(NamedTuple):
 
 _SETS = 5
 """Sets of images that an engine is compared on with its twin: clean, adversarial, both changed a little, in 8 bits."""
-_ASKED = _SETS + 2 + 3 * 7
+_ASKED = _SETS + 2 + 3 * 4
 """Times that an engine is asked about an image beside its twin: these, whether it knows images by heart, and three sets
-at every batch that is served."""
+at three batches that are served and at the usual one."""
 _SERVED = 4
 """Times that an engine is asked about an image as it is served: clean and attacked, there and at the attacks' batch."""
 
@@ -250,7 +250,7 @@ def _parity(side: _Side, images: int) -> Counter[Pass]:
     return Counter(
         {
             Pass(side.role, "gradient"): images * most.gradient,
-            Pass(side.role, "forward"): images * (most.forward + _SETS),
+            Pass(side.role, "forward"): images * (most.forward + _SETS + 1),
             _engine(side): images * _ASKED,
         }
     )

@@ -77,17 +77,24 @@ def test_strided_images_are_read_right(engine, row):
     np.testing.assert_allclose(engine(whole[::2]), engine(np.ascontiguousarray(whole[::2])), rtol=0, atol=row[1])
 
 
-def test_the_timer_computes_the_logits_of_its_own_images(engine, row, monkeypatch):
-    """The output buffer that a timer allocates is caught, poisoned and looked into after a timed run."""
+def timer_and_buffer(engine, row, monkeypatch, pool, rows=None):
+    """A timer, and the output buffer that it allocates."""
     if row[0].kind == "ort-cuda":
         pytest.skip("its buffer lies on the GPU")
     buffers = []
     empty = np.empty
     monkeypatch.setattr(np, "empty", lambda *given: buffers.append(empty(*given)) or buffers[-1])
-    batch = images(5)
-    timed = engine.timer(batch)
+    timed = engine.timer(pool, rows)
     monkeypatch.undo()
-    (buffer,) = (buffer for buffer in buffers if buffer.shape == (5, 10))
+    shape = (len(pool) if rows is None else rows.shape[1], 10)
+    (buffer,) = (buffer for buffer in buffers if buffer.shape == shape)
+    return timed, buffer
+
+
+def test_the_timer_computes_the_logits_of_its_own_images(engine, row, monkeypatch):
+    """The output buffer that a timer allocates is caught, poisoned and looked into after a timed run."""
+    batch = images(5)
+    timed, buffer = timer_and_buffer(engine, row, monkeypatch, batch)
     expected = engine(batch)
     batch[:] = 0  # the timer has its own copy
     buffer[:] = np.nan
@@ -99,15 +106,8 @@ def test_the_timer_computes_the_logits_of_its_own_images(engine, row, monkeypatc
 
 def test_each_number_is_a_batch_of_its_own_images(engine, row, monkeypatch):
     """Of two engines the same ones are timed: a batch that stayed in place would be a fast path for one image."""
-    if row[0].kind == "ort-cuda":
-        pytest.skip("its buffer lies on the GPU")
-    buffers = []
-    empty = np.empty
-    monkeypatch.setattr(np, "empty", lambda *given: buffers.append(empty(*given)) or buffers[-1])
     pool, rows = images(9), np.array([[0, 1, 2], [8, 4, 4], [7, 0, 3]])
-    timed = engine.timer(pool, rows)
-    monkeypatch.undo()
-    (buffer,) = (buffer for buffer in buffers if buffer.shape == (3, 10))
+    timed, buffer = timer_and_buffer(engine, row, monkeypatch, pool, rows)
     expected = engine(pool)
     for number in (2, 0, 1, 2):
         assert timed(number) > 0

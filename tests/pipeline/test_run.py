@@ -1,6 +1,7 @@
 """The whole chain on a tiny network: what it writes, when it does nothing, and what makes it work again."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -223,6 +224,23 @@ def test_json_answers_are_json(workspace: Path, cli: Cli) -> None:
     assert json.loads(run(cli, workspace, "prune", "--json").out)["stages"] == [
         {"name": "prune", "done": False, "seconds": 0.0}
     ]
+
+
+def test_inspect_shows_the_classes_as_they_were_measured(workspace: Path, cli: Cli) -> None:
+    found = json.loads(cli("inspect", workspace / "run", "--json").out)["classes"]["ort-cpu-fp32"]
+    with np.load(workspace / "run/measurements/ort-cpu-fp32.npz") as arrays:
+        labels, answers = arrays["accuracy.labels"], arrays["accuracy.answers_candidate.classes"]
+    assert [(row["name"], row["images"]) for row in found] == [
+        (str(label), int((labels == label).sum())) for label in np.unique(labels)
+    ]
+    for label, row in enumerate(found):
+        told = {int(other): int(count) for other, count in re.findall(r"(\d+): (\d+)", row["taken_for"])}
+        wrong = answers[(labels == label) & (answers != label)]
+        assert all((wrong == other).sum() == count for other, count in told.items())
+        assert bool(told) is bool(len(wrong))
+    lines = cli("inspect", workspace / "run").out
+    assert "ort-cpu-fp32 by class" in lines
+    assert f"0: {found[0]['images']} images, clean {found[0]['candidate'][0]}" in lines
 
 
 def test_inspect_shows_changed_files(workspace: Path, cli: Cli) -> None:
