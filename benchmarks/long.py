@@ -45,8 +45,18 @@ class Study:
 
 
 _TRAINING = ("madx/prune", "madx/train", "madx/models", "madx/attacks", "recipes/fashion-mnist.yaml")
+_TIMING = (
+    "madx/clocks.py",
+    "madx/sensors.py",
+    "madx/stats",
+    *(f"madx/verify/{name}.py" for name in ("latency", "sampling", "noise", "speed", "speed_limits")),
+)
 STUDIES = {
     "precision": Study(("benchmarks/precision.py",), ("benchmarks/precision.py", "madx/models/precision.py")),
+    "shared-machine": Study(("benchmarks/shared_machine.py",), ("benchmarks/shared_machine.py", *_TIMING)),
+    "latency-errors": Study(
+        ("benchmarks/latency_errors.py",), ("benchmarks/latency_errors.py", "tests/noisy_machine.py", *_TIMING)
+    ),
     "redteam": Study(
         ("benchmarks/redteam.py",),
         ("benchmarks/redteam.py", "benchmarks/redteam_graphs.py", "madx/verify", "madx/deploy"),

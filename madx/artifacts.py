@@ -14,6 +14,7 @@ import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,11 +88,39 @@ def read_json(path: Path) -> Any:
         ArtifactError: missing, unreadable, not JSON, or with a number that `write_json` would refuse.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+        payload = path.read_bytes()
     except FileNotFoundError:
         raise ArtifactError(f"there is no {path}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not readable JSON ({error}); delete it to make it again") from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); delete it to make it again") from None
+    return parse_json(payload, str(path))
+
+
+def parse_json(payload: bytes, name: str) -> Any:
+    """Content of the JSON file of that name.
+
+    Raises:
+        ArtifactError: it is not JSON, or has a number that `write_json` would refuse.
+    """
+    try:
+        return json.loads(payload.decode("utf-8"), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{name} is not readable JSON ({error}); delete it to make it again") from None
+
+
+def parse_object(payload: bytes, name: str, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """The same of a file that holds an object with these keys, whoever has edited it.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    content = parse_json(payload, name)
+    if not isinstance(content, dict):
+        held = json.dumps(content)[:80]
+        raise ArtifactError(f"{name} should hold an object and holds {held}; delete it to make it again")
+    if missing := [key for key in keys if key not in content]:
+        raise ArtifactError(f"{name} has no {missing[0]!r}; delete it to make it again")
+    return content
 
 
 def _finite(text: str) -> float:

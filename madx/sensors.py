@@ -29,7 +29,7 @@ SOURCES: Mapping[str, str] = MappingProxyType(
         "gpu_celsius": "temperature of the GPU, °C",
         "load": "load average over one minute",
         "others": "share of the usable CPUs' time that other processes took",
-        "steal": "share of the usable CPUs' time that the hypervisor gave to other machines",
+        "steal": "share of the time in which the usable CPUs had work that the hypervisor gave to other machines",
         "waiting": "share of the time that the engine's threads could have run and waited for a CPU, the worst of them",
     }
 )
@@ -136,8 +136,9 @@ class _Ticks:
     def shares_since(self, before: _Ticks) -> dict[str, float]:
         total = self.total - before.total
         own = (self.own - before.own) * os.sysconf("SC_CLK_TCK")
-        others = (self.busy - before.busy - own) / total
-        return {"others": min(max(others, 0.0), 1.0), "steal": (self.steal - before.steal) / total}
+        busy, stolen = self.busy - before.busy, self.steal - before.steal
+        others = min(max((busy - own) / total, 0.0), 1.0)
+        return {"others": others, "steal": stolen / (busy + stolen) if stolen > 0 else 0.0}
 
 
 class _Gpu:

@@ -1,10 +1,12 @@
 """A simulated machine with bad neighbours: its clock is a number, its noise has a seed, nothing is really timed."""
 
+import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 
+from madx.clocks import CallTime
 from madx.recipe import GateConfig, LatencyConfig
 from madx.sensors import Watch
 from madx.verify import Outcome, measure_latency
@@ -45,7 +47,13 @@ class NoisyMachine:
         from_to: seconds of the one burst there is instead.
         drift: growth of all times a second.
         wander: step of a random walk of the logarithm of all times, a call.
-        sensors: whether the machine tells of its bursts.
+        mood: standard deviation of the logarithm of the candidate's times, which stay alike for some twenty calls.
+        spread: standard deviation of the logarithm of an engine's times between its loads.
+        turns: (own, others') mean seconds: others take their turn on the CPU in the middle of a call or between two.
+        taker: "neighbours", whose turns the kernel's account of waiting shows, or a "hypervisor".
+        charged: whether what a hypervisor takes is counted as the CPU time of whoever was running.
+        cpu: whether there is a CPU clock, which stands still in neighbours' turns and bursts.
+        sensors: whether the machine tells of its bursts and turns.
     """
 
     def __init__(self, seed, *, noise=0.01, tail=0.0, burst=0.0, calm=0.0, slow=1.0, hits="AB", **more):
@@ -53,27 +61,40 @@ class NoisyMachine:
         self.now, self.weather, self.in_burst, self.until = 0.0, 0.0, False, 0.0
         self.noise, self.tail, self.burst, self.calm, self.slow, self.hits = noise, tail, burst, calm, slow, hits
         self.from_to, self.drift, self.wander = (more.get(name) for name in ("from_to", "drift", "wander"))
+        self.mood, self.spread, self.turns = more.get("mood", 0.0), more.get("spread", 0.0), more.get("turns")
+        self.taker, self.charged, self.cpu = more.get("taker"), more.get("charged", False), more.get("cpu", False)
         self.sensors = more.get("sensors", True)
-        self.lost = self.spent = 0.0
+        self.lost = self.taken = self.spent = self.left = self.humour = 0.0
         self.draws = iter(())
+
+    def load(self, seconds, name):
+        """What loads an engine of this true time anew."""
+        return lambda: nullcontext(self.timer(seconds * math.exp(self.spread * self._normal()), name))
 
     def timer(self, seconds, name):
         def run(_number=0):
-            took = seconds * (1 + abs(self.noise * self._normal()))
+            work = seconds * (1 + abs(self.noise * self._normal()))
             if self.tail and self.rng.random() < 0.2:
-                took *= 1 + 0.1 * self.rng.pareto(self.tail)
+                work *= 1 + 0.1 * self.rng.pareto(self.tail)
             if self.drift:
-                took *= 1 + self.drift * self.now
+                work *= 1 + self.drift * self.now
             if self.wander:
                 self.weather += self.wander * self._normal()
-                took *= np.exp(self.weather)
-            if self._bursting():
-                factor = self.slow if name in self.hits else 1.0
-                self.lost += (factor - 1) * took
-                took *= factor
-            self.now += took
-            self.spent += took
-            return took
+                work *= np.exp(self.weather)
+            if self.mood and name == "B":
+                self.humour = 0.95 * self.humour + math.sqrt(1 - 0.95**2) * self.mood * self._normal()
+                work *= math.exp(self.humour)
+            took = work * (self.slow if self._bursting() and name in self.hits else 1.0)
+            self.lost += took - work
+            others = self._turns_of_others(took)
+            if self.taker == "hypervisor":
+                self.taken += others
+            else:
+                self.lost += others
+            self.now += took + others
+            self.spent += took + others
+            charged = others if self.taker == "hypervisor" and self.charged else 0.0
+            return CallTime(took + others, work + charged) if self.cpu else took + others
 
         return run
 
@@ -91,14 +112,29 @@ class NoisyMachine:
             self.until += self.rng.exponential(self.burst if self.in_burst else self.calm)
         return self.in_burst
 
+    def _turns_of_others(self, seconds):
+        """What others take while so many seconds of the engine's own go by."""
+        if not self.turns:
+            return 0.0
+        own, theirs = self.turns
+        taken = 0.0
+        while seconds > self.left:
+            seconds -= self.left
+            taken += self.rng.exponential(theirs)
+            self.left = self.rng.exponential(own)
+        self.left -= seconds
+        return taken
+
     def read(self):
-        share, self.lost, self.spent = self.lost / max(self.spent, 1e-9), 0.0, 0.0
-        return {"waiting": share} if self.sensors else {}
+        shares = {"waiting": self.lost, "steal": self.taken}
+        found = {name: lost / max(self.spent, 1e-9) for name, lost in shares.items()}
+        self.lost = self.taken = self.spent = 0.0
+        return found if self.sensors else {}
 
     def measure(self, speedup, *, seed, reference=1e-3, tails=False, **config):
         return measure_latency(
-            kept(self.timer(reference, "A")),
-            kept(self.timer(reference / speedup, "B")),
+            self.load(reference, "A"),
+            self.load(reference / speedup, "B"),
             config=LatencyConfig(**{"pairs": 30, "block_calls": 5, "seconds": 0.6} | config),
             seed=seed,
             timed=Timed("simulated"),

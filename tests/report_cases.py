@@ -133,7 +133,8 @@ def latency(speedup=2.6, noise=0.01, pairs=40, disturbed=2):
         control_a=base[2],
         control_b=base[3],
         machine={"cpu_mhz": np.full(pairs, 2600.0), "waiting": waiting, "load": np.linspace(0.1, 0.3, pairs)},
-        facts={"machine": {"cpus": 4}, "reference": {"intra_op_threads": 4, "spinning": False}},
+        facts={"machine": {"cpus": 4}, "reference": {"intra_op_threads": 1, "spinning": False}},
+        cpu=0.98 * np.stack([base[0], base[1] / np.float32(speedup), base[2], base[3]]),
     )
 
 

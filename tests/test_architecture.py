@@ -23,6 +23,7 @@ LAYERS = {
     "progress": 0,
     "machine": 0,
     "sensors": 0,
+    "clocks": 0,
     "closeness": 0,
     "artifacts": 0,
     "rundir": 0,

@@ -70,7 +70,7 @@ def test_shares_of_the_cpus_are_of_the_usable_ones_since_the_last_reading(machin
     machine.now = 1.0
     machine.write("proc/stat", machine.ticks(busy=30, idle=60, steal=10))
     first = sensors.read()
-    assert (first["others"], first["steal"]) == pytest.approx((0.3, 0.1))
+    assert (first["others"], first["steal"]) == pytest.approx((0.3, 0.25))
     machine.now = 1.1  # within the window the last whole one stands
     assert sensors.read()["others"] == first["others"]
     machine.now = 2.0

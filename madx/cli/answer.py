@@ -40,7 +40,9 @@ def tell_verdict(context: Context, verdict: Verdict, provenance: dict[str, Any],
         show.verdict(verdict, root, lambda console: print_headline(console, decided, context.typed), new=new)
     typed = context.typed.portable()
     lines = filter(None, (decided.sentence, decided.command(typed)))
-    github.publish(verdict, "\n".join(lines), lambda: context.run.read(files.MARKDOWN).decode(), as_json=as_json)
+    github.publish(
+        verdict, "\n".join(lines), lambda: context.run.read(files.MARKDOWN).decode(errors="replace"), as_json=as_json
+    )
 
 
 def print_headline(console: Console, decided: Headline, typed: Invocation) -> None:

@@ -306,7 +306,8 @@ def _run_stage(name: str, recipe: Path, run_dir: Path | None, overrides: list[st
 def _missing_engines(context: Context) -> dict[str, str]:
     from madx.pipeline import files
 
-    records = {engine.name: context.read_json(files.build(engine)) for engine in context.recipe.export.engines}
+    engines = context.recipe.export.engines
+    records = {engine.name: context.read_json(files.build(engine), "built", "reason") for engine in engines}
     return {name: record["reason"] for name, record in records.items() if not record["built"]}
 
 

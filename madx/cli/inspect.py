@@ -5,7 +5,6 @@ A terminal gets tables with bars, anything else one plain line for each fact.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from madx.artifacts import read_json
+from madx.artifacts import parse_object, read_json
 from madx.errors import ArtifactError
 from madx.rundir import CHECKPOINTS, MANIFEST, RunDirectory
 
@@ -91,8 +90,8 @@ def _classes(run: RunDirectory) -> dict[str, list[dict[str, Any]]]:
 
     found = {}
     for name in names:
-        with suppress(ArtifactError):  # damaged, which its stage's line says, or of an earlier madx
-            verdict = json.loads(run.read("verdict.json"))
+        with suppress(ArtifactError, AttributeError):  # damaged, which its stage's line says, or of an earlier madx
+            verdict = parse_object(run.read("verdict.json"), "verdict.json", ("provenance",))
             measured = Measurements.from_arrays(read_arrays(run.read(name)))
             rows = class_rows(measured.accuracy, verdict["provenance"].get("classes") or ())
             found[measured.engine] = [asdict(row) for row in rows]

@@ -88,6 +88,8 @@ def _print(found: Plan, context: Context) -> None:
     console.print(gates)
     if any(gate.likely for gate in found.gates):
         console.print("* images for a chance of 80 % if nothing is lost on average and 1 / 3 / 10 % of them differ")
+    if any(gate.true_ratio for gate in found.gates):
+        console.print("* true speed-up for a chance of 80 % if an engine's loads differ by 0.5 / 1 / 2 % of its time")
     from madx.verify.feasible import explain
 
     for gate in found.gates:
@@ -130,5 +132,6 @@ def _row(found: Feasibility) -> tuple[str, ...]:
     if found.unit == "bytes":
         has = needs = "counted"
     likely = " / ".join(f"{images:,}" for images in found.likely.values())
+    likely = likely or " / ".join(f"{ratio:.3f} times" for ratio in found.true_ratio.values())
     bound = f"{gate.direction.replace('_', ' ')} {gate.bound:g} at {gate.confidence:g}"
     return gate.metric, bound, found.answer, has, needs, likely or "-"

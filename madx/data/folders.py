@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -302,6 +303,8 @@ def _listed(entry: os.DirEntry[str], linked: bool) -> ImageFile:
         status = entry.stat()
     except OSError as error:
         raise DataError(f"the image {entry.path} cannot be read ({error.strerror}); replace or remove it") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{entry.path} is not a file (a pipe, a device or a folder); move it elsewhere")
     target = os.path.realpath(entry.path) if linked or entry.is_symlink() else ""
     return ImageFile(entry.path, target, status.st_size, status.st_mtime_ns)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.clocks import CallTime
 from madx.errors import EngineError
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Engine(Protocol):
         """Logits [B, K] of images [B, C, H, W], any B >= 1; EngineError for anything else."""
         ...
 
-    def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., float]:
-        """A callable with its own preallocated I/O: it runs one inference and returns its seconds.
+    def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., float | CallTime]:
+        """A callable with its own preallocated I/O: it runs one inference and returns its seconds, by one clock or two.
 
         Args:
             images: [N, C, H, W].

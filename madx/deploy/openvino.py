@@ -7,12 +7,12 @@ logits by a thousand times more than float32 does, so the precision is set here,
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from madx.clocks import CallTime, clocked, cpu_clock_is_fine
 from madx.deploy.engine import (
     Availability,
     BuiltEngine,
@@ -72,6 +72,7 @@ class OpenVinoEngine:
         openvino = _imported()
         self.name = config.name
         threads = config.threads or physical_cores()
+        self._one_thread = threads == 1 and cpu_clock_is_fine()
         core = openvino.Core()
         precision = _precision(core, config)
         properties = {
@@ -110,7 +111,7 @@ class OpenVinoEngine:
         logits: Logits = result[0]
         return logits
 
-    def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., float]:
+    def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., CallTime]:
         """Seconds of one synchronous request of its own, on input and output memory that is allocated once."""
         openvino = _imported()
         pool = checked_images(images, self._shape, self.name)
@@ -120,13 +121,11 @@ class OpenVinoEngine:
         request.set_input_tensor(openvino.Tensor(checked, shared_memory=True))
         request.set_output_tensor(openvino.Tensor(result, shared_memory=True))
 
-        def run(number: int = 0) -> float:
+        def run(number: int = 0) -> CallTime:
             _keep_alive = (checked, result)  # the request only borrows their memory
             if rows is not None:
                 checked[...] = batch_of(pool, rows, number)
-            started = time.perf_counter()
-            request.infer()
-            return time.perf_counter() - started
+            return clocked(request.infer, one_thread=self._one_thread)
 
         return run
 

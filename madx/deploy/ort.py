@@ -7,13 +7,13 @@ that the other is timed on. The choice is recorded in the engine's facts, as are
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from madx.clocks import CallTime, clocked, cpu_clock_is_fine
 from madx.deploy.engine import (
     Availability,
     BuiltEngine,
@@ -83,6 +83,7 @@ class OrtEngine:
         if self._device == "cuda":
             self.timing = "host call until the GPU is done, preallocated I/O on the GPU"
         threads = config.threads or physical_cores()
+        self._one_thread = self._device == "cpu" and threads == 1 and cpu_clock_is_fine()
         self._session: Any = _session(payload, config.name, provider, threads)
         self._shape, self._classes = _signature(self._session)
         self.facts: dict[str, Any] = {"onnxruntime": _imported().__version__, **_facts(self._session)}
@@ -94,7 +95,7 @@ class OrtEngine:
             logits: Logits = self._open().run(["logits"], {"input": checked})[0]
         return logits
 
-    def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., float]:
+    def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., CallTime]:
         """Seconds of one run with inputs and outputs bound to memory that is allocated once."""
         from onnxruntime import OrtValue
 
@@ -107,14 +108,15 @@ class OrtEngine:
         binding.bind_ortvalue_input("input", bound[0])
         binding.bind_ortvalue_output("logits", bound[1])
 
-        def run(number: int = 0) -> float:
+        def infer() -> None:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        def run(number: int = 0) -> CallTime:
             _keep_alive = bound  # the binding only borrows the arrays' memory
             if rows is not None:
                 bound[0].update_inplace(np.ascontiguousarray(batch_of(pool, rows, number)))
-            started = time.perf_counter()
-            session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
-            return time.perf_counter() - started
+            return clocked(infer, one_thread=self._one_thread)
 
         return run
 

@@ -55,7 +55,7 @@ def roles(context: Context) -> tuple[str | None, str]:
 
 def build_record(context: Context, config: EngineConfig) -> dict[str, Any]:
     """How the engine's files were built or taken over, and the first reason why one was not."""
-    records = [context.read_json(name) for name in _records(context, config)]
+    records = [context.read_json(name, "built", "reason") for name in _records(context, config)]
     merged: dict[str, Any] = {}
     for record in reversed(records):
         merged |= record

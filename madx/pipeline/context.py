@@ -6,7 +6,6 @@ In a job of several processes the run directory is process 0's: the others read 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 import madx
-from madx.artifacts import Checkpoint, FileCheckpoint, write_atomically, write_json
+from madx.artifacts import Checkpoint, FileCheckpoint, parse_object, write_atomically, write_json
 from madx.data import Splits, describe, load_splits
 from madx.distributed import SINGLE, World
 from madx.errors import ModelError, RecipeError
@@ -217,9 +216,13 @@ class Context:
         """The tensors of a file that a finished stage wrote, checked against the manifest."""
         return load_safetensors(self.read_bytes(name))
 
-    def read_json(self, name: str) -> Any:
-        """The content of a JSON file that a finished stage wrote, checked against the manifest."""
-        return json.loads(self.read_bytes(name))
+    def read_json(self, name: str, *keys: str) -> dict[str, Any]:
+        """The object with these keys that a finished stage wrote into a JSON file, checked against the manifest.
+
+        Raises:
+            ArtifactError: the file was changed, or does not hold that.
+        """
+        return parse_object(self.read_bytes(name), name, keys)
 
     def _check_enough(self, splits: Splits) -> None:
         """What would fail in a later stage fails before the first one."""

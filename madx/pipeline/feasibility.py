@@ -11,6 +11,7 @@ from madx.pipeline.stages import due
 from madx.recipe import GateConfig
 from madx.verify.feasible import Samples, explain, undecidable
 from madx.verify.parity import PARITY_IMAGES
+from madx.verify.sampling import BLOCK_CALLS, FEWEST_PAIRS
 
 
 def samples(context: Context) -> Samples:
@@ -21,8 +22,8 @@ def samples(context: Context) -> Samples:
         images=images,
         parity=min(PARITY_IMAGES, images),
         most_parity=PARITY_IMAGES,
-        pairs=settings.latency.pairs,
-        block_calls=settings.latency.block_calls,
+        pairs=settings.latency.pairs or FEWEST_PAIRS,
+        block_calls=settings.latency.block_calls or BLOCK_CALLS,
         sequential=settings.sequential,
     )
 

@@ -5,13 +5,12 @@ Everything is read from files that the manifest vouches for, and belongs to the 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from madx.artifacts import sha256_bytes, write_atomically
+from madx.artifacts import parse_object, sha256_bytes, write_atomically
 from madx.errors import ArtifactError
 from madx.pipeline import files, keys
 from madx.pipeline.context import Context
@@ -127,7 +126,7 @@ def _kept_for_gates(context: Context) -> Kept:
 
 def _read(context: Context, record: Mapping[str, Any], *, timed_again: bool) -> Kept:
     names = {config.name: files.measurements(config) for config in context.recipe.export.engines}
-    content = json.loads(_vouched(context, record, files.VERDICT))
+    content = parse_object(_vouched(context, record, files.VERDICT), files.VERDICT, ("provenance",))
     return Kept(
         measurements={
             engine: Measurements.from_arrays(read_arrays(_vouched(context, record, name)))

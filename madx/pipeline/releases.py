@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from madx.artifacts import parse_object
 from madx.errors import ArtifactError
 from madx.pipeline import files
 from madx.pipeline.given import CANDIDATE, Given, Source, bundle_source, check_twins, onnx_source
@@ -79,7 +78,7 @@ def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> tup
     for name in (files.build(config), files.taken_build(config)):
         if name not in vouched:
             continue
-        record: dict[str, Any] = json.loads(run.read(name))
+        record = parse_object(run.read(name), name, ("reason",))
         for role in _TWINS:
             if file := files.recorded(record, role):
                 return role, file

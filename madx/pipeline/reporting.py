@@ -34,7 +34,7 @@ def read_verdict(context: Context) -> tuple[Verdict, dict[str, Any]]:
     Raises:
         ArtifactError: the run has none, or it is not the one that was written.
     """
-    content = context.read_json(files.VERDICT)
+    content = context.read_json(files.VERDICT, "provenance")
     return Verdict.from_json(content), content["provenance"]
 
 

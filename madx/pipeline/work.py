@@ -35,6 +35,7 @@ from madx.recipe import AttackConfig, EngineConfig, LoopConfig
 from madx.train.job import evaluation_steps
 from madx.train.loop import TRAINING, attack_of
 from madx.verify.parity import PARITY_IMAGES
+from madx.verify.sampling import FEWEST_CALLS, FEWEST_PAIRS
 
 Role = Literal["dense", "pruned"]
 EXPORT_SECONDS = 4.0
@@ -230,7 +231,7 @@ def _of_engine(context: Context, engine: EngineConfig, sides: list[_Side]) -> li
 def _timing(context: Context) -> Part:
     """The budget of seconds; the least number of pairs is timed even where it costs more: eight blocks each."""
     latency = context.recipe.verify.latency
-    blocks = latency.pairs * latency.block_calls * latency.batch
+    blocks = (latency.pairs or FEWEST_PAIRS) * (latency.block_calls or FEWEST_CALLS) * latency.batch
     least = Counter({Pass("dense", "engine"): 6 * blocks, Pass("pruned", "engine"): 2 * blocks})
     return Part("(timing)", seconds=latency.seconds, least_calls=least)
 

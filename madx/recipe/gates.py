@@ -54,12 +54,14 @@ class LatencyConfig(Section):
     """Images a call."""
     seconds: Annotated[Number, Field(gt=0)] = 20
     """Time budget of one comparison; sampling stops earlier when the intervals that the gates need are tight enough."""
-    pairs: Annotated[Integer, Field(ge=30)] = 60
-    """Block pairs at least; a pair is one ABBA or BAAB schedule. A p99 wants 662 independent calls of each engine
+    pairs: Annotated[Integer, Field(ge=30)] | None = None
+    """Block pairs at least, whatever they cost; a pair is one ABBA or BAAB schedule. Without it, 60 as far as `seconds`
+    carries them, and 8 in any case. A p99 wants 662 independent calls of each engine
     (pairs x 2 x block_calls) on a machine without any rhythm of its own, and more on one with: with a gate on p99_ratio
     sampling goes on for it, up to `seconds`."""
-    block_calls: Annotated[Integer, Field(ge=5)] = 20
-    """Calls a block; a block counts with its median."""
+    block_calls: Annotated[Integer, Field(ge=5)] | None = None
+    """Calls a block; a block counts with its median. Without it, 20, or as few as it takes (2 at least) for 60 pairs to
+    fit into `seconds`."""
     ladder: bool = True
     """Whether an engine that is more than one step away from dense fp32 is also timed step by step (channels removed,
     precision, 2:4), so that the report says which step bought what; no gate reads it. It costs an export and a build of

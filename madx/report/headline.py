@@ -20,6 +20,7 @@ from madx.report import words
 from madx.report.next_step import Invocation, Step, command
 from madx.verify import GateResult, Outcome, Remedy, Verdict
 from madx.verify.parity import PARITY_IMAGES
+from madx.verify.sampling import BLOCK_CALLS, PAIRS
 from madx.verify.timings import MAX_PAIRS
 
 _SUITES = ("quick", "standard", "paranoid")
@@ -185,11 +186,11 @@ class _Facts:
         if not undecided:
             return {}
         settings = self.section("verify").get("latency") or {}
-        guess = _MORE_PAIRS * int(settings.get("pairs", 60))  # where nothing says how many carry a percentile
+        guess = _MORE_PAIRS * int(settings.get("pairs") or PAIRS)  # where nothing says how many carry a percentile
         pairs = max(gate.wanted_pairs or guess for gate in undecided)
         if pairs <= MAX_PAIRS:
             return {"verify.latency.pairs": str(pairs)}
-        calls = math.ceil(int(settings.get("block_calls", 20)) * pairs / MAX_PAIRS)
+        calls = math.ceil(int(settings.get("block_calls") or BLOCK_CALLS) * pairs / MAX_PAIRS)
         return {"verify.latency.pairs": str(MAX_PAIRS), "verify.latency.block_calls": str(calls)}
 
     def _install(self, gate: GateResult) -> Step:

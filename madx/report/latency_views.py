@@ -17,9 +17,15 @@ from madx.sensors import SOURCES
 from madx.stats import Percentile, percentile
 from madx.verify import GateResult, Ladder, Latency
 from madx.verify.ladder import CONFIDENCE, Step
-from madx.verify.latency import CONTROL_CONFIDENCE
 from madx.verify.noise import disturbed
-from madx.verify.speed import control_limits, speedup_limits, strata_limits
+from madx.verify.speed_limits import (
+    CONTROL_CONFIDENCE,
+    clock_limits,
+    clocks,
+    control_limits,
+    speedup_limits,
+    strata_limits,
+)
 from madx.verify.timings import Calls, block_medians
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
@@ -115,6 +121,19 @@ def speedup(latency: Latency, gates: Sequence[GateResult]) -> Ratio:
 def control(latency: Latency) -> Ratio:
     """The reference against itself: it should contain 1."""
     return _ratio(control_limits(latency), CONTROL_CONFIDENCE)
+
+
+def by_clock(latency: Latency) -> str:
+    """The speed-up and the control by each clock that decides, each within its limits."""
+    told = (
+        f"by {clock.name} {_ratio(clock_limits(latency, clock, _SPEEDUP_CONFIDENCE), _SPEEDUP_CONFIDENCE).times}, the "
+        f"control {_ratio(control_limits(latency, clock), CONTROL_CONFIDENCE).times}"
+        for clock in clocks(latency)
+    )
+    decided = f"Speed-up {'; '.join(told)}."
+    if latency.cpu is None:
+        return f"{decided} CPU time, which stands still while a neighbour runs, is known of engines of one thread."
+    return decided if len(clocks(latency)) > 1 else f"{decided} The CPU time is not one thread's and does not count."
 
 
 def percentile_rows(latency: Latency) -> tuple[PercentileRow, ...]:

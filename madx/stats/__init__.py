@@ -7,7 +7,7 @@ is ONE-SIDED at the stated confidence, so a pair of limits at 0.95 is a two-side
 """
 
 from madx.stats.betting import betting_drop, betting_retention, betting_share, planned_bets
-from madx.stats.means import student_limits
+from madx.stats.means import student_limits, student_reach
 from madx.stats.paired import drop_interval, planned_images, tango_interval, tango_statistic
 from madx.stats.percentiles import Percentile, percentile, samples_needed
 from madx.stats.ranks import hodges_lehmann, signed_rank_cut, spearman
@@ -32,6 +32,7 @@ __all__ = [
     "signed_rank_cut",
     "spearman",
     "student_limits",
+    "student_reach",
     "tango_interval",
     "tango_statistic",
 ]

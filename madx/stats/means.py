@@ -1,4 +1,4 @@
-"""Limits of a mean from few independent draws."""
+"""Limits of a mean from few independent draws, and how far off a bound it must be for them to show it."""
 
 from __future__ import annotations
 
@@ -32,3 +32,25 @@ def student_limits(values: ArrayLike, confidence: float) -> tuple[float, float]:
     reach = float(stdtrit(len(draws) - 1, confidence)) * float(draws.std(ddof=1)) / math.sqrt(len(draws))
     mean = float(draws.mean())
     return mean - reach, mean + reach
+
+
+def student_reach(draws: int, confidence: float, *, power: float) -> float:
+    """How many standard deviations of one draw a mean must be off a bound, to be shown to be with that chance.
+
+    By the noncentral t distribution of Student's statistic (Johnson and Welch, *Biometrika* 31:362, 1940).
+
+    Args:
+        draws: that the limit is made of, at least two.
+        confidence: of the limit, one-sided.
+        power: the chance.
+
+    Raises:
+        MadxError: if there are too few draws or the confidence is out of range.
+    """
+    check_confidence(confidence)
+    if draws < 2:
+        raise MadxError(f"the spread of {draws} draws is not known; expected two at least")
+    from scipy.special import nctdtrinc, stdtrit
+
+    freedom = draws - 1
+    return float(nctdtrinc(freedom, 1 - power, stdtrit(freedom, confidence))) / math.sqrt(draws)

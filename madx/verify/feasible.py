@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.recipe import METRICS, GateConfig
-from madx.stats import planned_bets, planned_images
+from madx.stats import planned_bets, planned_images, student_reach
 from madx.verify.evidence import Finding
 from madx.verify.gallery import Gallery
 from madx.verify.gates import decide
 from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_finding
+from madx.verify.latency import LOADS
 from madx.verify.limits import PLANNED_POWER, drop_limits
 from madx.verify.measurements import Accuracy
 from madx.verify.speed import p99_found, speedup_found
@@ -34,6 +35,8 @@ GAINED = 5
 """Every so manieth image of a class is gained, where a gate asks for a gain."""
 DISCORDANCE = (0.01, 0.03, 0.1)
 """Shares of images on which two engines may plausibly differ."""
+LOAD_SPREAD = (0.005, 0.01, 0.02)
+"""Shares of its time by which an engine may plausibly differ from load to load, standard deviations."""
 _BETTER = 4.0
 """How many times better than its bound the best times are."""
 _STEP = 1e-4
@@ -83,6 +86,9 @@ class Feasibility:
     likely: Mapping[float, int] = field(default_factory=dict)
     """For gates on drops: by share of images on which the engines differ, about how many images pass an engine that
     loses nothing on average with a chance of 80 %."""
+    true_ratio: Mapping[float, float] = field(default_factory=dict)
+    """For gates on the speed-up: by the spread of an engine's time from load to load, the least true speed-up that
+    passes with a chance of 80 % on the fewest loads."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -97,6 +103,7 @@ class Feasibility:
             "at_most_measured": self.most,
             "could_pass": {"bound": self.bound, "confidence": self.confidence} if self.answer == "no" else None,
             "likely_images": {f"{share:g}": images for share, images in self.likely.items()},
+            "likely_speedup": {f"{spread:g}": round(ratio, 4) for spread, ratio in self.true_ratio.items()},
         }
 
 
@@ -199,7 +206,14 @@ def _of_times(gate: GateConfig, samples: Samples) -> Feasibility:
         confidence = _highest_confidence(gate, samples.pairs, passes)
         return Feasibility(gate, "no", "block pairs", samples.pairs, None, most=most, confidence=confidence)
     answer: Literal["yes", "perhaps"] = "yes" if needs <= samples.pairs else "perhaps"
-    return Feasibility(gate, answer, "block pairs", samples.pairs, needs, most=most)
+    found = Feasibility(gate, answer, "block pairs", samples.pairs, needs, most=most)
+    return replace(found, true_ratio=_true_ratio(gate)) if gate.metric == "speedup" else found
+
+
+def _true_ratio(gate: GateConfig) -> dict[float, float]:
+    """As Student's t over the loads of both engines has it; the spread within a load is taken to be no matter."""
+    reach = student_reach(LOADS, gate.confidence, power=PLANNED_POWER)
+    return {spread: gate.bound * math.exp(reach * math.sqrt(2) * spread) for spread in LOAD_SPREAD}
 
 
 Passes = Callable[[GateConfig, int], bool]

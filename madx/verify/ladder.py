@@ -22,7 +22,16 @@ from madx.seeds import numpy_generator
 from madx.sensors import Watch
 from madx.stats import hodges_lehmann
 from madx.verify.arrays import Arrays, read_array
-from madx.verify.sampling import TIGHT_FLOOR, TIGHT_SHARE, Timer, sample_until_tight, time_block
+from madx.verify.sampling import (
+    PROBES,
+    TIGHT_FLOOR,
+    TIGHT_SHARE,
+    Timer,
+    calls_that_fit,
+    median_seconds,
+    sample_until_tight,
+    time_block,
+)
 
 CONFIDENCE = 0.95
 """One-sided, of each limit of a step; the ladder explains and judges nothing, so no gate sets it."""
@@ -142,10 +151,16 @@ def measure_ladder(
     if len(timers) < 2:
         raise EngineError(f"a ladder has two rungs at least; it was given {list(timers)}")
     rungs = list(timers.values())
-    schedule = _rounds(rungs, calls=config.block_calls, seed=seed, images=images)
+    calls = config.block_calls or _calls(rungs, config)
+    schedule = _rounds(rungs, calls=calls, seed=seed, images=images)
     rounds = sample_until_tight(rungs, schedule, config=config, watch=watch or Watch(), tight=_tight)
     seconds = np.stack(rounds)
     return Ladder(rungs=tuple(timers), batch=config.batch, timing=timing, seconds=seconds, missing=dict(missing or {}))
+
+
+def _calls(timers: Sequence[Timer], config: LatencyConfig) -> int:
+    """Of a block, two of which every rung has in a round."""
+    return calls_that_fit(2 * sum(median_seconds(timers, batches=1, calls=PROBES)), config)
 
 
 def _rounds(timers: Sequence[Timer], *, calls: int, seed: int, images: int) -> Iterator[NDArray[np.float32]]:
@@ -161,7 +176,7 @@ def _round(timers: Sequence[Timer], order: Sequence[int], images: Sequence[Seque
     seconds = np.empty((2, len(timers), len(images[0])), dtype=np.float32)
     for half, places in enumerate((order, order[::-1])):
         for place in places:
-            seconds[half, place] = time_block(timers[place], images[half])
+            seconds[half, place] = [took.seconds for took in time_block(timers[place], images[half])]
     return seconds
 
 

@@ -12,9 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from itertools import chain
-from statistics import median
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +21,26 @@ from madx.machine import describe_machine
 from madx.recipe import LatencyConfig
 from madx.seeds import numpy_generator
 from madx.sensors import Reading, Watch
-from madx.verify.noise import ratio_limits, undisturbed
+from madx.verify.noise import ratio_limits
 from madx.verify.sampling import (
+    PAIRS,
+    PROBES,
     TIGHT_FLOOR,
     TIGHT_SHARE,
     WARM_UP_SECONDS,
     WARM_UP_SHARE,
+    Block,
     Timer,
+    calls_that_fit,
+    median_seconds,
     sample_until_tight,
     time_block,
     warm_up,
 )
+from madx.verify.speed_limits import CONTROL_CONFIDENCE, CONTROL_SHARE, clocks
 from madx.verify.tails import tail
 from madx.verify.timings import Latency
 
-CONTROL_SHARE = 0.25
-"""The control's interval must be narrower than this share of the gain, on the log scale."""
-CONTROL_BIAS = 0.01
-"""The control's interval may miss 1 by this share of the gain: with thousands of blocks a difference far too small to
-move a verdict is significant too."""
-CONTROL_CONFIDENCE = 0.995
-"""One-sided: a sound control excludes 1 in one measurement of a hundred."""
 _TIGHT_TAIL_FLOOR = 0.03
 """As `TIGHT_FLOOR`, of a ratio of p99s, where it is asked for: slow calls are few, and no promise on them is finer."""
 _TIGHT_CONFIDENCE = 0.95
@@ -84,7 +81,8 @@ def measure_latency(
 ) -> Latency:
     """Time both engines until the interval is tight enough or the budget is spent, and at least `config.pairs` pairs.
 
-    The minimum of pairs is kept even when it costs more than the budget. Whether to go on depends on the width of the
+    Where the recipe names no numbers, blocks are as long and pairs as many as the budget carries, from `FEWEST_PAIRS`
+    on; a number of pairs that it names is kept even when it costs more. Whether to go on depends on the width of the
     intervals only, never on which side of a bound they lie: stopping when the wanted answer shows would be cheating.
     Both engines are loaded anew at least `LOADS` times on the way, the control's second side by itself, and every call
     is shown a batch of images drawn at random, both engines the same ones.
@@ -107,25 +105,10 @@ def measure_latency(
     with ExitStack() as stack:
         course = _Course((reference, candidate, reference), config, seed, timed, watch, stack)
         tight = _tight_with_tails if tails else _tight
-        pairs = sample_until_tight((), course.pairs(), config=config, watch=watch, tight=tight)
-    return Latency(
-        batch=config.batch,
-        timing=timed.timing,
-        order=tuple(pair.order for pair in pairs),
-        reference=_calls(pairs, "reference"),
-        candidate=_calls(pairs, "candidate"),
-        control_a=_calls(pairs, "control_a"),
-        control_b=_calls(pairs, "control_b"),
-        machine=_series([pair.machine for pair in pairs]),
-        facts={"machine": describe_machine()},
-        images=np.array([pair.images for pair in pairs], dtype=np.int32),
-        clean=timed.clean,
-        loads=np.array([pair.load for pair in pairs], dtype=np.int32),
-    )
-
-
-_Blocks = list[list[float]]
-"""Seconds of every call of an engine's two blocks."""
+        pairs = sample_until_tight(
+            (), course.pairs(), config=config, watch=watch, tight=lambda pairs: tight(course.latency(pairs))
+        )
+    return replace(course.latency(pairs), facts={"machine": describe_machine()})
 
 
 @dataclass(frozen=True)
@@ -133,14 +116,9 @@ class _Pair:
     """Eight blocks, a pair and the control beside it, and the machine's state over both."""
 
     order: str
-    reference: _Blocks
-    candidate: _Blocks
-    control_a: _Blocks
-    control_b: _Blocks
+    blocks: tuple[list[Block], ...]
+    """The two blocks of the reference, the candidate and the control's two."""
     machine: Reading
-    log_ratio: float
-    control_log_ratio: float
-    spikes: float
     images: list[list[int]]
     """Of each of its two blocks, the numbers of the batches that its calls were shown."""
     load: int
@@ -155,19 +133,47 @@ class _Course:
         self.loads, self.config, self.timed, self.watch, self.stack = loads, config, timed, watch, stack
         self.generator = numpy_generator(seed, "latency")
         self.images = numpy_generator(seed, "latency", "images")
+        self.calls = config.block_calls or 0
 
     def pairs(self) -> Iterator[_Pair]:
         """Without end."""
-        each = min(_PAIRS_A_LOAD, max(1, self.config.pairs // LOADS))
         timers: list[Timer] = []
+        began = self.watch.clock()
         for load in itertools.count():
             timers.clear()  # what a timer is bound to is released before the engines are loaded anew
             timers += self._loaded()
-            calls = self.config.block_calls
-            warm_up(timers, calls=calls, seconds=self._settling(first=load == 0), clock=self.watch.clock)
+            self.calls = self.calls or self._calls_that_fit(timers)
+            warm_up(timers, calls=self.calls, seconds=self._settling(first=load == 0), clock=self.watch.clock)
             self.watch.read()  # shares count from here on
-            for _ in range(each):
+            for _ in range(min(_PAIRS_A_LOAD, max(1, (self.config.pairs or PAIRS) // LOADS))):
                 yield self._pair(timers, load)
+                if not self.config.pairs and self.watch.clock() - began > (load + 1) * self.config.seconds / LOADS:
+                    break  # or a budget that carries few pairs would be spent on few loads
+
+    def latency(self, pairs: Sequence[_Pair]) -> Latency:
+        """What they come to."""
+        taken = np.array([pair.blocks for pair in pairs], dtype=np.float32)  # [P, 4, 2, C, 2]: two clocks
+        seconds, cpu = np.moveaxis(taken[..., 0], 1, 0), np.moveaxis(taken[..., 1], 1, 0)
+        return Latency(
+            batch=self.config.batch,
+            timing=self.timed.timing,
+            order=tuple(pair.order for pair in pairs),
+            reference=seconds[0],
+            candidate=seconds[1],
+            control_a=seconds[2],
+            control_b=seconds[3],
+            machine=_series([pair.machine for pair in pairs]),
+            facts={},
+            images=np.array([pair.images for pair in pairs], dtype=np.int32),
+            clean=self.timed.clean,
+            loads=np.array([pair.load for pair in pairs], dtype=np.int32),
+            cpu=cpu if np.isfinite(cpu).all() else None,
+        )
+
+    def _calls_that_fit(self, timers: Sequence[Timer]) -> int:
+        """Of a block, as many as the budget carries."""
+        each = median_seconds(timers, batches=1, calls=PROBES)
+        return calls_that_fit(2 * (sum(each) + each[0]), self.config)  # both engines, and both sides of the control
 
     def _loaded(self) -> list[Timer]:
         """The engines once more, and those of before released."""
@@ -191,21 +197,11 @@ class _Course:
         else:
             measured = _schedule(a, b, order, images)
             control = _schedule(control_a, control_b, order, images)
-        return _Pair(
-            order,
-            *measured,
-            *control,
-            machine=self.watch.read(),
-            log_ratio=_log_ratio(*measured),
-            control_log_ratio=_log_ratio(*control),
-            spikes=_spikes([*chain.from_iterable(measured), *chain.from_iterable(control)]),
-            images=images,
-            load=load,
-        )
+        return _Pair(order, (*measured, *control), machine=self.watch.read(), images=images, load=load)
 
     def _draw(self) -> list[int]:
         """The batches of images that the calls of a block are shown: one half clean, one half perturbed, if any are."""
-        clean, perturbed, calls = self.timed.clean, self.timed.perturbed, self.config.block_calls
+        clean, perturbed, calls = self.timed.clean, self.timed.perturbed, self.calls
         others = calls // 2 if perturbed else 0
         drawn = self.images.integers(clean, size=calls - others)
         if others:
@@ -213,53 +209,40 @@ class _Course:
         return [int(number) for number in self.images.permutation(drawn)]
 
 
-def _schedule(a: Timer, b: Timer, order: str, images: Sequence[Sequence[int]]) -> tuple[_Blocks, _Blocks]:
+def _schedule(a: Timer, b: Timer, order: str, images: Sequence[Sequence[int]]) -> tuple[list[Block], list[Block]]:
     """Run the four blocks of "ABBA" or "BAAB"; each engine's two, which are shown the same images in turn."""
-    blocks: dict[str, _Blocks] = {"A": [], "B": []}
+    blocks: dict[str, list[Block]] = {"A": [], "B": []}
     for letter in order:
         own = blocks[letter]
         own.append(time_block(a if letter == "A" else b, images[len(own)]))
     return blocks["A"], blocks["B"]
 
 
-def _log_ratio(a: _Blocks, b: _Blocks) -> float:
-    return sum(math.log(median(one) / median(other)) for one, other in zip(a, b, strict=True)) / len(a)
+def _tight(latency: Latency) -> bool:
+    """By every clock that decides, the speed-up's interval and the control's are as narrow as a verdict needs them."""
+    loads, every = latency.load_numbers, np.ones(len(latency.order), dtype=bool)
+    for clock in clocks(latency):
+        gain, lower, upper = ratio_limits(clock.log_ratios(), clock.calm, loads, confidence=_TIGHT_CONFIDENCE)
+        _, least, most = ratio_limits(clock.control_log_ratios, every, loads, confidence=CONTROL_CONFIDENCE)
+        if (upper - lower) / 2 > max(TIGHT_SHARE * abs(gain), TIGHT_FLOOR):
+            return False
+        if most - least >= max(CONTROL_SHARE * abs(gain), 2 * TIGHT_FLOOR):
+            return False
+    return True
 
 
-def _spikes(blocks: _Blocks) -> float:
-    """As `Latency.spikes`, of one pair."""
-    total = sum(map(sum, blocks))
-    return max(1 - sum(len(block) * median(block) for block in blocks) / total, 0.0)
-
-
-def _tight(pairs: list[_Pair]) -> bool:
-    """Both the speed-up's interval and the control's are as narrow as a verdict needs them."""
-    calm = undisturbed(_series([pair.machine for pair in pairs]), np.array([pair.spikes for pair in pairs]))
-    loads = np.array([pair.load for pair in pairs])
-    ratios, control = ([getattr(pair, name) for pair in pairs] for name in ("log_ratio", "control_log_ratio"))
-    gain, lower, upper = ratio_limits(ratios, calm, loads, confidence=_TIGHT_CONFIDENCE)
-    _, control_lower, control_upper = ratio_limits(control, calm, loads, confidence=CONTROL_CONFIDENCE)
-    narrow = (upper - lower) / 2 <= max(TIGHT_SHARE * abs(gain), TIGHT_FLOOR)
-    return narrow and control_upper - control_lower < max(CONTROL_SHARE * abs(gain), 2 * TIGHT_FLOOR)
-
-
-def _tight_with_tails(pairs: list[_Pair]) -> bool:
+def _tight_with_tails(latency: Latency) -> bool:
     """The same, and the p99s are carried and their ratio is known as well as a promise on them needs it."""
-    if not _tight(pairs):
+    if not _tight(latency):
         return False
-    a, b, control_a, control_b = (_calls(pairs, name) for name in ("reference", "candidate", "control_a", "control_b"))
-    wanted, control = tail(a, b, _TIGHT_CONFIDENCE), tail(control_a, control_b, CONTROL_CONFIDENCE)
+    wanted = tail(latency.reference, latency.candidate, _TIGHT_CONFIDENCE)
+    control = tail(latency.control_a, latency.control_b, CONTROL_CONFIDENCE)
     if not (wanted.carried and control.carried):
         return False
     ratio, lower, upper = wanted.limits
     if not 0 < lower <= upper < math.inf:
         return False
     return math.log(upper / lower) / 2 <= max(TIGHT_SHARE * abs(math.log(ratio)), _TIGHT_TAIL_FLOOR)
-
-
-def _calls(pairs: Sequence[_Pair], name: str) -> NDArray[np.float32]:
-    """[P, 2, C] of one of the four that were timed."""
-    return np.array([getattr(pair, name) for pair in pairs], dtype=np.float32)
 
 
 def _series(readings: Sequence[Reading]) -> dict[str, NDArray[np.float64]]:

@@ -6,7 +6,7 @@ dropped: what was measured while the machine was disturbed is counted, and what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +27,7 @@ CLOCK_FELL = 0.9
 """A clock below this share of its median has been throttled."""
 HOTTER = 10.0
 """Degrees above the median at which a chip is on the way to being throttled."""
+_MOST_SHARE = 0.99
 FEWEST_CALM = 0.5
 """Share of the pairs that must be undisturbed: with fewer, it was not the engines that were measured."""
 _REASONS: Mapping[str, str] = MappingProxyType(
@@ -41,7 +42,9 @@ _REASONS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def disturbed(machine: Machine, spikes: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+def disturbed(
+    machine: Machine, spikes: NDArray[np.float64], *, but: Collection[str] = ()
+) -> dict[str, NDArray[np.bool_]]:
     """[P] for each reason, in words, that some pair was measured on another machine than the rest.
 
     Args:
@@ -49,10 +52,11 @@ def disturbed(machine: Machine, spikes: NDArray[np.float64]) -> dict[str, NDArra
         spikes: [P] share of the timed seconds that single calls took beyond the median of their block. Waiting that
             they account for has left the medians alone, as where the calls are far shorter than a neighbour's turn on
             the CPU; waiting that they do not account for is in the medians.
+        but: sources that do not count.
     """
     found = {}
     for source, reason in _REASONS.items():
-        if source not in machine:
+        if source not in machine or source in but:
             continue
         values = _unaccounted(machine[source], spikes) if source == "waiting" else machine[source]
         if (flags := _flags(source, values)).any():
@@ -60,10 +64,10 @@ def disturbed(machine: Machine, spikes: NDArray[np.float64]) -> dict[str, NDArra
     return found
 
 
-def undisturbed(machine: Machine, spikes: NDArray[np.float64]) -> NDArray[np.bool_]:
+def undisturbed(machine: Machine, spikes: NDArray[np.float64], *, but: Collection[str] = ()) -> NDArray[np.bool_]:
     """[P] no reason at all; a machine without sensors shows none."""
     calm = np.ones(len(spikes), dtype=bool)
-    for flags in disturbed(machine, spikes).values():
+    for flags in disturbed(machine, spikes, but=but).values():
         calm &= ~flags
     return calm
 
@@ -85,6 +89,13 @@ def not_alone(calm: NDArray[np.bool_]) -> tuple[str, ...]:
         f"The machine was disturbed in {int((~calm).sum())} of {len(calm)} pairs: what was timed is these engines and "
         "their neighbours. Quieten the machine and measure again.",
     )
+
+
+def steal(machine: Machine) -> float:
+    """Share of the time that the hypervisor took, on average over the pairs; 0 where nothing tells."""
+    shares = machine.get("steal", np.zeros(0))
+    known = shares[np.isfinite(shares)]
+    return min(float(known.mean()), _MOST_SHARE) if len(known) else 0.0
 
 
 def _unaccounted(waiting: NDArray[np.float64], spikes: NDArray[np.float64]) -> NDArray[np.float64]:

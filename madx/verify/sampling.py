@@ -1,6 +1,6 @@
 """How engines are timed: block after block of calls, once caches have settled, until enough is known.
 
-A block is a number of calls of one engine, in seconds. What one sample is made of (a pair of engines, a round of rungs)
+A block is a number of calls of one engine. What one sample is made of (a pair of engines, a round of rungs)
 and when the samples are tight enough is the caller's business.
 """
 
@@ -13,13 +13,15 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from madx.clocks import CallTime
 from madx.errors import EngineError
 from madx.recipe import LatencyConfig
 from madx.sensors import Watch
 from madx.verify.timings import MAX_PAIRS
 
-Timer = Callable[[int], float]
-"""Runs one inference on the batch of images of that number and returns its seconds."""
+Timer = Callable[[int], float | CallTime]
+"""Runs one inference on the batch of images of that number and returns its seconds, by the wall clock or by two."""
+Block = list[CallTime]
 T = TypeVar("T")
 
 TIGHT_SHARE = 0.05
@@ -30,6 +32,16 @@ _WARM_UP_BLOCKS = 2
 WARM_UP_SHARE = 0.05
 WARM_UP_SECONDS = 2.0
 _QUICK = 41
+PROBES = 3
+"""Calls of each engine, after a warm-up, from which the length of a call is estimated."""
+PAIRS = 60
+"""Samples that are aimed at where the recipe names no number, ..."""
+FEWEST_PAIRS = 8
+"""... and taken whatever they cost: signed ranks of fewer have no limits at the control's confidence."""
+BLOCK_CALLS = 20
+"""Calls a block where the recipe names no number, ..."""
+FEWEST_CALLS = 2
+"""... and at least, where calls are long: a clean image and a perturbed one."""
 _GROWTH = 1.1
 """Looking at the width costs time: the next look comes with that many times as many samples."""
 
@@ -43,6 +55,8 @@ def sample_until_tight(
     tight: Callable[[list[T]], bool],
 ) -> list[T]:
     """Warm up, then take samples until they are tight or the budget is spent, and at least `config.pairs`.
+
+    Where the recipe names no number of pairs, the budget ends it from `FEWEST_PAIRS` on, and tightness from `PAIRS` on.
 
     Args:
         timers: of the engines that are warmed up; none where the schedule does so itself.
@@ -58,12 +72,12 @@ def sample_until_tight(
         deadline = watch.clock() + config.seconds
         if timers:
             settling = min(config.seconds * WARM_UP_SHARE, WARM_UP_SECONDS)
-            warm_up(timers, calls=config.block_calls, seconds=settling, clock=watch.clock)
+            warm_up(timers, calls=config.block_calls or FEWEST_CALLS, seconds=settling, clock=watch.clock)
         samples: list[T] = []
-        look_at = config.pairs
-        while len(samples) < max(MAX_PAIRS, config.pairs):
+        least, look_at = config.pairs or FEWEST_PAIRS, config.pairs or PAIRS
+        while len(samples) < max(MAX_PAIRS, least):
             samples.append(next(schedule))
-            if len(samples) < config.pairs:
+            if len(samples) < least:
                 continue
             if watch.clock() >= deadline:
                 break
@@ -74,23 +88,34 @@ def sample_until_tight(
     return samples
 
 
-def time_block(timer: Timer, numbers: Iterable[int]) -> list[float]:
-    """Seconds of a call on each of these batches of images.
+def calls_that_fit(call_seconds: float, config: LatencyConfig) -> int:
+    """Blocks as long as `BLOCK_CALLS`, or so short that `PAIRS` samples still fit into the budget; an even number.
+
+    Args:
+        call_seconds: of a sample, for each call that its blocks have.
+        config: the budget; calls that it names are as they are.
+    """
+    even = 2 * math.floor(config.seconds / (PAIRS * call_seconds) / 2)
+    return config.block_calls or min(max(even, FEWEST_CALLS), BLOCK_CALLS)
+
+
+def time_block(timer: Timer, numbers: Iterable[int]) -> Block:
+    """A call on each of these batches of images; an engine that reports seconds alone has no CPU time.
 
     Raises:
-        EngineError: if one is not a positive number.
+        EngineError: if one did not take a positive number of seconds.
     """
-    seconds = [timer(number) for number in numbers]
-    for value in seconds:
-        if not (math.isfinite(value) and value > 0):
-            raise EngineError(f"an engine's timer returned {value!r} seconds; expected a positive number")
-    return seconds
+    taken = [took if isinstance(took, CallTime) else CallTime(took) for took in map(timer, numbers)]
+    for value in taken:
+        if not (math.isfinite(value.seconds) and value.seconds > 0):
+            raise EngineError(f"an engine's timer returned {value.seconds!r} seconds; expected a positive number")
+    return taken
 
 
-def median_seconds(timers: Sequence[Timer], *, batches: int) -> list[float]:
-    """Of each timer the median over `_QUICK` calls, taken in turns on batches of images that follow each other."""
+def median_seconds(timers: Sequence[Timer], *, batches: int, calls: int = _QUICK) -> list[float]:
+    """Of each timer the median over some calls, taken in turns on batches of images that follow each other."""
     warm_up(timers, calls=1, seconds=0.0, clock=lambda: 0.0)
-    rounds = [[time_block(timer, [number % batches])[0] for timer in timers] for number in range(_QUICK)]
+    rounds = [[time_block(timer, [number % batches])[0].seconds for timer in timers] for number in range(calls)]
     return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 

@@ -3,6 +3,7 @@
 Layouts: seconds of every call [P, 2, C], float32, in the order of time: P block pairs, the two blocks of that engine
 within a pair, C calls a block; a block counts with its median. The batch of images that a call was shown, [P, 2, C], is
 the same for everything that was timed in that place. Loads [P]: the load of the engines that a pair was timed on. The
+CPU times [4, P, 2, C], where they were taken, are those of everything that was timed, in the order of `all_calls`. The
 machine [P], float64, one value for each pair and source, NaN where the source did not answer then; a source that the
 machine does not have is not there at all.
 """
@@ -26,7 +27,7 @@ MAX_PAIRS = 2000
 """The interval takes all averages of two pairs: two million numbers at this many."""
 _CALLS = ("reference", "candidate", "control_a", "control_b")
 _REST = {"batch", "timing", "facts", "clean"}
-_OPTIONAL = ("images", "loads")
+_OPTIONAL = ("images", "loads", "cpu")
 _MACHINE = "machine"
 
 
@@ -58,6 +59,8 @@ class Latency:
     """Batches with a smaller number are clean images, the others perturbed copies of such."""
     loads: NDArray[np.int32] | None = None
     """[P] number of the load of the engines; None: they were loaded once."""
+    cpu: Calls | None = None
+    """[4, P, 2, C] seconds on a CPU, of `all_calls` (`madx.clocks`); None where they are not the calls' own."""
 
     def __post_init__(self) -> None:
         given = self.all_calls
@@ -70,6 +73,7 @@ class Latency:
         check_shapes("latency", [(values, (len(self.order),)) for values in self.machine.values()])
         check_shapes("latency", [] if self.images is None else [(self.images, self.reference.shape)])
         check_shapes("latency", [] if self.loads is None else [(self.loads, (len(self.order),))])
+        check_shapes("latency", [] if self.cpu is None else [(self.cpu, (4, *self.reference.shape))])
         if not all(np.isfinite(calls).all() and (calls > 0).all() for calls in given):
             raise ArtifactError("a timed call is not a positive number of seconds; measure again")
 
@@ -95,10 +99,6 @@ class Latency:
     def load_numbers(self) -> NDArray[np.int32]:
         """[P] of each pair, also where there was one load."""
         return np.zeros(len(self.order), dtype=np.int32) if self.loads is None else self.loads
-
-    def stratum(self, calls: Bools) -> NDArray[np.float64]:
-        """[P] `log_ratios` of these calls alone, [P, 2, C] of which every block has some."""
-        return log_ratios(*(np.where(calls, timed, np.nan) for timed in (self.reference, self.candidate)))
 
     @property
     def log_ratios(self) -> NDArray[np.float64]:

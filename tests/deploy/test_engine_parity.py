@@ -4,15 +4,18 @@ A machine says which engines it promises in MADX_PROMISED_ENGINES, separated by 
 available fails, any other skips with the reason.
 """
 
+import math
 import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
 from deploy_cases import NETS, exported, images, logits_of, net
 
+from madx.clocks import cpu_clock_is_fine
 from madx.deploy import ort
 from madx.deploy.engine import backend
 from madx.errors import EngineError
@@ -99,7 +102,7 @@ def test_the_timer_computes_the_logits_of_its_own_images(engine, row, monkeypatc
     batch[:] = 0  # the timer has its own copy
     buffer[:] = np.nan
     started = time.perf_counter()
-    seconds = timed()
+    seconds = timed().seconds
     assert 0 < seconds <= time.perf_counter() - started
     np.testing.assert_allclose(buffer, expected, rtol=0, atol=row[1])
 
@@ -110,15 +113,29 @@ def test_each_number_is_a_batch_of_its_own_images(engine, row, monkeypatch):
     timed, buffer = timer_and_buffer(engine, row, monkeypatch, pool, rows)
     expected = engine(pool)
     for number in (2, 0, 1, 2):
-        assert timed(number) > 0
+        assert timed(number).seconds > 0
         np.testing.assert_allclose(buffer, expected[rows[number]], rtol=0, atol=row[1])
 
 
 def test_two_timers_and_calls_do_not_disturb_each_other(engine):
     small, large = engine.timer(images(1)), engine.timer(images(64))
     before = engine(images(9))
-    assert all(run() > 0 for run in (small, large, small, large))
+    assert all(run().seconds > 0 for run in (small, large, small, large))
     np.testing.assert_array_equal(engine(images(9)), before)
+
+
+def test_an_engine_of_one_thread_has_its_cpu_time_and_one_of_two_has_none(row):
+    """Of several threads the CPU times add up to what nobody waits for."""
+    config, _ = row
+    runtime = backend(config.kind)
+    payload = exported("residual", config.precision).payload
+    for threads, known in ((1, cpu_clock_is_fine()), (2, False)):
+        with closing(runtime.load(payload, config.model_copy(update={"threads": threads}))) as engine:
+            took = engine.timer(images(64))()
+        on_cpu = config.kind != "ort-cuda"
+        assert math.isfinite(took.cpu) is (known and on_cpu)
+        if math.isfinite(took.cpu):
+            assert 0 < took.cpu < 1.1 * took.seconds + 1e-3
 
 
 BAD_IMAGES = {

@@ -126,7 +126,7 @@ def test_what_is_undecided_on_time_too_is_asked_for_at_once():
 
 def restless(measured):
     waiting = np.full(len(measured.latency.order), 0.5)
-    latency = replace(measured.latency, machine=measured.latency.machine | {"waiting": waiting})
+    latency = replace(measured.latency, machine=measured.latency.machine | {"waiting": waiting}, cpu=None)
     return replace(measured, latency=latency)
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisy_machine import NoisyMachine, judged
 
 from madx.recipe import METRICS, GateConfig
 from madx.stats import betting_drop, betting_share, clopper_pearson, drop_interval, planned_images, samples_needed
+from madx.verify import Outcome
 from madx.verify.feasible import Samples, best_latency, explain, feasible, undecidable
 from madx.verify.speed import p99_found, speedup_found
 
@@ -138,6 +140,17 @@ def test_a_p99_needs_as_many_calls_as_carry_one_with_limits():
 def test_how_fast_a_network_gets_is_not_foretold():
     assert feasible(gate("speedup", 500.0), samples(60)).answer == "yes"
     assert feasible(gate("size_ratio", 0.001), samples(60)).answer == "yes"
+
+
+def test_how_much_faster_than_its_bound_a_network_must_be_is():
+    """Of simulated measurements on loads of that spread, four in five pass."""
+    found = feasible(gate("speedup", 1.5), samples(60)).true_ratio
+    assert list(found) == [0.005, 0.01, 0.02]
+    outcomes = [
+        judged(NoisyMachine(seed, noise=0.001, spread=0.02).measure(found[0.02], seed=seed, pairs=56), "speedup", 1.5)
+        for seed in range(60)
+    ]
+    assert outcomes.count(Outcome.PASS) / 60 == pytest.approx(0.8, abs=3 * math.sqrt(0.8 * 0.2 / 60))
 
 
 def test_no_number_of_pairs_carries_any_confidence():

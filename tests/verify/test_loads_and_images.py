@@ -5,29 +5,22 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from noisy_machine import NoisyMachine, judged
+from noisy_machine import NoisyMachine, judged, kept
 
 from madx.recipe import GateConfig, LatencyConfig
 from madx.sensors import Watch
 from madx.verify import Latency, Outcome, measure_latency
 from madx.verify.image_times import dependence
 from madx.verify.latency import LOADS, Timed
-from madx.verify.speed import speedup_found, strata_limits
+from madx.verify.speed import speedup_found
+from madx.verify.speed_limits import strata_limits
 
 CLEAN = PERTURBED = 20
 BOUND = 1.5
 
 
 class Loaded(NoisyMachine):
-    """Engines whose loads differ, and whose time may depend on the number of the batch of images."""
-
-    def load(self, seconds, name, *, spread=0.0, by_image=None):
-        def loads():
-            factor = math.exp(spread * self.rng.standard_normal())
-            timer = self.timer(seconds * factor, name)
-            return nullcontext(timer if by_image is None else self.choosing(seconds, name, by_image))
-
-        return loads
+    """Engines whose loads may differ, and whose time may depend on the number of the batch of images."""
 
     def choosing(self, seconds, name, by_image):
         timers = {}
@@ -39,10 +32,11 @@ class Loaded(NoisyMachine):
 
         return run
 
-    def compare(self, speedup, *, seed, spread=0.0, by_image=None, pairs=60):
+    def compare(self, speedup, *, seed, by_image=None, pairs=60):
+        candidate = self.load(1e-3 / speedup, "B")
         return measure_latency(
-            self.load(1e-3, "A", spread=spread),
-            self.load(1e-3 / speedup, "B", spread=spread, by_image=by_image),
+            self.load(1e-3, "A"),
+            candidate if by_image is None else kept(self.choosing(1e-3 / speedup, "B", by_image)),
             config=LatencyConfig(pairs=pairs, block_calls=6, seconds=1.0),
             seed=seed,
             timed=Timed("simulated", CLEAN, PERTURBED),
@@ -106,14 +100,14 @@ def test_engines_are_loaded_anew_and_the_control_compares_two_loads():
 @pytest.mark.parametrize("spread", [0.005, 0.01, 0.02])
 def test_loads_that_differ_make_no_verdict_a_toss_of_a_coin(spread):
     """With limits over pairs alone more than a fifth of these pass; allowed are 5 % and the noise of 80 simulations."""
-    outcomes = [judged(Loaded(seed).compare(BOUND, seed=seed, spread=spread), "speedup", BOUND) for seed in range(80)]
+    outcomes = [judged(Loaded(seed, spread=spread).compare(BOUND, seed=seed), "speedup", BOUND) for seed in range(80)]
     most = 0.05 * 80 + 3 * math.sqrt(0.05 * 0.95 * 80)
     assert outcomes.count(Outcome.PASS) <= most
     assert outcomes.count(Outcome.FAIL) <= most
 
 
 def test_equal_engines_never_pass_a_bound_above_one():
-    outcomes = [judged(Loaded(seed).compare(1.0, seed=seed, spread=0.01), "speedup", 1.05) for seed in range(60)]
+    outcomes = [judged(Loaded(seed, spread=0.01).compare(1.0, seed=seed), "speedup", 1.05) for seed in range(60)]
     assert Outcome.PASS not in outcomes
 
 
@@ -148,7 +142,7 @@ def test_an_engine_that_knows_some_images_is_named_and_does_not_pass(fast):
 )
 def test_no_neighbour_makes_an_honest_engine_look_as_if_it_knew_images(neighbour):
     for seed in range(12):
-        latency = Loaded(seed, **neighbour).compare(1.3, seed=seed, spread=0.01)
+        latency = Loaded(seed, spread=0.01, **neighbour).compare(1.3, seed=seed)
         assert all(dependence(latency, calls) is None for calls in latency.all_calls)
 
 
