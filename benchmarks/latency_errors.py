@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200, help="measurements of each machine (default: 200)")
     runs = parser.parse_args().runs
     with ProcessPoolExecutor() as pool:
-        print("| machine | PASS, FAIL, INCONCLUSIVE by the wall clock alone | | | with the CPU's beside it | | |")
+        print("| machine | wall clock: PASS | FAIL | undecided | both clocks: PASS | FAIL | undecided |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
         for name, machine in MACHINES.items():
             cells = (rates(pool, runs, machine, cpu, BOUND, BOUND) for cpu in (False, True))

@@ -97,7 +97,7 @@ def _measured(measured: Measurements, gates: Sequence[GateResult], number: int) 
         "ladder": _ladder(measured.ladder, number) if measured.ladder else None,
         "disturbances": latency_views.disturbances(latency),
         "course": latency_views.course(latency),
-        "by_clock": latency_views.by_clock(latency),
+        "by_clock": latency_views.by_clock(latency, gates),
         "distribution": latency_figures.distribution(latency, f"e{number}calls"),
         "blocks": latency_figures.blocks(latency, f"e{number}blocks", views.roles(measured)),
         "ratios": latency_figures.ratios(latency, speedup, f"e{number}ratios", bound=required),

@@ -112,10 +112,9 @@ def time_rows(latency: Latency, roles: tuple[str, str]) -> tuple[TimeRow, ...]:
 
 
 def speedup(latency: Latency, gates: Sequence[GateResult]) -> Ratio:
-    """Over the block pairs, at the confidence of the gate on it if there is one."""
-    confidences = [gate.confidence for gate in gates if gate.metric == "speedup"]
-    confidence = [*confidences, _SPEEDUP_CONFIDENCE][0]
-    return _ratio(speedup_limits(latency, confidence), confidence)
+    """Over the block pairs, as the gate on it has it if there is one."""
+    confidence, bound = _asked(gates)
+    return _ratio(speedup_limits(latency, confidence, bound), confidence)
 
 
 def control(latency: Latency) -> Ratio:
@@ -123,10 +122,11 @@ def control(latency: Latency) -> Ratio:
     return _ratio(control_limits(latency), CONTROL_CONFIDENCE)
 
 
-def by_clock(latency: Latency) -> str:
+def by_clock(latency: Latency, gates: Sequence[GateResult]) -> str:
     """The speed-up and the control by each clock that decides, each within its limits."""
+    confidence, bound = _asked(gates)
     told = (
-        f"by {clock.name} {_ratio(clock_limits(latency, clock, _SPEEDUP_CONFIDENCE), _SPEEDUP_CONFIDENCE).times}, the "
+        f"by {clock.name} {_ratio(clock_limits(latency, clock, confidence, bound), confidence).times}, the "
         f"control {_ratio(control_limits(latency, clock), CONTROL_CONFIDENCE).times}"
         for clock in clocks(latency)
     )
@@ -220,6 +220,12 @@ def _bought(step: Step) -> tuple[str, str]:
 def _time_row(label: str, calls: Calls) -> TimeRow:
     low, median, high = (float(value) for value in np.percentile(block_medians(calls), [5, 50, 95]))
     return TimeRow(label, median, low, high)
+
+
+def _asked(gates: Sequence[GateResult]) -> tuple[float, float]:
+    """Confidence and bound of the gate on the speed-up; without one, of no gain at all."""
+    asked = [(gate.confidence, gate.bound) for gate in gates if gate.metric == "speedup"]
+    return [*asked, (_SPEEDUP_CONFIDENCE, 1.0)][0]
 
 
 def _ratio(limits: tuple[float, float, float], confidence: float) -> Ratio:

@@ -95,7 +95,7 @@ def _latency(engines: Sequence[EngineView]) -> Iterator[str]:
         rows = (_time_row(view, latency, roles) for view, latency, roles in timed)
         yield from table(("engine", "batch:", *times, "speed-up:", "A/A control:", "timed"), rows)
         for view, latency, _ in timed:
-            said = f"{latency_views.course(latency)} {latency_views.by_clock(latency)}"
+            said = f"{latency_views.course(latency)} {latency_views.by_clock(latency, view.gates)}"
             yield from ("", f"{code(view.name)}: {text(said)}")
         yield from chain.from_iterable(_disturbances(view, latency) for view, latency, _ in timed)
         yield from chain.from_iterable(_ladder(view, found.ladder) for view, found in measured)

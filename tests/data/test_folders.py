@@ -269,6 +269,16 @@ def test_whatever_is_no_image_is_named(tmp_path, stray):
         read_folders(config(root))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("what", ["pipe", "folder"])
+def test_what_is_called_an_image_and_is_no_file_is_named_and_not_waited_for(tmp_path, what):
+    root = fill(tmp_path / "set", {"a": 1, "b": 1})
+    stray = root / "b" / "x.png"
+    os.mkfifo(stray) if what == "pipe" else stray.mkdir()
+    with pytest.raises(DataError, match=r"x\.png is not a file \(a pipe"):
+        read_folders(config(root))
+
+
 def test_a_missing_folder(tmp_path):
     with pytest.raises(DataError, match="nowhere is not a folder"):
         read_folders(config(tmp_path / "nowhere"))

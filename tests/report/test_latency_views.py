@@ -27,11 +27,11 @@ def test_a_ratio_without_limits_says_so():
 
 def test_the_report_says_what_each_clock_came_to():
     latency = cases.latency()
-    said = latency_views.by_clock(latency)
+    said = latency_views.by_clock(latency, ())
     assert said.startswith("Speed-up by the wall clock 2.")
     assert "; by CPU time 2." in said
-    assert "of engines of one thread" in latency_views.by_clock(replace(latency, cpu=None))
-    assert "does not count" in latency_views.by_clock(replace(latency, cpu=2 * latency.cpu))
+    assert "of engines of one thread" in latency_views.by_clock(replace(latency, cpu=None), ())
+    assert "does not count" in latency_views.by_clock(replace(latency, cpu=2 * latency.cpu), ())
 
 
 def test_percentiles_are_printed_where_carried_and_explained_where_not():
