@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 
 import numpy as np
 import torch
@@ -148,7 +147,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(json.dumps({"cpus": os.cpu_count(), "load": os.getloadavg()[0], "seconds": arguments.seconds}), flush=True)
     for part in arguments.only:
-        for found in partial(PARTS[part], arguments.seconds)():
+        for found in PARTS[part](arguments.seconds):
             print(json.dumps({"part": part, **found}), flush=True)
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from madx.errors import MadxError
 from madx.machine import usable_cpus
 
@@ -29,7 +32,7 @@ SOURCES: Mapping[str, str] = MappingProxyType(
         "gpu_celsius": "temperature of the GPU, °C",
         "load": "load average over one minute",
         "others": "share of the usable CPUs' time that other processes took",
-        "steal": "share of the time in which the usable CPUs had work that the hypervisor gave to other machines",
+        "steal": "share of a CPU's time with work that the hypervisor gave to other machines, the worst of them",
         "waiting": "share of the time that the engine's threads could have run and waited for a CPU, the worst of them",
     }
 )
@@ -37,6 +40,8 @@ SOURCES: Mapping[str, str] = MappingProxyType(
 
 _TICKS_WINDOW = 0.25
 """Seconds: the kernel counts a CPU's time in ticks of 10 ms, so a share over less would be mostly rounding."""
+_WORK = 0.1
+"""Share of its time in which a CPU must have had work, to tell what the hypervisor took of it."""
 _NVML_GRAPHICS_TEMPERATURE = 0
 _NVML_SM_CLOCK = 1
 
@@ -105,19 +110,20 @@ class Sensors:
         rows = {
             name: fields for name, *fields in map(str.split, _text(self._root / "proc/stat").splitlines()) if fields
         }
-        counted = [[float(field) for field in rows[f"cpu{cpu}"][:8]] for cpu in self._cpus if f"cpu{cpu}" in rows]
-        if not counted or len(counted[0]) < 8:
+        counted = np.array(
+            [[float(field) for field in rows[f"cpu{cpu}"][:8]] for cpu in self._cpus if f"cpu{cpu}" in rows]
+        )
+        if counted.size == 0 or counted.shape[1] < 8:
             return None
-        sums = [sum(column) for column in zip(*counted, strict=True)]
-        idle, steal = sums[3] + sums[4], sums[7]
-        return _Ticks(total=sum(sums), busy=sum(sums) - idle - steal, steal=steal, own=time.process_time())
+        total, idle, steal = counted.sum(axis=1), counted[:, 3] + counted[:, 4], counted[:, 7]
+        return _Ticks(total=total, busy=total - idle - steal, steal=steal, own=time.process_time())
 
     def _tick_shares(self) -> dict[str, float]:
         """Where the readings come faster than the window, the shares of the last whole window stand."""
         if self._clock() - self._since < _TICKS_WINDOW:
             return self._shares
         before, self._ticks, self._since = self._ticks, self._cpu_times(), self._clock()
-        if before is None or self._ticks is None or self._ticks.total <= before.total:
+        if before is None or self._ticks is None or self._ticks.total.sum() <= before.total.sum():
             self._shares = {}
         else:
             self._shares = self._ticks.shares_since(before)
@@ -126,19 +132,19 @@ class Sensors:
 
 @dataclass(frozen=True)
 class _Ticks:
-    """Of the usable CPUs together, in ticks; `own` is this process's CPU time in seconds."""
+    """Of each usable CPU, in ticks; `own` is this process's CPU time in seconds."""
 
-    total: float
-    busy: float
-    steal: float
+    total: NDArray[np.float64]
+    busy: NDArray[np.float64]
+    steal: NDArray[np.float64]
     own: float
 
     def shares_since(self, before: _Ticks) -> dict[str, float]:
-        total = self.total - before.total
+        total, busy, stolen = self.total - before.total, self.busy - before.busy, self.steal - before.steal
         own = (self.own - before.own) * os.sysconf("SC_CLK_TCK")
-        busy, stolen = self.busy - before.busy, self.steal - before.steal
-        others = min(max((busy - own) / total, 0.0), 1.0)
-        return {"others": others, "steal": stolen / (busy + stolen) if stolen > 0 else 0.0}
+        others = min(max((busy.sum() - own) / total.sum(), 0.0), 1.0)
+        wanted = np.where(busy + stolen > _WORK * total, busy + stolen, np.inf)
+        return {"others": float(others), "steal": float((stolen / wanted).max())}
 
 
 class _Gpu:

@@ -12,7 +12,8 @@ from madx.sensors import Watch
 from madx.verify import Outcome, measure_latency
 from madx.verify.gates import decide
 from madx.verify.latency import Timed
-from madx.verify.speed import p99_ratio, speedup
+from madx.verify.p99 import p99_ratio
+from madx.verify.speed import speedup
 
 NEIGHBOURS = {
     "quiet": {},
@@ -50,6 +51,7 @@ class NoisyMachine:
         mood: standard deviation of the logarithm of the candidate's times, which stay alike for some twenty calls.
         spread: standard deviation of the logarithm of an engine's times between its loads.
         turns: (own, others') mean seconds: others take their turn on the CPU in the middle of a call or between two.
+        regular: whether turns are all of their mean length, as where a quota is used up again and again.
         taker: "neighbours", whose turns the kernel's account of waiting shows, or a "hypervisor".
         charged: whether what a hypervisor takes is counted as the CPU time of whoever was running.
         cpu: whether there is a CPU clock, which stands still in neighbours' turns and bursts.
@@ -63,7 +65,7 @@ class NoisyMachine:
         self.from_to, self.drift, self.wander = (more.get(name) for name in ("from_to", "drift", "wander"))
         self.mood, self.spread, self.turns = more.get("mood", 0.0), more.get("spread", 0.0), more.get("turns")
         self.taker, self.charged, self.cpu = more.get("taker"), more.get("charged", False), more.get("cpu", False)
-        self.sensors = more.get("sensors", True)
+        self.regular, self.sensors = more.get("regular", False), more.get("sensors", True)
         self.lost = self.taken = self.spent = self.left = self.humour = 0.0
         self.draws = iter(())
 
@@ -120,8 +122,8 @@ class NoisyMachine:
         taken = 0.0
         while seconds > self.left:
             seconds -= self.left
-            taken += self.rng.exponential(theirs)
-            self.left = self.rng.exponential(own)
+            taken += theirs if self.regular else self.rng.exponential(theirs)
+            self.left = own if self.regular else self.rng.exponential(own)
         self.left -= seconds
         return taken
 

@@ -44,7 +44,10 @@ class Engine(Protocol):
         ...
 
     def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., float | CallTime]:
-        """A callable with its own preallocated I/O: it runs one inference and returns its seconds, by one clock or two.
+        """A callable with its own preallocated I/O: it runs one inference and returns its seconds.
+
+        A CPU engine whose work one thread does returns a `CallTime`, with its CPU time (`madx.clocks.clocked`); of any
+        other the CPU time is not the time of a call, so it returns the seconds alone, a number.
 
         Args:
             images: [N, C, H, W].

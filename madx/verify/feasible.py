@@ -25,7 +25,8 @@ from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_f
 from madx.verify.latency import LOADS
 from madx.verify.limits import PLANNED_POWER, drop_limits
 from madx.verify.measurements import Accuracy
-from madx.verify.speed import p99_found, speedup_found
+from madx.verify.p99 import p99_found
+from madx.verify.speed import speedup_found
 from madx.verify.timings import MAX_PAIRS, Latency
 from madx.verify.verdict import Outcome
 

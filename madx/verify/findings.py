@@ -17,10 +17,11 @@ from madx.verify.arrays import known
 from madx.verify.evidence import Finding
 from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_finding
 from madx.verify.measurements import Accuracy, Measurements
+from madx.verify.p99 import p99_ratio
 from madx.verify.parity import EngineParity
 from madx.verify.remedies import Doubt, Remedy, doubts
 from madx.verify.signs import by_heart, left_over, signs
-from madx.verify.speed import p99_ratio, speedup
+from madx.verify.speed import speedup
 
 TWIN_FLIPS = 0.01
 """Share of images on which an engine may disagree with its twin before examples made on the twin say too little."""

@@ -101,7 +101,10 @@ def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool, *, a
     evidence, more = list(compared), None
     if outcome is Outcome.INCONCLUSIVE:
         more = found.more_images
-        evidence += [f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.", *found.advice]
+        evidence += [
+            f"The bound {gate.bound:g} lies between the limits: the evidence decides nothing.",
+            *found.advice,
+        ]
     if found.void:
         outcome, evidence, more = Outcome.INCONCLUSIVE, [*compared, *found.void, *found.doubts], None
     elif found.doubts:  # said in any case: what forbids a PASS also tells a reader how far to believe a FAIL
@@ -121,7 +124,8 @@ def _with_remedy(result: GateResult, found: Finding) -> GateResult:
         remedy = keeps[0].remedy if isinstance(keeps[0], Doubt) else of_failure(result.metric)
         return replace(result, remedy=remedy, reason=str(keeps[0]))
     advice = next(iter(found.advice), "")
-    return replace(result, remedy=of_indecision(result.metric), wanted_pairs=found.wanted_pairs, reason=advice)
+    remedy = advice.remedy if isinstance(advice, Doubt) else of_indecision(result.metric)
+    return replace(result, remedy=remedy, wanted_pairs=found.wanted_pairs, reason=str(advice))
 
 
 def _result(

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from madx.verify.timings import Calls, Latency
 
 FAR = 0.1
-"""Share that a call must be off the median of its block to count as fast or slow."""
+"""Share that a call must be off the typical one beside it to count as fast or slow."""
 SURE = 8.0
 """Standard deviations beyond chance: a statistic of rare events has a long tail, and an accusation must hold."""
-FEWEST = 200
+FEWEST = 64
 """Calls, below which nothing is said."""
+_SHORT = 5
+"""Calls of a block whose median says too little of what is typical."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,27 @@ def dependence(latency: Latency, calls: Calls) -> Dependence | None:
     if latency.images is None or latency.images.max() == 0 or calls.size < FEWEST:
         return None
     times = calls.astype(np.float64)
-    relative = (times / np.median(times, axis=-1, keepdims=True)).ravel()
+    relative = (times / _typical(latency, calls)).ravel()
     shown = latency.images.ravel()
     beyond = max(_excess(relative < 1 - FAR, shown), _excess(relative > 1 + FAR, shown))
     if beyond <= SURE:
         return None
     typical = [float(np.median(relative[shown == number])) for number in np.unique(shown)]
     return Dependence(min(typical), max(typical))
+
+
+def _typical(latency: Latency, calls: Calls) -> NDArray[np.float64]:
+    """What each call is compared with, in a shape that [P, 2, C] can be divided by: the median of its block.
+
+    That of a few calls is as likely one of a slow image as of a fast one. There it is the median of all calls, as much
+    longer or shorter on each load as the other engine was.
+    """
+    if calls.shape[-1] >= _SHORT:
+        return np.asarray(np.median(calls, axis=-1, keepdims=True), dtype=np.float64)
+    loads = latency.load_numbers
+    other = latency.candidate if calls is latency.reference else latency.reference
+    pace = {load: np.median(other[loads == load]) / np.median(other) for load in np.unique(loads)}
+    return float(np.median(calls)) * np.array([pace[load] for load in loads], dtype=np.float64)[:, None, None]
 
 
 def _excess(hits: NDArray[np.bool_], shown: NDArray[np.int32]) -> float:

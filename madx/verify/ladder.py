@@ -160,7 +160,7 @@ def measure_ladder(
 
 def _calls(timers: Sequence[Timer], config: LatencyConfig) -> int:
     """Of a block, two of which every rung has in a round."""
-    return calls_that_fit(2 * sum(median_seconds(timers, batches=1, calls=PROBES)), config)
+    return calls_that_fit(2 * sum(median_seconds(timers, batches=1, calls=PROBES)), config.seconds)
 
 
 def _rounds(timers: Sequence[Timer], *, calls: int, seed: int, images: int) -> Iterator[NDArray[np.float32]]:

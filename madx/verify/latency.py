@@ -23,6 +23,8 @@ from madx.seeds import numpy_generator
 from madx.sensors import Reading, Watch
 from madx.verify.noise import ratio_limits
 from madx.verify.sampling import (
+    FEWEST_CALLS,
+    FEWEST_PAIRS,
     PAIRS,
     PROBES,
     TIGHT_FLOOR,
@@ -53,6 +55,9 @@ LOADS = 8
 one load say nothing of the next."""
 
 
+_FEWEST_BATCHES = 8
+"""Of each sort of images. Where calls are few, fewer are shown than there are: each about four times, or nobody could
+tell whether the time depends on it."""
 _PAIRS_A_LOAD = 7
 """At most: more pairs are to be on more loads, or they would not narrow the limits."""
 
@@ -134,6 +139,7 @@ class _Course:
         self.generator = numpy_generator(seed, "latency")
         self.images = numpy_generator(seed, "latency", "images")
         self.calls = config.block_calls or 0
+        self.batches = max(timed.clean, timed.perturbed)
 
     def pairs(self) -> Iterator[_Pair]:
         """Without end."""
@@ -142,13 +148,16 @@ class _Course:
         for load in itertools.count():
             timers.clear()  # what a timer is bound to is released before the engines are loaded anew
             timers += self._loaded()
-            self.calls = self.calls or self._calls_that_fit(timers)
-            warm_up(timers, calls=self.calls, seconds=self._settling(first=load == 0), clock=self.watch.clock)
+            if not self.calls:
+                self._fit(timers)
+            calls = self.calls if self.calls > FEWEST_CALLS else 1  # long ones have settled sooner
+            warm_up(timers, calls=calls, seconds=self._settling(first=load == 0), clock=self.watch.clock)
             self.watch.read()  # shares count from here on
-            for _ in range(min(_PAIRS_A_LOAD, max(1, (self.config.pairs or PAIRS) // LOADS))):
-                yield self._pair(timers, load)
-                if not self.config.pairs and self.watch.clock() - began > (load + 1) * self.config.seconds / LOADS:
+            for number in range(min(_PAIRS_A_LOAD, max(1, (self.config.pairs or PAIRS) // LOADS))):
+                late = self.watch.clock() - began > (load + 1) * self.config.seconds / LOADS
+                if late and not self.config.pairs and number >= FEWEST_PAIRS // LOADS:
                     break  # or a budget that carries few pairs would be spent on few loads
+                yield self._pair(timers, load)
 
     def latency(self, pairs: Sequence[_Pair]) -> Latency:
         """What they come to."""
@@ -170,10 +179,13 @@ class _Course:
             cpu=cpu if np.isfinite(cpu).all() else None,
         )
 
-    def _calls_that_fit(self, timers: Sequence[Timer]) -> int:
-        """Of a block, as many as the budget carries."""
+    def _fit(self, timers: Sequence[Timer]) -> None:
+        """Calls of a block, and batches of images, as many as the budget carries."""
         each = median_seconds(timers, batches=1, calls=PROBES)
-        return calls_that_fit(2 * (sum(each) + each[0]), self.config)  # both engines, and both sides of the control
+        of_a_pair = 2 * (sum(each) + each[0])  # two blocks of both engines, and of both sides of the control
+        self.calls = calls_that_fit(of_a_pair, self.config.seconds)
+        pairs = self.config.pairs or min(PAIRS, self.config.seconds / (self.calls * of_a_pair))
+        self.batches = max(_FEWEST_BATCHES, int(pairs * self.calls / 4))
 
     def _loaded(self) -> list[Timer]:
         """The engines once more, and those of before released."""
@@ -201,11 +213,12 @@ class _Course:
 
     def _draw(self) -> list[int]:
         """The batches of images that the calls of a block are shown: one half clean, one half perturbed, if any are."""
-        clean, perturbed, calls = self.timed.clean, self.timed.perturbed, self.calls
+        calls = self.calls
+        clean, perturbed = min(self.timed.clean, self.batches), min(self.timed.perturbed, self.batches)
         others = calls // 2 if perturbed else 0
         drawn = self.images.integers(clean, size=calls - others)
         if others:
-            drawn = np.concatenate([drawn, clean + self.images.integers(perturbed, size=others)])
+            drawn = np.concatenate([drawn, self.timed.clean + self.images.integers(perturbed, size=others)])
         return [int(number) for number in self.images.permutation(drawn)]
 
 

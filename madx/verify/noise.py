@@ -27,7 +27,8 @@ CLOCK_FELL = 0.9
 """A clock below this share of its median has been throttled."""
 HOTTER = 10.0
 """Degrees above the median at which a chip is on the way to being throttled."""
-_MOST_SHARE = 0.99
+_MOST_STOLEN = 0.99
+"""Share beyond which nothing is left to divide by."""
 FEWEST_CALM = 0.5
 """Share of the pairs that must be undisturbed: with fewer, it was not the engines that were measured."""
 _REASONS: Mapping[str, str] = MappingProxyType(
@@ -92,10 +93,13 @@ def not_alone(calm: NDArray[np.bool_]) -> tuple[str, ...]:
 
 
 def steal(machine: Machine) -> float:
-    """Share of the time that the hypervisor took, on average over the pairs; 0 where nothing tells."""
+    """Share of the time that the hypervisor took from the CPU that it took most from, on average over the pairs.
+
+    0 where nothing tells.
+    """
     shares = machine.get("steal", np.zeros(0))
     known = shares[np.isfinite(shares)]
-    return min(float(known.mean()), _MOST_SHARE) if len(known) else 0.0
+    return min(float(known.mean()), _MOST_STOLEN) if len(known) else 0.0
 
 
 def _unaccounted(waiting: NDArray[np.float64], spikes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -111,7 +115,7 @@ def ratio_limits(
     Hodges-Lehmann with signed-rank limits (`madx.stats.ranks`). The random order within a pair makes noise that hits
     whatever is running fall on either engine alike, however bursty or heavy-tailed it is. A neighbour that costs one
     engine more than the other moves the centre instead: then the undisturbed pairs have another one, and each limit is
-    the more cautious of the two.
+    the more cautious of the two, where at least `FEWEST_CALM` of the pairs are undisturbed.
 
     Pairs of one load say nothing of the next: each load of the engines is one draw, and with several of them the limits
     are no tighter than Student's t over the loads' medians, of all pairs and of the undisturbed alone.
@@ -127,8 +131,8 @@ def ratio_limits(
     """
     values = np.asarray(log_ratios, dtype=np.float64)
     found = _limits(values, loads, confidence)
-    if calm.all() or not calm.any():
-        return found
+    if calm.all() or calm.mean() < FEWEST_CALM:
+        return found  # too few pairs have no limits; that they are few voids the gate, or another clock sees to it
     return widest(found, _limits(values[calm], loads[calm], confidence))
 
 

@@ -36,8 +36,8 @@ PROBES = 3
 """Calls of each engine, after a warm-up, from which the length of a call is estimated."""
 PAIRS = 60
 """Samples that are aimed at where the recipe names no number, ..."""
-FEWEST_PAIRS = 8
-"""... and taken whatever they cost: signed ranks of fewer have no limits at the control's confidence."""
+FEWEST_PAIRS = 24
+"""... and taken whatever they cost: three on each load, and calls enough to see whether a time depends on the image."""
 BLOCK_CALLS = 20
 """Calls a block where the recipe names no number, ..."""
 FEWEST_CALLS = 2
@@ -88,15 +88,15 @@ def sample_until_tight(
     return samples
 
 
-def calls_that_fit(call_seconds: float, config: LatencyConfig) -> int:
+def calls_that_fit(call_seconds: float, seconds: float) -> int:
     """Blocks as long as `BLOCK_CALLS`, or so short that `PAIRS` samples still fit into the budget; an even number.
 
     Args:
         call_seconds: of a sample, for each call that its blocks have.
-        config: the budget; calls that it names are as they are.
+        seconds: the budget.
     """
-    even = 2 * math.floor(config.seconds / (PAIRS * call_seconds) / 2)
-    return config.block_calls or min(max(even, FEWEST_CALLS), BLOCK_CALLS)
+    even = 2 * math.floor(seconds / (PAIRS * call_seconds) / 2)
+    return min(max(even, FEWEST_CALLS), BLOCK_CALLS)
 
 
 def time_block(timer: Timer, numbers: Iterable[int]) -> Block:

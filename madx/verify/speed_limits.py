@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from madx.stats import hodges_lehmann
 from madx.verify.arrays import Bools
 from madx.verify.noise import FEWEST_CALM, ratio_limits, steal, undisturbed, widest
-from madx.verify.timings import Calls, Latency, log_ratios
+from madx.verify.timings import Calls, Latency, block_medians, log_ratios
 
 CONTROL_CONFIDENCE = 0.995
 """One-sided: a sound control excludes 1 in one measurement of a hundred."""
@@ -58,13 +58,15 @@ def wall_clock(latency: Latency) -> Clock:
 def cpu_clock(latency: Latency) -> Clock | None:
     """The engines' own time on a CPU, which stands still while they wait for one; None where it cannot be believed.
 
-    It is taken of engines of one thread only. It must be there for every call, and must not exceed the wall clock's:
+    It is taken of engines of one thread only. It must be there for every block, and must not exceed the wall clock's:
     then other threads ran too, and the sum of theirs is no time that anybody waits for.
     """
-    if latency.cpu is None or not (np.isfinite(latency.cpu).all() and (latency.cpu > 0).all()):
+    if latency.cpu is None or not np.isfinite(latency.cpu).all():
+        return None
+    if not all((block_medians(calls) > 0).all() for calls in latency.cpu):
         return None
     for cpu, wall in zip(latency.cpu, latency.all_calls, strict=True):
-        if cpu.sum(dtype=np.float64) > _MORE_THAN_ONE * wall.sum(dtype=np.float64):
+        if not cpu.sum(dtype=np.float64) <= _MORE_THAN_ONE * wall.sum(dtype=np.float64):
             return None
     no_spikes = np.zeros(len(latency.order))
     return Clock("CPU time", tuple(latency.cpu), undisturbed(latency.machine, no_spikes, but=("waiting",)))
@@ -83,21 +85,26 @@ def speedup_limits(latency: Latency, confidence: float, bound: float = 1.0) -> L
     must be on the right side of the bound, so a verdict is wrong only where both clocks are: each limit is the more
     cautious of the two. The estimate is the wall clock's, or where that was disturbed most of the time the CPU's.
     """
-    found = [clock_limits(latency, clock, confidence, bound) for clock in clocks(latency)]
-    if clocks(latency)[0].calm.mean() < FEWEST_CALM:
-        found.reverse()
-    return widest(*found)
+    both = clocks(latency)
+    found = [clock_limits(latency, clock, confidence, bound) for clock in both]
+    return widest(*(found if both[0].calm.mean() >= FEWEST_CALM else found[::-1]))
 
 
 def clock_limits(latency: Latency, clock: Clock, confidence: float, bound: float = 1.0) -> Limits:
     """The same by one clock."""
     below, above = margins(latency, clock, bound)
+    estimate, lower, upper = sampled_limits(latency, clock, confidence)
+    return estimate, lower - below, upper + above
+
+
+def sampled_limits(latency: Latency, clock: Clock, confidence: float) -> Limits:
+    """The same without `margins`: what more pairs would narrow."""
     strata = strata_limits(latency, confidence, clock=clock)
     halved = strata if len(strata) < 2 else strata_limits(latency, 1 - (1 - confidence) / 2, clock=clock)
     return (
         min(estimate for estimate, _, _ in strata.values()),
-        min(lower for _, lower, _ in strata.values()) - below,
-        min(upper for _, _, upper in halved.values()) + above,
+        min(lower for _, lower, _ in strata.values()),
+        min(upper for _, _, upper in halved.values()),
     )
 
 
@@ -117,11 +124,13 @@ def strata_limits(latency: Latency, confidence: float, *, clock: Clock | None = 
 def margins(latency: Latency, clock: Clock, bound: float) -> tuple[float, float]:
     """How much lower and how much higher the limits of ln(speed-up) have to be, each at least 0.
 
-    What the hypervisor took is in a call's time, all of it where calls are longer than its turns and hardly any where
-    they are shorter, and not all systems take it out of the CPU time: so either engine's time may be too long by it.
+    What the hypervisor took may be in either engine's times, and not all systems take it out of the CPU time. A share
+    s of the time makes a call longer by s / (1 - s) of itself on average, and a median, which is what counts, by twice
+    that at most (Markov's inequality): as where a quota ends in the middle of every long call and of no short one.
     """
     below, above = bias(clock, bound)
-    taken = -math.log1p(-steal(latency.machine))
+    share = steal(latency.machine)
+    taken = math.log1p(2 * share / (1 - share))
     return below + taken, above + taken
 
 

@@ -12,7 +12,8 @@ from madx.recipe import METRICS, GateConfig
 from madx.stats import betting_drop, betting_share, clopper_pearson, drop_interval, planned_images, samples_needed
 from madx.verify import Outcome
 from madx.verify.feasible import Samples, best_latency, explain, feasible, undecidable
-from madx.verify.speed import p99_found, speedup_found
+from madx.verify.p99 import p99_found
+from madx.verify.speed import speedup_found
 
 BALANCED = np.arange(10_000) % 10
 

@@ -135,6 +135,25 @@ def test_an_engine_that_knows_some_images_is_named_and_does_not_pass(fast):
     assert any("depends on the image" in doubt for doubt in finding.doubts)
 
 
+@pytest.mark.parametrize("seconds", [20e-3, 40e-3, 0.3])
+@pytest.mark.parametrize(("each", "factor"), [(7, 3.0), (2, 0.5), (5, 0.3)])
+def test_where_calls_are_long_and_few_it_is_seen_too(seconds, each, factor):
+    """Blocks of two calls, one clean and one perturbed; one image in `each` takes another time."""
+    machine = Loaded(0)
+    latency = measure_latency(
+        machine.load(seconds, "A"),
+        kept(machine.choosing(seconds / 2, "B", lambda number: factor if number % each == 0 else 1.0)),
+        config=LatencyConfig(seconds=20.0),
+        seed=0,
+        timed=Timed("simulated", CLEAN, PERTURBED),
+        watch=Watch(clock=lambda: machine.now, read=machine.read),
+    )
+    assert latency.calls == 2
+    assert dependence(latency, latency.candidate) is not None
+    assert dependence(latency, latency.reference) is None
+    assert not found(latency).void
+
+
 @pytest.mark.parametrize(
     "neighbour",
     [{}, {"tail": 1.5}, {"burst": 0.02, "calm": 0.1, "slow": 3.0}, {"wander": 0.02}, {"noise": 0.2}],

@@ -12,7 +12,8 @@ from madx.stats import planned_images
 from madx.verify import Latency, Outcome
 from madx.verify.gates import decide
 from madx.verify.latency import CONTROL_CONFIDENCE
-from madx.verify.speed import p99_ratio, speedup
+from madx.verify.p99 import p99_ratio
+from madx.verify.speed import speedup
 from madx.verify.tails import pairs_advice, pairs_to_carry, pairs_to_decide, tail
 
 TAIL = {"tail": 4.0}

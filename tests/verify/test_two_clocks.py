@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from noisy_machine import NoisyMachine, judged
 
-from madx.clocks import CallTime, clocked, cpu_clock_is_fine
+from madx.clocks import FINE, CallTime, clocked, cpu_clock_is_fine, step
 from madx.recipe import GateConfig
 from madx.verify import Outcome
+from madx.verify.noise import ratio_limits
+from madx.verify.remedies import Remedy
 from madx.verify.speed import speedup
 from madx.verify.speed_limits import clock_limits, cpu_clock, speedup_limits, wall_clock
 
@@ -44,6 +46,19 @@ def test_the_cpu_clock_stands_still_while_nothing_runs():
     assert asleep.seconds >= 0.03 > 10 * asleep.cpu
     assert 0.03 <= busy.cpu <= 1.1 * busy.seconds
     assert math.isnan(clocked(lambda: None, one_thread=False).cpu)
+
+
+def test_a_clock_is_as_fine_as_it_moves_and_not_as_it_says():
+    readings = iter([0.0] * 5 + [15.6e-3] * 9 + [31.2e-3] * 3)
+    assert step(lambda: next(readings)) == pytest.approx(15.6e-3)
+    assert 0 < step(time.perf_counter) < FINE
+
+
+@pytest.mark.parametrize("calm", [0, 1, 3, 5])
+def test_a_few_undisturbed_pairs_decide_no_more_than_none(calm):
+    values = np.random.default_rng(0).normal(1.0, 0.02, 56)
+    few = ratio_limits(values, np.arange(56) < calm, np.arange(56) // 7, confidence=0.95)
+    assert few == ratio_limits(values, np.zeros(56, dtype=bool), np.arange(56) // 7, confidence=0.95)
 
 
 @pytest.mark.parametrize("reference", [2e-3, 20e-3], ids=["shorter than a turn", "longer than a turn"])
@@ -110,22 +125,41 @@ def test_a_reference_that_only_waits_is_not_slow_by_the_cpu_clock():
 
 
 @pytest.mark.parametrize("charged", [False, True])
-@pytest.mark.parametrize("cpu", [False, True])
-def test_a_fifth_of_the_time_stolen_costs_margin_and_not_the_verdict(charged, cpu):
+def test_a_fifth_of_the_time_stolen_costs_margin_and_not_the_verdict(charged):
     for seed in range(3):
-        machine = NoisyMachine(seed, **stolen(0.2, charged=charged), cpu=cpu)
+        machine = NoisyMachine(seed, **stolen(0.2, charged=charged), cpu=True)
         latency = machine.measure(2.97, seed=seed, reference=2e-3, seconds=3.0, pairs=60)
         assert np.mean(latency.machine["steal"]) == pytest.approx(0.2, abs=0.06)
         result = found(latency)
         assert judged(latency, "speedup", BOUND) is Outcome.PASS
-        assert result.lower < 2.97 * 0.85, "what was taken may have made the reference slow"
+        assert result.lower < 2.97 / 1.4, "what was taken may have made the reference slow"
         assert any("the hypervisor took" in sentence for sentence in result.evidence)
         assert judged(latency, "speedup", 2.8) is Outcome.INCONCLUSIVE
+        (advice,) = found(latency, 2.8).advice
+        assert "More pairs would not decide it" in advice
+        assert advice.remedy is Remedy.QUIETER_MACHINE
+
+
+def test_of_engines_of_several_threads_stolen_time_says_too_little():
+    """A call waits for its slowest thread, so a share of every CPU's time may be several times that of the call's."""
+    latency = NoisyMachine(0, **stolen(0.2)).measure(2.97, seed=0, reference=2e-3, seconds=3.0, pairs=60)
+    assert judged(latency, "speedup", BOUND) is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("reference", [4e-3, 50e-3])
+@pytest.mark.parametrize("cpu", [False, True])
+def test_a_quota_that_ends_in_every_long_call_and_in_no_short_one_passes_nothing(reference, cpu):
+    """80 ms of its own, 20 ms of others, again and again: the medians are off by more than the fifth that was taken."""
+    quota = {"turns": (80e-3, 20e-3), "regular": True, "taker": "hypervisor", "charged": True}
+    for seed in range(8):
+        latency = NoisyMachine(seed, **quota, cpu=cpu).measure(1.5, seed=seed, reference=reference, pairs=56)
+        assert judged(latency, "speedup", 1.6) is not Outcome.PASS
 
 
 NOISES = {
     "neighbours": SHARED,
     **{f"{share:.0%} stolen": stolen(share) for share in (0.05, 0.2, 0.5)},
+    "a quota": {"turns": (16e-3, 4e-3), "regular": True, "taker": "hypervisor", "charged": True},
     "20 % stolen and charged": stolen(0.2, charged=True),
     "moods": {"mood": 0.02},
     "loads and neighbours": {**SHARED, "spread": 0.01},
@@ -157,9 +191,9 @@ def test_blocks_and_pairs_adapt_to_the_length_of_a_call(reference):
     latency = machine.measure(2.0, seed=0, reference=reference, seconds=20.0, pairs=None, block_calls=None)
     assert latency.calls == 2
     assert len(np.unique(latency.loads)) >= 8
-    assert len(latency.order) >= 8
-    least = 8 * 2 * 2 * 3.5 * reference
-    assert machine.now < max(1.2 * 20.0, 2 * least)
+    assert len(latency.order) >= 24
+    least = 24 * 2 * 2 * 3.5 * reference
+    assert machine.now < max(1.2 * 20.0, 1.3 * least)
     assert judged(latency, "speedup", BOUND) is Outcome.PASS
 
 
