@@ -226,7 +226,6 @@ class Context:
 
     def _check_enough(self, splits: Splits) -> None:
         """What would fail in a later stage fails before the first one."""
-        prune, finetune, train = self.recipe.prune, self.recipe.prune.finetune, self.recipe.train
         for compared in (splits.selection, splits.gate):
             if len(compared) < FEWEST_IMAGES:
                 told = "; ".join(splits.copies.sentences())
@@ -234,18 +233,16 @@ class Context:
                     f"the {compared.name} split has {len(compared)} images, and engines are compared on at least "
                     f"{FEWEST_IMAGES}; set data.selection, or give a larger data set{told and f' ({told})'}"
                 )
-        needs = {"verify.latency.batch": (self.recipe.verify.latency.batch, "gate", len(splits.gate))}
         if self.given.alone:
-            train = finetune = None  # nothing is trained or pruned
-        else:
-            needs["prune.batch_size"] = (prune.batch_size or 1, "training", len(splits.train))
-        if train is not None:
-            needs["train.batch_size"] = (train.batch_size or 1, "training", len(splits.train))
-        if finetune is not None:
-            needs["prune.finetune.batch_size"] = (finetune.batch_size or 1, "training", len(splits.train))
-        for key, (wanted, split, images) in needs.items():
+            return  # nothing is trained or pruned
+        prune, train = self.recipe.prune, self.recipe.train
+        steps = {"prune": prune, "train": train, "prune.finetune": prune.finetune}
+        for key, section in steps.items():
+            wanted, images = (section.batch_size or 1) if section else 1, len(splits.train)
             if wanted > images:
-                raise RecipeError(f"{key} is {wanted}, but there are only {images} {split} images; lower it")
+                raise RecipeError(
+                    f"{key}.batch_size is {wanted}, but there are only {images} training images; lower it"
+                )
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,15 @@ Whatever can be wrong in a recipe is found while it is read; no stage finds a ty
 relative to the recipe file. Images are float32 in [0, 1] and every eps is in that unit.
 """
 
+from madx.recipe.data import DataConfig
 from madx.recipe.gates import METRICS, GateConfig, LatencyConfig
 from madx.recipe.models import (
-    DataConfig,
     EngineConfig,
     ExportConfig,
-    FinetuneConfig,
     LearningConfig,
-    LoopConfig,
     ModelConfig,
     PruneConfig,
     Recipe,
-    TrainConfig,
     VerifyConfig,
 )
 from madx.recipe.reading import (
@@ -28,6 +25,7 @@ from madx.recipe.reading import (
 )
 from madx.recipe.template import commented_recipe, recipe_text
 from madx.recipe.threat import AttackConfig, ThreatConfig
+from madx.recipe.training import FinetuneConfig, LoopConfig, TrainConfig
 from madx.recipe.values import radius
 
 __all__ = [

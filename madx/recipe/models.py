@@ -7,12 +7,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from madx.recipe.data import DataConfig
 from madx.recipe.gates import GateConfig, LatencyConfig
 from madx.recipe.section import Section
 from madx.recipe.threat import AttackConfig, ThreatConfig
+from madx.recipe.training import FinetuneConfig, TrainConfig
 from madx.recipe.values import (
     Arguments,
-    ClassName,
     Count,
     CountOrAuto,
     FactoryName,
@@ -26,65 +27,6 @@ from madx.recipe.values import (
 RECIPE_VERSION = 1
 KINDS_OF_ATTACK = ("suite", "pgd")
 """Names that pydantic puts into the place of an error; a recipe has no such keys."""
-
-
-class DataConfig(Section):
-    """Where images come from and how they are split."""
-
-    name: Literal["fashion-mnist", "digits", "cifar10", "cifar100", "svhn", "imagefolder", "npz", "factory"] = (
-        "fashion-mnist"
-    )
-    """Which reader."""
-    path: Path | None = None
-    """Folder (npz: file) of the data; without it $MADX_DATA/<name>, ./datasets/<name>, or the system's."""
-    factory: FactoryName | None = None
-    """For name: factory, a 'module:callable' that returns {'train': (images, labels), 'test': (images, labels)}."""
-    image_size: Count | None = None
-    """For imagefolder: images are resized (shorter side) and centre-cropped to this many pixels."""
-    classes: list[ClassName] | None = None
-    """Names of the classes in the order of the network's outputs; for imagefolder the names of their folders, which are
-    sorted without it. Classes without images are allowed."""
-    class_map: Path | None = None
-    """The same names in a file, one a line."""
-    num_classes: Annotated[Integer, Field(ge=2)] | None = None
-    """For npz and factory: how many classes there are; null: the largest training label plus one."""
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-    """For imagefolder, npz and factory. bgr: the first and the last of three channels are exchanged before the network
-    sees them, because OpenCV saved the arrays, or because the network was trained on what OpenCV reads."""
-    selection: Count | None = None
-    """Images of the training set that choose and calibrate, not to train on; null: a tenth of it, at most 2000."""
-    gate: ImageCount | None = None
-    """How many images of the test set the gate measures on, in a seeded random order; without it, all."""
-
-    @model_validator(mode="after")
-    def _needs(self) -> Self:
-        if (self.name == "factory") != (self.factory is not None):
-            raise ValueError("data.factory belongs to data.name: factory, and each needs the other")
-        if self.name == "imagefolder" and self.image_size is None:
-            raise ValueError("data.name: imagefolder needs data.image_size")
-        if self.name != "imagefolder" and self.image_size is not None:
-            raise ValueError("data.image_size belongs to data.name: imagefolder")
-        if self.name in ("imagefolder", "npz") and self.path is None:
-            raise ValueError(f"data.name: {self.name} needs data.path")
-        if self.name in ("digits", "factory") and self.path is not None:
-            raise ValueError(f"data.name: {self.name} reads no files, so data.path has no place here")
-        self._check_classes()
-        if self.channel_order != "rgb" and self.name not in ("imagefolder", "npz", "factory"):
-            raise ValueError(
-                f"data.name: {self.name} has channels in an order of its own; leave out data.channel_order"
-            )
-        return self
-
-    def _check_classes(self) -> None:
-        given = [key for key in ("classes", "class_map", "num_classes") if getattr(self, key) is not None]
-        if len(given) > 1:
-            raise ValueError(f"data.{given[0]} and data.{given[1]} say the same; give one of them")
-        if given and self.name not in ("imagefolder", "npz", "factory"):
-            raise ValueError(f"data.name: {self.name} has classes of its own, so data.{given[0]} has no place here")
-        if self.num_classes is not None and self.name == "imagefolder":
-            raise ValueError("data.name: imagefolder takes data.classes, the folders' names, for data.num_classes")
-        if self.classes is not None and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
-            raise ValueError("data.classes lists at least two names, each once, in the order of the network's outputs")
 
 
 class ModelConfig(Section):
@@ -104,77 +46,6 @@ class ModelConfig(Section):
         if (self.name == "factory") != (self.factory is not None):
             raise ValueError("model.factory belongs to model.name: factory, and each needs the other")
         return self
-
-
-class LoopConfig(Section):
-    """The training loop, used from scratch and for fine-tuning after pruning."""
-
-    method: Literal["pgd", "fgsm", "clean"] = "pgd"
-    """pgd: multi-step examples; fgsm: one step of 1.25 eps from a random start, guarded against collapse; clean: no
-    examples, for ordinary networks; a robust one loses robustness to it, which clean accuracy does not show."""
-    loss: Literal["ce", "trades", "mart"] = "ce"
-    """ce: cross-entropy; trades: Zhang et al. 2019; mart: Wang et al. 2020, as in the MAD paper."""
-    beta: Annotated[Number, Field(ge=0)] = 0.5
-    """Weight of the consistency term of trades and mart."""
-    attack: AttackConfig = AttackConfig(steps=5, relative_step=2.5)
-    """Examples of method pgd."""
-    epochs: Annotated[Number, Field(gt=0)] = 15
-    """Passes over the training split; fractions are allowed."""
-    batch_size: Count | None = None
-    """Images a step; null: 128, or all training images where there are fewer."""
-    lr: Annotated[Number, Field(gt=0)] = 0.1
-    """Peak learning rate of SGD."""
-    schedule: Literal["onecycle", "step", "constant"] = "onecycle"
-    """onecycle: linear up for warmup, then linear down to 0; step: times 0.1 at 50 % and 75 %."""
-    warmup: Share = 0.2
-    """Share of the steps in which onecycle rises."""
-    momentum: Share = 0.9
-    """Momentum of SGD."""
-    nesterov: bool = True
-    """Nesterov's form of momentum."""
-    weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
-    """Decay of weights with two or more dimensions; biases and BatchNorm have none."""
-    augment: Literal["none", "crop", "flip-crop"] = "flip-crop"
-    """crop: zero-pad by an eighth and crop back at random; flip: mirror half of the images. Flip only what keeps its
-    label when mirrored: clothes and animals do, digits, signs and text do not."""
-    average: Share = 0.998
-    """Decay per step of the weight average that is kept and evaluated; 0 keeps the last weights instead."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the training passes: auto takes what was measured to be fastest on this machine; bf16 is autocast. Evaluation
-    is always float32."""
-    evaluations: Count = 10
-    """How often it is measured on the selection split; the best robust (method clean: clean) accuracy is kept."""
-    patience: Count | None = None
-    """Evaluations in a row that may bring no gain before training ends early; without it, every step is made."""
-    selection_attack: AttackConfig = AttackConfig(steps=10)
-    """Attack of these evaluations."""
-    selection_images: Count = 1000
-    """How many images of the selection split they use; all where there are fewer."""
-
-    @model_validator(mode="after")
-    def _needs(self) -> Self:
-        if self.method != "pgd" and self.loss != "ce":
-            raise ValueError(f"method: {self.method} trains with loss: ce, not with {self.loss}")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
-class TrainConfig(LoopConfig):
-    """Training of the dense network; leave the section out to use model.weights as they are."""
-
-
-class FinetuneConfig(LoopConfig):
-    """Fine-tuning of the pruned network with its masks held."""
-
-    epochs: Annotated[Number, Field(gt=0)] = 2
-    """Passes over the training split; fractions are allowed."""
-    lr: Annotated[Number, Field(gt=0)] = 0.05
-    """Peak learning rate of SGD."""
-    average: Share = 0.99
-    """Decay per step of the weight average that is kept and evaluated; 0 keeps the last weights instead."""
-    evaluations: Count = 3
-    """How often it is measured on the selection split; the best robust (method clean: clean) accuracy is kept."""
 
 
 class LearningConfig(Section):

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel
 
 from madx.recipe.dialect import Dumper
-from madx.recipe.models import Recipe, TrainConfig
+from madx.recipe.models import Recipe
 from madx.recipe.section import Section
+from madx.recipe.training import TrainConfig
 from madx.recipe.values import as_number, radius
 
 _WIDTH = 100
