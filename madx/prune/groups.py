@@ -160,13 +160,15 @@ def channel_groups(
             raise untraceable(f"it sees {channels} channels in {names[root]}, {type(root).__name__}")
         makers = _makers(group, graph)
         parts = [(tuple(part), len(part) - _kept_channels(len(part), sparsity, round_to)) for part in _parts(makers)]
+        places = tuple(_places(group, graph, names))
         reason = _why_group_whole(group, makers, kept_whole, names) or _why_columns_stay(group, unable, names)
+        reason = reason or _why_not_singly(places, channels)
         if not reason and not any(count for _, count in parts):
             reason = f"{channels} channels, and what is kept is a multiple of {round_to}"
         if reason:
             reasons |= {names[maker]: reason for maker in makers if maker not in kept_whole}
             continue
-        found.append(ChannelGroup(names[root], channels, tuple(parts), tuple(_places(group, graph, names))))
+        found.append(ChannelGroup(names[root], channels, tuple(parts), places))
     return found, reasons
 
 
@@ -228,6 +230,23 @@ def _why_columns_stay(group: Any, unscored: Mapping[nn.Module, str], names: Mapp
     """Why the layers that read a group's channels need them all, or nothing."""
     layers = [item.dep.target.module for item in group]
     return next((f"read by {names[layer]}: {unscored[layer]}" for layer in layers if layer in unscored), "")
+
+
+def _why_not_singly(places: Sequence[Place], channels: int) -> str:
+    """Why channels of a group cannot be chosen one by one, or nothing.
+
+    After a split whose halves are multiplied, or a view as a map, several channels live at one place of the layer that
+    reads them; torch-pruning names them all, or one of them and no reader of the others. If any of them goes the place
+    goes, and with it what the others have there: far more would be removed than was decided.
+    """
+    reads = [place for place in places if place.reads]
+    if not reads:
+        return ""
+    shared = [place for place in reads if len(place.index.unique()) < len(place.channel.unique())]
+    if shared or len(torch.cat([place.channel for place in reads]).unique()) < channels:
+        where = (shared or reads)[0].parameter
+        return f"several of its channels share one place in {where} (a split or a view lies between)"
+    return ""
 
 
 def _lowest(scores: Tensor, channels: Sequence[int], count: int) -> list[int]:

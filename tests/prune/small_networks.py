@@ -167,6 +167,59 @@ def split_channels() -> nn.Module:
     return Lambda(forward, conv=conv_bn(2, 16), left=conv_bn(8, 8), right=conv_bn(8, 8), head=head(8))
 
 
+def multiplied_halves() -> nn.Module:
+    """A depthwise layer whose halves are multiplied: two of its channels meet in each column of the layer after it."""
+
+    def forward(m: nn.ModuleDict, x: Tensor) -> Tensor:
+        left, right = m["depth"](m["wide"](m["stem"](x))).chunk(2, dim=1)
+        return m["head"](m["last"](F.gelu(left) * right).mean((2, 3)))
+
+    return Lambda(
+        forward,
+        stem=conv_bn(2, 8),
+        wide=nn.Conv2d(8, 24, 1),
+        depth=conv(24, 24, groups=24),
+        last=conv_bn(12, 8),
+        head=head(8),
+    )
+
+
+def linear_as_map() -> nn.Module:
+    """Outputs of a linear layer that become four positions of each channel of a map."""
+
+    def forward(m: nn.ModuleDict, x: Tensor) -> Tensor:
+        h = F.relu(m["linear"](m["stem"](x).mean((2, 3)))).view(-1, 8, 2, 2)
+        return m["head"](m["last"](F.relu(m["up"](h))).mean((2, 3)))
+
+    return Lambda(
+        forward,
+        stem=conv_bn(2, 8),
+        linear=nn.Linear(8, 32),
+        up=conv(8, 12),
+        last=conv_bn(12, 8),
+        head=head(8),
+    )
+
+
+def attention() -> nn.Module:
+    """One linear layer for queries, keys and values, which are multiplied and read as a third of its outputs."""
+
+    def forward(m: nn.ModuleDict, x: Tensor) -> Tensor:
+        h = m["stem"](x).flatten(2).transpose(1, 2)
+        queries, keys, values = m["qkv"](h).chunk(3, dim=-1)
+        mixed = (queries @ keys.transpose(1, 2) / 8**0.5).softmax(-1) @ values
+        return m["head"](F.relu(m["last"](m["proj"](mixed))).mean(1))
+
+    return Lambda(
+        forward,
+        stem=conv_bn(2, 8),
+        qkv=nn.Linear(8, 24),
+        proj=nn.Linear(8, 8),
+        last=nn.Linear(8, 12),
+        head=head(12),
+    )
+
+
 def two_heads() -> nn.Module:
     """Logits that are a sum: both layers make the network's outputs."""
 

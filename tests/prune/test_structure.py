@@ -115,6 +115,30 @@ def test_layers_that_stay_whole_say_why(name: str) -> None:
     assert removed(case(build, *shape))[2] == REASONS[name]
 
 
+@pytest.mark.parametrize(
+    ("build", "whole", "smaller"),
+    [
+        (nets.multiplied_halves, {"parts.wide": "parts.last.0", "parts.depth": "parts.last.0"}, {"parts.last.0": 4}),
+        (nets.linear_as_map, {"parts.linear": "parts.up"}, {"parts.last.0": 4, "parts.stem.0": 4}),
+        (nets.attention, {"parts.qkv": "parts.proj"}, {"parts.proj": 4, "parts.last": 8}),
+    ],
+)
+def test_channels_that_share_a_place_stay_together(
+    build: Callable[[], nn.Module], whole: dict[str, str], smaller: dict[str, int]
+) -> None:
+    """Chosen one by one, nearly all of them would go: each takes its place along, which is another one's place too."""
+    given = case(build, *SMALL)
+    module, survivors, reasons = removed(given, 0.5, 4)
+    logits = module(given.images)
+    torch.testing.assert_close(logits, silenced(given.network, survivors)(given.images), rtol=0, atol=1e-9)
+    layers, dense = scored_layers(module), scored_layers(given.network)
+    for name, reader in whole.items():
+        assert layers[name].weight.shape[0] == dense[name].weight.shape[0]
+        assert f"several of its channels share one place in {reader}.weight" in reasons[name]
+    for name, channels in smaller.items():
+        assert layers[name].weight.shape[0] == channels < dense[name].weight.shape[0]
+
+
 def test_too_few_channels_to_round() -> None:
     given = case(nets.plain, *SMALL)
     module, survivors, reasons = removed(given, 0.5, 16)
