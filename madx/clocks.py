@@ -44,7 +44,7 @@ def clocked(call: Callable[[], object], *, one_thread: bool) -> CallTime:
 @functools.cache
 def cpu_clock_is_fine() -> bool:
     """Whether this system counts a process's CPU time in steps that are short beside a call; tried, not asked."""
-    return step(time.process_time) <= FINE
+    return min(step(time.process_time) for _ in range(5)) <= FINE  # an interruption is no step
 
 
 def step(clock: Callable[[], float]) -> float:

@@ -123,7 +123,7 @@ class Sensors:
         if self._clock() - self._since < _TICKS_WINDOW:
             return self._shares
         before, self._ticks, self._since = self._ticks, self._cpu_times(), self._clock()
-        if before is None or self._ticks is None or self._ticks.total.sum() <= before.total.sum():
+        if before is None or self._ticks is None or not self._ticks.follows(before):
             self._shares = {}
         else:
             self._shares = self._ticks.shares_since(before)
@@ -139,12 +139,18 @@ class _Ticks:
     steal: NDArray[np.float64]
     own: float
 
+    def follows(self, before: _Ticks) -> bool:
+        """Whether time went by on the same CPUs: one may have gone offline."""
+        return self.total.shape == before.total.shape and bool(self.total.sum() > before.total.sum())
+
     def shares_since(self, before: _Ticks) -> dict[str, float]:
-        total, busy, stolen = self.total - before.total, self.busy - before.busy, self.steal - before.steal
+        total, busy = self.total - before.total, np.maximum(self.busy - before.busy, 0)
+        stolen = np.maximum(self.steal - before.steal, 0)  # a guest that was moved may see it fall
         own = (self.own - before.own) * os.sysconf("SC_CLK_TCK")
         others = min(max((busy.sum() - own) / total.sum(), 0.0), 1.0)
         wanted = np.where(busy + stolen > _WORK * total, busy + stolen, np.inf)
-        return {"others": float(others), "steal": float((stolen / wanted).max())}
+        pooled = stolen.sum() / max((busy + stolen).sum(), 1.0)  # of a thread that wanders, no CPU has much
+        return {"others": float(others), "steal": float(max((stolen / wanted).max(), pooled))}
 
 
 class _Gpu:

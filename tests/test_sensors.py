@@ -78,6 +78,28 @@ def test_shares_of_the_cpus_are_of_the_usable_ones_since_the_last_reading(machin
     assert (sensors.read()["others"], sensors.read()["steal"]) == (0.0, 0.0)
 
 
+def test_what_a_hypervisor_took_is_that_of_the_worst_cpu_and_never_less_than_nothing(machine, monkeypatch):
+    def rows(*cpus):
+        return "".join(f"cpu{n} {busy} 0 0 {idle} 0 0 0 {steal} 0 0\n" for n, (busy, idle, steal) in enumerate(cpus))
+
+    machine.write("proc/stat", rows((0, 0, 0), (0, 0, 0)))
+    sensors = machine.sensors(monkeypatch)
+    for second, (cpus, expected) in enumerate(
+        [
+            (((30, 60, 10), (60, 40, 0)), 0.25),  # a neighbour on the other CPU dilutes nothing
+            (((34, 155, 11), (64, 135, 1)), 0.2),  # a thread that wanders: little work on either
+            (((84, 205, 1), (64, 135, 1)), 0.0),  # the counter fell: a guest that was moved
+        ],
+        start=1,
+    ):
+        machine.now = float(second)
+        machine.write("proc/stat", rows(*cpus))
+        assert sensors.read()["steal"] == pytest.approx(expected)
+    machine.now = 4.0
+    machine.write("proc/stat", rows((200, 300, 5)))
+    assert "steal" not in sensors.read(), "a CPU went offline"
+
+
 def test_own_time_is_not_that_of_others(machine, monkeypatch):
     sensors = machine.sensors(monkeypatch)
     ticks = os.sysconf("SC_CLK_TCK")

@@ -46,8 +46,8 @@ class Engine(Protocol):
     def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., float | CallTime]:
         """A callable with its own preallocated I/O: it runs one inference and returns its seconds.
 
-        A CPU engine whose work one thread does returns a `CallTime`, with its CPU time (`madx.clocks.clocked`); of any
-        other the CPU time is not the time of a call, so it returns the seconds alone, a number.
+        A CPU engine whose work one thread does returns a `CallTime` with its CPU time (`madx.clocks.clocked`); of any
+        other the CPU time is not the time of a call, and it returns a `CallTime` without, or a number of seconds.
 
         Args:
             images: [N, C, H, W].

@@ -242,10 +242,11 @@ def _why_not_singly(places: Sequence[Place], channels: int) -> str:
     reads = [place for place in places if place.reads]
     if not reads:
         return ""
-    shared = [place for place in reads if len(place.index.unique()) < len(place.channel.unique())]
-    if shared or len(torch.cat([place.channel for place in reads]).unique()) < channels:
-        where = (shared or reads)[0].parameter
-        return f"several of its channels share one place in {where} (a split or a view lies between)"
+    shared = [place for place in reads if len({*place.index.tolist()}) < len({*place.channel.tolist()})]
+    if shared:
+        return f"several of its channels share one place in {shared[0].parameter} (a split or a view lies between)"
+    if len({channel for place in reads for channel in place.channel.tolist()}) < channels:
+        return f"what reads some of its channels is not known, beside {reads[0].parameter} (a split lies between)"
     return ""
 
 

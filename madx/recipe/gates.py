@@ -56,7 +56,7 @@ class LatencyConfig(Section):
     """Time budget of one comparison; sampling stops earlier when the intervals that the gates need are tight enough."""
     pairs: Annotated[Integer, Field(ge=30)] | None = None
     """Block pairs at least, whatever they cost; a pair is one ABBA or BAAB schedule. Without it, 60 as far as `seconds`
-    carries them, and 8 in any case. A p99 wants 662 independent calls of each engine
+    carries them, and 24 in any case. A p99 wants 662 independent calls of each engine
     (pairs x 2 x block_calls) on a machine without any rhythm of its own, and more on one with: with a gate on p99_ratio
     sampling goes on for it, up to `seconds`."""
     block_calls: Annotated[Integer, Field(ge=5)] | None = None

@@ -111,7 +111,12 @@ def measure_latency(
         course = _Course((reference, candidate, reference), config, seed, timed, watch, stack)
         tight = _tight_with_tails if tails else _tight
         pairs = sample_until_tight(
-            (), course.pairs(), config=config, watch=watch, tight=lambda pairs: tight(course.latency(pairs))
+            (),
+            course.pairs(),
+            config=config,
+            watch=watch,
+            tight=lambda pairs: tight(course.latency(pairs)),
+            enough=lambda pairs: pairs[-1].load + 1 >= LOADS,
         )
     return replace(course.latency(pairs), facts={"machine": describe_machine()})
 

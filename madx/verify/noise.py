@@ -22,7 +22,7 @@ WAITING = (0.03, 0.1)
 the first is raised to twice what the quietest pairs show, up to the second: there a neighbour was on their CPUs. What
 spikes account for is not counted."""
 MOST_STEAL = 0.05
-"""Share of the CPUs' time that the hypervisor may take."""
+"""Share of a CPU's time with work that the hypervisor may take."""
 CLOCK_FELL = 0.9
 """A clock below this share of its median has been throttled."""
 HOTTER = 10.0
@@ -92,14 +92,10 @@ def not_alone(calm: NDArray[np.bool_]) -> tuple[str, ...]:
     )
 
 
-def steal(machine: Machine) -> float:
-    """Share of the time that the hypervisor took from the CPU that it took most from, on average over the pairs.
-
-    0 where nothing tells.
-    """
+def steal(machine: Machine) -> NDArray[np.float64]:
+    """[up to P] share of the time that the hypervisor took from the CPU it took most from, where anything tells."""
     shares = machine.get("steal", np.zeros(0))
-    known = shares[np.isfinite(shares)]
-    return min(float(known.mean()), _MOST_STOLEN) if len(known) else 0.0
+    return np.asarray(np.clip(shares[np.isfinite(shares)], 0.0, _MOST_STOLEN))
 
 
 def _unaccounted(waiting: NDArray[np.float64], spikes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -132,7 +128,7 @@ def ratio_limits(
     values = np.asarray(log_ratios, dtype=np.float64)
     found = _limits(values, loads, confidence)
     if calm.all() or calm.mean() < FEWEST_CALM:
-        return found  # too few pairs have no limits; that they are few voids the gate, or another clock sees to it
+        return found  # too few pairs have no limits
     return widest(found, _limits(values[calm], loads[calm], confidence))
 
 

@@ -53,6 +53,7 @@ def sample_until_tight(
     config: LatencyConfig,
     watch: Watch,
     tight: Callable[[list[T]], bool],
+    enough: Callable[[list[T]], bool] = lambda _: True,
 ) -> list[T]:
     """Warm up, then take samples until they are tight or the budget is spent, and at least `config.pairs`.
 
@@ -64,6 +65,7 @@ def sample_until_tight(
         config: the budget, the least number of samples and the calls a block.
         watch: the clock that the budget runs by.
         tight: whether to stop; asked only now and then.
+        enough: whether the budget may end it.
 
     Raises:
         EngineError: if a timer returns something other than a positive number of seconds.
@@ -77,7 +79,7 @@ def sample_until_tight(
         least, look_at = config.pairs or FEWEST_PAIRS, config.pairs or PAIRS
         while len(samples) < max(MAX_PAIRS, least):
             samples.append(next(schedule))
-            if len(samples) < least:
+            if len(samples) < least or not enough(samples):
                 continue
             if watch.clock() >= deadline:
                 break

@@ -18,15 +18,18 @@ from madx.verify.measurements import Measurements
 from madx.verify.noise import not_alone, steal, told, undisturbed
 from madx.verify.remedies import Doubt, Remedy
 from madx.verify.speed_limits import (
+    ACCOUNTED,
     Clock,
     bias,
     clock_limits,
     clocks,
     control_limits,
     cpu_clock,
+    excludes_one,
     margins,
     sampled_limits,
     speedup_limits,
+    stolen_margin,
     strata_limits,
 )
 from madx.verify.tails import pairs_advice, pairs_to_decide
@@ -42,6 +45,14 @@ _ONE_THREAD = (
 _MARGIN = (
     "More pairs would not decide it: the bound is closer to the estimate than what the machine leaves open, by which "
     "the limits are wider. Quieten the machine and time again."
+)
+_CONTROL = (
+    "The A/A control leaves more open than the bound is away. More pairs (verify.latency.pairs) narrow it too; how "
+    "many it takes cannot be said."
+)
+_OPPOSITE = (
+    "More pairs would not decide it: the wall clock and the CPU time lie on either side of the bound, so the machine "
+    "cost one engine more than the other. Quieten it and time again."
 )
 DECIDE = f"decide it with a chance of {PLANNED_POWER:.0%}"
 
@@ -86,14 +97,21 @@ def _advice(latency: Latency, gate: GateConfig) -> tuple[int | None, str]:
 
     Only what is sampled narrows with more pairs: the bound is as far off as the margins leave it.
     """
-    bound, wanted = math.log(gate.bound), []
+    bound, wanted, above_it = math.log(gate.bound), [], set()
     for clock in clocks(latency):
         limits = sampled_limits(latency, clock, gate.confidence)
-        below, above = margins(latency, clock, gate.bound)
-        needed = bound + below if limits[0] > bound else bound - above
-        if not math.isfinite(needed) or (limits[0] > needed) != (limits[0] > bound):
+        above_it.add(side := limits[0] > bound)
+        margin = margins(latency, clock, gate.bound)[not side]
+        fixed = margin if excludes_one(clock) else stolen_margin(latency)
+        room = abs(limits[0] - bound)
+        if fixed >= room:
             return None, Doubt(_MARGIN, Remedy.QUIETER_MACHINE)
+        if margin >= room:
+            return None, _CONTROL
+        needed = bound + (margin if side else -margin)
         wanted.append(pairs_to_decide(len(latency.order), _exp(*limits), math.exp(needed), alpha=1 - gate.confidence))
+    if len(above_it) > 1:
+        return None, Doubt(_OPPOSITE, Remedy.QUIETER_MACHINE)
     most = max((pairs for pairs in wanted if pairs), default=None) if all(wanted) else None
     return most, pairs_advice(latency, most, end=DECIDE)
 
@@ -131,7 +149,8 @@ def _clocks_said(latency: Latency, both: Sequence[Clock], gate: GateConfig) -> t
     for clock in both:
         if any(open_to := bias(clock, gate.bound)):
             said.append(f"They are wider by what the A/A control leaves open by {clock.name}: {_up_to(open_to)}.")
-    if taken := steal(latency.machine):
+    if stolen_margin(latency):
+        taken = float(steal(latency.machine).mean())
         said.append(f"They are wider by what the hypervisor took, {taken:.1%} of the time, and its turns may hide.")
     return tuple(said)
 
@@ -145,7 +164,7 @@ def _up_to(reach: tuple[float, float]) -> str:
 
 def _unaccounted(latency: Latency) -> tuple[str, ...]:
     """Why a machine that was disturbed most of the time in a way that no clock and no margin accounts for voids it."""
-    of_others = undisturbed(latency.machine, latency.spikes, but=("steal", "waiting"))
+    of_others = undisturbed(latency.machine, latency.spikes, but=ACCOUNTED)
     if cpu_clock(latency) or not_alone(of_others):
         return not_alone(of_others)
     void = not_alone(undisturbed(latency.machine, latency.spikes))

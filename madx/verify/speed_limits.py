@@ -23,6 +23,8 @@ CONTROL_CONFIDENCE = 0.995
 """One-sided: a sound control excludes 1 in one measurement of a hundred."""
 CONTROL_SHARE = 0.25
 """The control is sharp if its interval is narrower than this share of the gain, on the log scale."""
+ACCOUNTED = ("steal", "waiting")
+"""Disturbances that a second clock or a margin accounts for."""
 _MORE_THAN_ONE = 1.1
 """Times the wall clock's seconds: an engine with more CPU time than that did not run on one thread."""
 
@@ -38,7 +40,9 @@ class Clock:
     sides: Sequence[Calls]
     """Four of [P, 2, C] seconds, in the order of `Latency.all_calls`."""
     calm: Bools
-    """[P] pairs in which nothing disturbed this clock."""
+    """[P] pairs in which nothing disturbed this clock; where these are few, nothing that no margin accounts for."""
+    alone: bool
+    """Whether it was undisturbed for most of the pairs."""
 
     def log_ratios(self, calls: Bools | None = None) -> NDArray[np.float64]:
         """[P] ln(reference / candidate) of the block medians; of `calls` [P, 2, C] alone, of which every block has."""
@@ -52,7 +56,12 @@ class Clock:
 
 def wall_clock(latency: Latency) -> Clock:
     """What a user waits for, a neighbour's turns included."""
-    return Clock("the wall clock", latency.all_calls, undisturbed(latency.machine, latency.spikes))
+    return _clock("the wall clock", latency, latency.all_calls, undisturbed(latency.machine, latency.spikes))
+
+
+def _clock(name: str, latency: Latency, sides: Sequence[Calls], calm: Bools) -> Clock:
+    alone = bool(calm.mean() >= FEWEST_CALM)
+    return Clock(name, sides, calm if alone else undisturbed(latency.machine, latency.spikes, but=ACCOUNTED), alone)
 
 
 def cpu_clock(latency: Latency) -> Clock | None:
@@ -63,13 +72,15 @@ def cpu_clock(latency: Latency) -> Clock | None:
     """
     if latency.cpu is None or not np.isfinite(latency.cpu).all():
         return None
-    if not all((block_medians(calls) > 0).all() for calls in latency.cpu):
+    perturbed = latency.perturbed
+    sorts = [np.ones_like(latency.reference, dtype=bool)] if perturbed is None else [perturbed, ~perturbed]
+    if not all((block_medians(np.where(sort, calls, np.nan)) > 0).all() for calls in latency.cpu for sort in sorts):
         return None
     for cpu, wall in zip(latency.cpu, latency.all_calls, strict=True):
         if not cpu.sum(dtype=np.float64) <= _MORE_THAN_ONE * wall.sum(dtype=np.float64):
             return None
-    no_spikes = np.zeros(len(latency.order))
-    return Clock("CPU time", tuple(latency.cpu), undisturbed(latency.machine, no_spikes, but=("waiting",)))
+    calm = undisturbed(latency.machine, np.zeros(len(latency.order)), but=("waiting",))
+    return _clock("CPU time", latency, tuple(latency.cpu), calm)
 
 
 def clocks(latency: Latency) -> tuple[Clock, ...]:
@@ -87,7 +98,7 @@ def speedup_limits(latency: Latency, confidence: float, bound: float = 1.0) -> L
     """
     both = clocks(latency)
     found = [clock_limits(latency, clock, confidence, bound) for clock in both]
-    return widest(*(found if both[0].calm.mean() >= FEWEST_CALM else found[::-1]))
+    return widest(*(found if both[0].alone else found[::-1]))
 
 
 def clock_limits(latency: Latency, clock: Clock, confidence: float, bound: float = 1.0) -> Limits:
@@ -122,16 +133,21 @@ def strata_limits(latency: Latency, confidence: float, *, clock: Clock | None = 
 
 
 def margins(latency: Latency, clock: Clock, bound: float) -> tuple[float, float]:
-    """How much lower and how much higher the limits of ln(speed-up) have to be, each at least 0.
-
-    What the hypervisor took may be in either engine's times, and not all systems take it out of the CPU time. A share
-    s of the time makes a call longer by s / (1 - s) of itself on average, and a median, which is what counts, by twice
-    that at most (Markov's inequality): as where a quota ends in the middle of every long call and of no short one.
-    """
+    """How much lower and how much higher the limits of ln(speed-up) have to be, each at least 0."""
     below, above = bias(clock, bound)
-    share = steal(latency.machine)
-    taken = math.log1p(2 * share / (1 - share))
+    taken = stolen_margin(latency)
     return below + taken, above + taken
+
+
+def stolen_margin(latency: Latency) -> float:
+    """The part of both that is for what the hypervisor took.
+
+    It may be in either engine's times, and not all systems take it out of the CPU time. A share s of the time makes a
+    call longer by s / (1 - s) of itself on average, and a median over calls, which is what counts, by twice the average
+    of that at most (Markov's inequality): as where a quota ends in the middle of every long call and of no short one.
+    """
+    shares = steal(latency.machine)
+    return math.log1p(2 * float((shares / (1 - shares)).mean())) if len(shares) else 0.0
 
 
 def bias(clock: Clock, bound: float) -> tuple[float, float]:
@@ -142,8 +158,14 @@ def bias(clock: Clock, bound: float) -> tuple[float, float]:
     """
     _, lower, upper = hodges_lehmann(clock.control_log_ratios, CONTROL_CONFIDENCE)
     gain = max(abs(float(np.median(clock.log_ratios()))), abs(math.log(bound)) if bound > 0 else 0.0)
-    open_at_best = 0.0 if lower > 0 or upper < 0 else CONTROL_SHARE / 2 * gain
+    open_at_best = 0.0 if excludes_one(clock) else CONTROL_SHARE / 2 * gain
     return max(upper - open_at_best, 0.0), max(-lower - open_at_best, 0.0)
+
+
+def excludes_one(clock: Clock) -> bool:
+    """Whether the control proves that one side was favoured."""
+    _, lower, upper = hodges_lehmann(clock.control_log_ratios, CONTROL_CONFIDENCE)
+    return lower > 0 or upper < 0
 
 
 def control_limits(latency: Latency, clock: Clock | None = None) -> Limits:

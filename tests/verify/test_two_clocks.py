@@ -15,7 +15,7 @@ from madx.verify import Outcome
 from madx.verify.noise import ratio_limits
 from madx.verify.remedies import Remedy
 from madx.verify.speed import speedup
-from madx.verify.speed_limits import clock_limits, cpu_clock, speedup_limits, wall_clock
+from madx.verify.speed_limits import clock_limits, cpu_clock, speedup_limits, stolen_margin, wall_clock
 
 BOUND = 1.5
 SHARED = {"turns": (3e-3, 6e-3), "taker": "neighbours"}
@@ -51,7 +51,7 @@ def test_the_cpu_clock_stands_still_while_nothing_runs():
 def test_a_clock_is_as_fine_as_it_moves_and_not_as_it_says():
     readings = iter([0.0] * 5 + [15.6e-3] * 9 + [31.2e-3] * 3)
     assert step(lambda: next(readings)) == pytest.approx(15.6e-3)
-    assert 0 < step(time.perf_counter) < FINE
+    assert 0 < min(step(time.perf_counter) for _ in range(20)) < FINE
 
 
 @pytest.mark.parametrize("calm", [0, 1, 3, 5])
@@ -147,13 +147,50 @@ def test_of_engines_of_several_threads_stolen_time_says_too_little():
 
 
 @pytest.mark.parametrize("reference", [4e-3, 50e-3])
-@pytest.mark.parametrize("cpu", [False, True])
-def test_a_quota_that_ends_in_every_long_call_and_in_no_short_one_passes_nothing(reference, cpu):
+def test_a_quota_that_ends_in_every_long_call_and_in_no_short_one_passes_nothing(reference):
     """80 ms of its own, 20 ms of others, again and again: the medians are off by more than the fifth that was taken."""
     quota = {"turns": (80e-3, 20e-3), "regular": True, "taker": "hypervisor", "charged": True}
     for seed in range(8):
-        latency = NoisyMachine(seed, **quota, cpu=cpu).measure(1.5, seed=seed, reference=reference, pairs=56)
+        latency = NoisyMachine(seed, **quota, cpu=True).measure(1.5, seed=seed, reference=reference, pairs=56)
         assert judged(latency, "speedup", 1.6) is not Outcome.PASS
+
+
+def test_the_margin_is_that_of_the_pairs_and_not_of_their_mean_share():
+    """Three pairs of four lost four fifths of their time, and the median call is one of theirs."""
+    latency = NoisyMachine(0, cpu=True).measure(2.0, seed=0, pairs=56)
+    uneven = replace(latency, machine={"steal": np.where(np.arange(56) % 4 < 3, 0.8, 0.0)})
+    even = replace(latency, machine={"steal": np.full(56, 0.6)})
+    assert stolen_margin(uneven) == pytest.approx(math.log1p(2 * 0.75 * 4))
+    assert stolen_margin(uneven) > stolen_margin(even) == pytest.approx(math.log1p(2 * 0.6 / 0.4))
+    assert stolen_margin(replace(latency, machine={"steal": np.full(56, -0.7)})) == 0, "a counter that fell"
+    assert stolen_margin(replace(latency, machine={})) == 0
+
+
+def test_what_nothing_accounts_for_is_asked_even_where_stolen_time_hit_most_pairs():
+    """The CPU's clock fell in a third of the pairs, in which the candidate gained; those without it hold the limit."""
+    latency = NoisyMachine(0, cpu=True).measure(1.4, seed=0, pairs=56)
+    fell, stolen_there = np.arange(56) % 3 == 0, np.arange(56) % 3 == 1
+    gained = latency.candidate * np.where(fell, 0.5, 1.0)[:, None, None].astype(np.float32)
+    cpu = np.stack([latency.cpu[0], latency.cpu[1] * (gained / latency.candidate), *latency.cpu[2:]])
+    machine = {"cpu_mhz": np.where(fell, 1000.0, 3000.0), "steal": np.where(stolen_there, 0.06, 0.0)}
+    hit = replace(latency, candidate=gained, cpu=cpu, machine=machine)
+    clock = cpu_clock(hit)
+    assert not clock.alone
+    assert clock.calm.tolist() == (~fell).tolist()
+
+
+def test_clocks_on_either_side_of_the_bound_are_not_decided_by_more_pairs():
+    latency = NoisyMachine(0, **SHARED, cpu=True).measure(3.8, seed=0, reference=8e-3, seconds=5.0)
+    wall, cpu = (math.exp(clock_limits(latency, clock, 0.95)[0]) for clock in (wall_clock(latency), cpu_clock(latency)))
+    result = found(latency, (wall + cpu) / 2)
+    assert (result.wanted_pairs, result.advice[0].remedy) == (None, Remedy.QUIETER_MACHINE)
+    assert "on either side of the bound" in result.advice[0]
+
+
+def test_a_control_that_more_pairs_would_narrow_sends_nobody_to_another_machine():
+    latency = NoisyMachine(0, noise=0.3).measure(1.55, seed=0, pairs=30)
+    result = found(latency)
+    assert not any("would not decide" in sentence for sentence in result.advice)
 
 
 NOISES = {
