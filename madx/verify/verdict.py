@@ -107,10 +107,6 @@ class Verdict:
         Raises:
             ArtifactError: if the schema is another, a field is missing, or the outcome does not follow from the gates.
         """
-        if not isinstance(content, Mapping):
-            raise ArtifactError(
-                f"the verdict cannot be read: it is {type(content).__name__}, not an object; verify again"
-            )
         if content.get("schema") != SCHEMA:
             raise ArtifactError(
                 f"the verdict has schema {content.get('schema')!r}; this madx reads schema {SCHEMA}; verify again"
