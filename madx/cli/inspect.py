@@ -49,6 +49,7 @@ def examine(root: Path) -> dict[str, Any]:
         "stages": stages,
         "precision": [record.get("choice") for record in run.probes().values()],
         "unfinished": _unfinished(run),
+        "weights": _weights(root),
         "coverage": _optional(root / "coverage.json"),
         "saliency": _optional(root / "saliency.json"),
         "classes": _classes(run),
@@ -62,6 +63,9 @@ def print_findings(findings: dict[str, Any]) -> None:
     root = Path(findings["run_dir"])
     with _reading(root / MANIFEST):
         _print_stages(console, findings["stages"])
+    with _reading(root / "dense/training.json"):
+        if findings["weights"] and findings["weights"]["notes"]:
+            console.print(escape(f"weights that were given: {'; '.join(findings['weights']['notes'])}"))
     for choice in findings["precision"]:
         console.print(escape(str(choice)))
     for work in findings["unfinished"]:
@@ -96,6 +100,12 @@ def _classes(run: RunDirectory) -> dict[str, list[dict[str, Any]]]:
             rows = class_rows(measured.accuracy, verdict["provenance"].get("classes") or ())
             found[measured.engine] = [asdict(row) for row in rows]
     return found
+
+
+def _weights(root: Path) -> dict[str, Any] | None:
+    """Where in the file that was given the dense weights were found, and what of it was left."""
+    log = _optional(root / "dense/training.json")
+    return log.get("weights") if isinstance(log, dict) else None
 
 
 def _print_classes(console: Console, engine: str, rows: list[dict[str, Any]]) -> None:

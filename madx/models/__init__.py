@@ -14,10 +14,12 @@ from torch import nn
 
 from madx.errors import ModelError
 from madx.models.arguments import RESERVED, Builder, check_arguments
+from madx.models.choosing import Found
 from madx.models.factory import check_network, from_factory
-from madx.models.loading import check_finite, load_weights, read_state, state_digest
+from madx.models.loading import check_finite, find_state, load_weights, state_digest
 from madx.models.normalise import Normalise, Normalised, read_normalise
 from madx.models.resnet import resnet8, resnet18
+from madx.models.states import Choice
 from madx.models.vgg import vgg16_bn
 from madx.models.wideresnet import wrn28_10
 from madx.recipe.models import ModelConfig
@@ -25,12 +27,14 @@ from madx.seeds import torch_draws
 
 __all__ = [
     "ARCHITECTURES",
+    "Choice",
+    "Found",
     "Normalise",
     "Normalised",
     "build_model",
     "check_finite",
+    "find_state",
     "load_weights",
-    "read_state",
     "state_digest",
 ]
 

@@ -111,7 +111,7 @@ def onnx_source(role: str, path: Path, twin: Path | None, *, names: list[str]) -
     """
     payload = _read(path, f"--{role}")
     if twin is not None and not twin.is_file():
-        raise ArtifactError(f"{twin}: there is no such weights file; expected a .safetensors, .pt or .pth file")
+        raise ArtifactError(f"{twin}: there is no such weights file; expected a .safetensors or torch file")
     return Source(role, dict.fromkeys(names, payload), {}, twin)
 
 

@@ -35,8 +35,15 @@ def train(context: Context) -> dict[str, Any]:
     weights = recipe.model.weights
     return _common(context, "train", "selection") | {
         "weights": sha256_file(weights) if weights else None,
+        **{f"weights.{name}": value for name, value in _chosen(recipe).items()},
         "train": recipe.train.model_dump(mode="json") if recipe.train else None,
     }
+
+
+def _chosen(recipe: Recipe) -> dict[str, str]:
+    """What the recipe says of the state in model.weights; where it says nothing, keys are those of earlier versions."""
+    given = {"key": recipe.model.key, "strip_prefix": recipe.model.strip_prefix}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def prune(context: Context) -> dict[str, Any]:
@@ -151,7 +158,7 @@ def _common(context: Context, *splits: str) -> dict[str, Any]:
         "threads": recipe.threads,
         "device": context.device.type,
         "data": recipe.data.model_dump(mode="json", exclude=hidden) | _images(context, splits),
-        "model": recipe.model.model_dump(mode="json", exclude={"weights"}) | {"code": _model_code(recipe)},
+        "model": recipe.model.architecture | {"code": _model_code(recipe)},
         "threat": recipe.threat.model_dump(mode="json"),
     }
 

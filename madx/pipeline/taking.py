@@ -14,13 +14,16 @@ from torch import nn
 from madx.deploy.check import OnnxArtifact, check_onnx
 from madx.deploy.engine import BuiltEngine, backend
 from madx.errors import ArtifactError, ExportError, ModelError, RecipeError
-from madx.models import check_finite, load_weights, read_state
+from madx.models import Choice, find_state
 from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.exporting import availability_record, built_record
 from madx.pipeline.given import Source
 from madx.prune import resize_to_
 from madx.recipe import AttackConfig, EngineConfig
+
+_A_TWINS = Choice(settable=False)
+"""Settings of the recipe speak of model.weights, not of a twin's file."""
 
 
 def take(context: Context) -> list[str]:
@@ -110,14 +113,15 @@ def _twin(context: Context, source: Source) -> nn.Module:
     path = source.twin
     if path is None:
         raise ArtifactError(f"the {source.role} has no twin")
-    module, state = context.new_model(), read_state(path)
-    own = module.state_dict()
-    if own.keys() != state.keys() or all(own[name].shape == value.shape for name, value in state.items()):
-        load_weights(module, path)
+    module = context.new_model()
+    found = find_state(module, path, _A_TWINS, any_shape=True)
+    if told := found.describe():
+        context.progress.say(f"twin of the {source.role} taken from {path}: {told}")
+    if found.same_shapes:
+        module.load_state_dict(found.state, strict=True)
         return module
-    check_finite(state, path)
     try:
-        resize_to_(module, state)
+        resize_to_(module, found.state)
     except (ModelError, RuntimeError) as error:
         raise ModelError(f"{path}: as the twin of the {source.role}: {error}") from None
     return module

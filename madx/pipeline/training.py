@@ -6,12 +6,13 @@ import copy
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from madx.errors import EngineError, ModelError
-from madx.models import load_weights, state_digest
+from madx.models import Choice, find_state, state_digest
 from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.takeover import examine, measure_taken
@@ -30,15 +31,14 @@ def train(context: Context) -> list[str]:
     """Write the dense network and the log of its training."""
     recipe, weights = context.recipe, context.recipe.model.weights
     module = context.new_model()
-    if weights is not None:
-        module.load_state_dict(context.world.share(lambda: _given(module, weights)))
-        context.progress.say(f"weights taken from {weights}")
+    taken = {} if weights is None else {"weights": _take_over(context, module, weights)}
     _check_it_returns_logits(context, module)
     check_it_runs_in_bf16(context, module)
     if recipe.train is not None and "prune" in context.wanted:
         _check_something_can_go(context, module)
     module.to(context.device)
-    taken = {} if weights is None else {"fit": examine(context, module)}
+    if weights is not None:
+        taken["fit"] = examine(context, module)
     log = []
     if recipe.train is not None:
         warn_of_clean_images(context, ["train.method"] if recipe.train.method == "clean" else [])
@@ -53,6 +53,15 @@ def train(context: Context) -> list[str]:
         {"digest": state_digest(module), "evaluations": [asdict(entry) for entry in log], **taken},
     )
     return [files.DENSE, files.TRAINING]
+
+
+def _take_over(context: Context, module: nn.Module, weights: Path) -> dict[str, Any]:
+    """Give the network the weights of the user's file, and say what was taken of it."""
+    choice = Choice(context.recipe.model.key, context.recipe.model.strip_prefix)
+    found = context.world.share(lambda: find_state(module, weights, choice))
+    module.load_state_dict(found.state)
+    context.progress.say(": ".join(filter(None, (f"weights taken from {weights}", found.describe()))))
+    return found.to_json()
 
 
 def _check_it_returns_logits(context: Context, module: nn.Module) -> None:
@@ -126,12 +135,6 @@ def warn_of_clean_images(context: Context, settings: Sequence[str]) -> None:
     judges = f"{' and '.join(gates)} will tell" if gates else "and no gate of the recipe looks at it"
     chosen = " and ".join(f"{setting}: clean" for setting in settings)
     context.progress.say(f"robustness is not trained for ({chosen}); {judges}")
-
-
-def _given(module: nn.Module, weights: Path) -> dict[str, Tensor]:
-    """The state that the user's file holds."""
-    load_weights(module, weights)
-    return module.state_dict()
 
 
 def job(context: Context, config: LoopConfig, *, setting: str) -> TrainingJob:

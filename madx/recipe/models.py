@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -14,11 +14,13 @@ from madx.recipe.threat import AttackConfig, ThreatConfig
 from madx.recipe.training import FinetuneConfig, TrainConfig
 from madx.recipe.values import (
     Arguments,
+    ClassName,
     Count,
     CountOrAuto,
     FactoryName,
     ImageCount,
     Integer,
+    NamePrefix,
     Number,
     Share,
     not_bool,
@@ -39,12 +41,24 @@ class ModelConfig(Section):
     args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the architecture or factory, for example {widths: [64, 128, 128]}."""
     weights: Path | None = None
-    """A .safetensors or .pt (tensors only) file to start from; keys must match exactly."""
+    """A file of torch (tensors only) or .safetensors to start from; usual wrappings are taken off."""
+    key: ClassName | None = None
+    """Where in that file the state is, for example model_ema; needed where several that differ fit the network."""
+    strip_prefix: NamePrefix | None = None
+    """What the network's names begin with in that file, for example "model."; what does not is left out."""
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What of this section builds the network, JSON-ready; the rest says what weights it gets."""
+        return self.model_dump(mode="json", exclude={"weights", "key", "strip_prefix"})
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
         if (self.name == "factory") != (self.factory is not None):
             raise ValueError("model.factory belongs to model.name: factory, and each needs the other")
+        for name in ("key", "strip_prefix"):
+            if self.weights is None and getattr(self, name) is not None:
+                raise ValueError(f"model.{name} says what to take of model.weights, which are not given")
         return self
 
 

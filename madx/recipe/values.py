@@ -94,9 +94,18 @@ def _number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _prefix_as_text(value: object) -> object:
+    """YAML reads the prefix of the second part of a Sequential, `1.`, as a number."""
+    if isinstance(value, float) and value.is_integer():
+        return f"{int(value)}."
+    return value
+
+
 Count = Annotated[Integer, Field(ge=1)]
 CountOrAuto = Annotated[Count | Literal["auto"], WrapValidator(_count_or_auto)]
 ClassName = Annotated[str, BeforeValidator(_number_as_text)]
+NamePrefix = Annotated[str, BeforeValidator(_prefix_as_text)]
+"""What names of weights begin with."""
 ImageCount = Annotated[Integer, Field(ge=FEWEST_IMAGES)]
 """Images that engines are compared on."""
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]

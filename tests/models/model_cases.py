@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from madx.errors import ModelError
-from madx.models import build_model, load_weights, state_digest
+from madx.models import Choice, build_model, load_weights, state_digest
 from madx.recipe import ModelConfig
 
 
@@ -20,15 +20,15 @@ def network(*, seed: int = 0, **args: Any) -> nn.Module:
     return build_model(config, shape=(1, 8, 8), classes=3, seed=seed)
 
 
-def refused(module: nn.Module, path: Path) -> str:
+def refused(module: nn.Module, path: Path, **choice: str) -> str:
     """The message of a refusal that left the network as it was."""
     before = state_digest(module)
     with pytest.raises(ModelError) as caught:
-        load_weights(module, path)
+        load_weights(module, path, Choice(**choice))
     assert state_digest(module) == before
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
-    assert "\n" not in message
+    assert all(line.startswith("  ") for line in message.split("\n")[1:]), "one paragraph, and a table at most"
     return message
 
 

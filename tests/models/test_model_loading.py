@@ -10,7 +10,7 @@ import torch
 from model_cases import as_precision, network, refused, save
 from torch import Tensor, nn
 
-from madx.models import Normalise, Normalised, load_weights, read_state, state_digest
+from madx.models import Normalise, Normalised, load_weights, state_digest
 
 NORMALISE = {"mean": [0.3], "std": [0.4]}
 
@@ -36,7 +36,6 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
 def test_checkpoints_and_their_wrappings_load(wrapping: str, ending: str, tmp_path: Path) -> None:
     source, target = network(seed=1), network(seed=2)
     path = save(WRAPPINGS[wrapping](source.state_dict()), tmp_path / f"weights{ending}")
-    assert read_state(path).keys() == source.state_dict().keys()
     assert state_digest(source) != state_digest(target)
     load_weights(target, path)
     assert state_digest(source) == state_digest(target)
@@ -98,8 +97,9 @@ def test_constants_that_contradict_the_recipe_are_refused(tmp_path: Path) -> Non
     message = refused(network(normalise=NORMALISE), path)
     assert "norm.mean is [0.5]" in message
     assert "model.args.normalise" in message
-    unexpected = refused(network(), path)
-    assert "unexpected: norm.mean, norm.std" in unexpected
+    unknown = refused(network(), path)
+    assert "norm.mean [1, 1, 1], norm.std [1, 1, 1]" in unknown
+    assert "model.args.normalise: {mean: [0.5], std: [0.4]}" in unknown
 
 
 @pytest.mark.parametrize("prefix", ["", "net.", "module."])
@@ -142,19 +142,19 @@ def put(**values: Any) -> Callable[[State], State]:
 MISFITS = [
     pytest.param(put(bn1__num_batches_tracked=torch.tensor(1j)), ["given torch.complex64"], id="complex count"),
     pytest.param(drop("conv1.weight"), ["missing: conv1.weight."], id="missing"),
-    pytest.param(put(extra=torch.zeros(1)), ["unexpected: extra."], id="unexpected"),
+    pytest.param(put(extra=torch.zeros(1)), ["extra [1]", 'model.strip_prefix: "".'], id="unexpected"),
     pytest.param(put(linear__bias=torch.zeros(4)), ["linear.bias (given [4], expected [3])"], id="shape"),
     pytest.param(
         put(linear__bias=torch.zeros(3).long()), ["linear.bias (given torch.int64, expected torch.float32)"], id="type"
     ),
     pytest.param(put(linear__bias=torch.zeros(3).cfloat()), ["given torch.complex64"], id="complex"),
-    pytest.param(lambda _: {}, ["missing:", "in all)"], id="empty"),
+    pytest.param(lambda _: {}, ["it holds nothing at all"], id="empty"),
     pytest.param(
-        lambda state: {f"x.{key}": value for key, value in state.items()},
+        lambda state: {f"{key}s": value for key, value in state.items()},
         [
-            "missing: bn1.bias, bn1.num_batches_tracked, ",
-            "unexpected: x.bn1.bias, ",
-            f", ... ({len(network().state_dict())} in all)",
+            "missing: conv1.weight, bn1.weight, bn1.bias, ",
+            "unexpected: bn1.biass, ",
+            f"... ({len(network().state_dict())} in all)",
         ],
         id="all wrong, five shown",
     ),
@@ -179,7 +179,7 @@ def test_all_differences_are_told_at_once(tmp_path: Path) -> None:
     change = put(linear__bias=torch.zeros(4), extra=torch.zeros(1))
     state = change(drop("conv1.weight")(network().state_dict()))
     message = refused(network(), save(state, tmp_path / "weights.pt"))
-    words = ("missing: conv1.weight", "unexpected: extra", "other shapes: linear.bias")
+    words = ("missing: conv1.weight", "unexpected: extra", "other shapes: linear.bias (given [4], expected [3])")
     assert [word for word in words if word not in message] == []
 
 
@@ -187,16 +187,12 @@ NOT_A_STATE = [
     pytest.param([1, 2], ["holds list"], id="list"),
     pytest.param(torch.zeros(3), ["holds Tensor"], id="tensor"),
     pytest.param(
-        {"weights": {"a": torch.zeros(1)}, "epoch": 3}, ["'weights' (dict)", "'epoch' (int)"], id="unknown wrapping"
+        {"weights": {"a": torch.zeros(1)}, "epoch": 3}, ["missing: ", "unexpected: a"], id="another network's"
     ),
-    pytest.param({"a": torch.zeros(1), "b": 0.5}, ["'b' (float)"], id="one number"),
-    pytest.param({1: torch.zeros(1)}, ["1 (Tensor)"], id="number as key"),
-    pytest.param({"a": torch.eye(3).to_sparse()}, ["'a' (Tensor)", "dense"], id="sparse"),
-    pytest.param(
-        {"model": {"a": torch.zeros(1)}, "state_dict": {"a": torch.ones(1)}},
-        ["several states, state_dict, model"],
-        id="two states",
-    ),
+    pytest.param({"a": 1, "b": 0.5}, ["'a' (int), 'b' (float)"], id="numbers"),
+    pytest.param({1: torch.zeros(1)}, ["1 (its name is no text)"], id="number as key"),
+    pytest.param({"a": torch.eye(3).to_sparse()}, ["'a' (not dense)"], id="sparse"),
+    pytest.param({"a": torch.zeros(3, device="meta")}, ["'a' (without its data)"], id="no data"),
 ]
 
 
