@@ -34,9 +34,9 @@ def role_of(name: str) -> str | None:
 def ask_which(different: Sequence[Fit], choice: Choice) -> str:
     """Several states fit and differ."""
     told = f"{len(different)} states in this file fit the network and differ: {some(map(name_of, different))}."
-    if not choice.settable:
-        return f"{told} {_ALONE}."
     settings = [_setting(fit, different) for fit in different]
+    if not choice.settable or not all(settings):
+        return f"{told} {_ALONE}."
     return f"{told} Say which one is meant: {' or '.join(settings[:_SHOWN])}."
 
 
@@ -102,9 +102,9 @@ def describe_misfit(
     whole = [fit for table in there if not table.optimiser for fit in fits(table, needs) if fit.has_shapes(needs)]
     elsewhere = f" All of the network is there: {some(map(name_of, whole))}." if whole else ""
     if not allowed:
-        keys = some(sorted({repr(table.key) for table in there if not table.optimiser}))
+        keys = some(dict.fromkeys(repr(table.key) for table in there if choice.key is None or not table.optimiser))
         if choice.key is None:
-            return f"what is in this file belongs to an optimiser, and is no network's. {SAVE_AGAIN}."
+            return f"what is in this file belongs to an optimiser, and is no network's: {keys}. {SAVE_AGAIN}."
         return f"model.key is {choice.key!r}, but no tensors are there; they are under {keys}.{elsewhere}"
     if choice.strip_prefix is not None and whole:
         return f"model.strip_prefix is {choice.strip_prefix!r}, but not all of the network is under it.{elsewhere}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from madx.errors import ModelError
 from madx.models.asking import ask_for_the_rest, ask_which, describe_misfit, name_of, role_of, some
-from madx.models.states import Choice, Fit, Needs, Table, fits, is_counter, tables
+from madx.models.states import Choice, Fit, Needs, Table, fits, is_counter, joined, tables
 
 _MOST_CHANNELS = 64
 """Numbers that a normalisation has at most, so that a layer of that name is not taken for one."""
@@ -63,17 +63,20 @@ def choose(content: object, needs: Needs, path: Path, choice: Choice, *, any_sha
     there = tables(content)
     allowed = _allowed(there, choice)
     named = [fit for table in allowed for fit in fits(table, needs, choice.strip_prefix)]
+    if not named:  # a script may also keep the parts of its network in dictionaries of their own
+        allowed += joined(allowed)
+        named = [fit for table in allowed for fit in fits(table, needs, choice.strip_prefix)]
     fitting = [fit for fit in named if fit.has_shapes(needs)]
     same_shapes = bool(fitting)
     if not fitting and any_shape:
-        fitting = named
+        fitting = [fit for fit in named if fit.has_kinds(needs)]
     if not fitting:
         raise ModelError(f"{path}: {describe_misfit(content, there, allowed, needs, choice)}")
     groups = _distinct(fitting, needs)
     if len(groups) > 1:
         raise ModelError(f"{path}: {ask_which([group[0] for group in groups], choice)}")
     rests = [(fit, _unknown(fit, groups[0], needs)) for fit in groups[0]]
-    best, unknown = min(rests, key=lambda one: (len(one[1]), len(one[0].prefix), len(one[0].table.key)))
+    best, unknown = min(rests, key=lambda one: (len(one[1]), len(one[0].prefix)))  # of equals the first
     if unknown and choice.strip_prefix is None:
         constants = [name for name in unknown if _is_constant(name, best)]
         raise ModelError(f"{path}: {ask_for_the_rest(best, unknown, constants, needs, choice)}")
@@ -106,7 +109,9 @@ def _distinct(fitting: Sequence[Fit], needs: Needs) -> list[list[Fit]]:
 
 def _unknown(fit: Fit, equal: Sequence[Fit], needs: Needs) -> list[str]:
     """Tensors of a table that may mean something: not the network, its equals, or what is known to be harmless."""
-    return [*(name for name in _left(fit, equal) if not _is_harmless(name, fit, needs)), *fit.table.odd]
+    prefixes = [other.prefix for other in equal if other.table is fit.table]
+    left = _left(fit, equal)
+    return [*(name for name in left if not _is_harmless(name, fit, prefixes, needs)), *fit.table.odd]
 
 
 def _left(fit: Fit, equal: Sequence[Fit]) -> list[str]:
@@ -115,11 +120,11 @@ def _left(fit: Fit, equal: Sequence[Fit]) -> list[str]:
     return [name for name in fit.left if name not in elsewhere]
 
 
-def _is_harmless(name: str, fit: Fit, needs: Needs) -> bool:
+def _is_harmless(name: str, fit: Fit, prefixes: Sequence[str], needs: Needs) -> bool:
     """Whether a tensor is left that has no influence, or says what the recipe says too."""
     before, _, last = name.rpartition(".")
     if last == _AVERAGES_COUNTER:
-        return fit.prefix.startswith(f"{before}." if before else "")
+        return any(prefix.startswith(f"{before}." if before else "") for prefix in prefixes)
     if is_counter(name):  # of a layer that the network has, without counting
         layers = {place.rpartition(".")[0] for place in fit.names.values()}
         return before in layers
@@ -152,7 +157,10 @@ def _notes(fit: Fit, equal: Sequence[Fit], needs: Needs) -> Iterator[str]:
         yield f"{fit.root.removeprefix(needs.roots[0])!r} put before its names"
     if fit.inner:
         yield "the names of torch's wrappers taken off inside its names"
-    if others := [name_of(other) for other in equal if other is not fit]:
+    types = {fit.tensor(name).dtype for name in fit.names if fit.tensor(name).dtype != needs.own[name].dtype}
+    if types:
+        yield f"cast from {some(sorted(map(str, types)))}"
+    if others := [name_of(other) for other in equal if not other.takes_the_same(fit)]:
         yield f"the same as {some(others)}"
     counters = [name for name in needs.own if is_counter(name) and name not in fit.names]
     if counters:
@@ -165,8 +173,9 @@ def _beside(content: object, there: Sequence[Table], fit: Fit) -> Iterator[str]:
     """What else stands at the top of the file; first what holds tensors and is no optimiser's."""
     if not isinstance(content, dict):
         return
-    taken = fit.table.tensors.keys() if not fit.table.key else {fit.table.key.partition(".")[0]}
-    others = [str(name) for name in content if name not in taken]
+    taken = {fit.table.key.partition(".")[0]} if fit.table.key else fit.table.tensors.keys()
+    tops = () if fit.table.key else {name.partition(".")[0] for name in taken}  # of parts that were joined
+    others = [str(name) for name in content if name not in taken and name not in tops]
     with_tensors = {table.key.partition(".")[0] for table in there if not table.optimiser}
     if others:
         yield f"not read: {some(map(repr, sorted(others, key=lambda name: name not in with_tensors)))}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,9 +78,12 @@ class Needs:
         """The needs of `module`, which is only looked at.
 
         Raises:
-            ModelError: it has no weights.
+            ModelError: it has no weights, or what is none in its state.
         """
-        own = {name: value.detach() for name, value in module.state_dict().items()}
+        state = module.state_dict()
+        if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+            raise ModelError(f"the network of the recipe keeps more than tensors in its state: {', '.join(odd[:5])}")
+        own = {name: value.detach() for name, value in state.items()}
         constants, twice = _constants(module), _second_names(own)
         free = tuple(name for name in own if name not in constants)
         optional = tuple(name for name in free if name in twice or is_counter(name))
@@ -111,6 +114,14 @@ class Fit:
         """Whether shapes and kinds of numbers are the network's own."""
         return all(is_alike(self.tensor(name), needs.own[name]) for name in self.names)
 
+    def takes_the_same(self, other: Fit) -> bool:
+        """Whether both are one place of the file, looked at in two ways."""
+        return self.names.keys() == other.names.keys() and all(self.tensor(n) is other.tensor(n) for n in self.names)
+
+    def has_kinds(self, needs: Needs) -> bool:
+        """Whether the kinds of numbers are the network's own, in whatever shapes."""
+        return all(kind(self.tensor(name)) == kind(needs.own[name]) for name in self.names)
+
     def state(self, needs: Needs) -> dict[str, Tensor]:
         """The network's whole state, in its own precision; counters that are not there are zero."""
         given = {name: self.tensor(name).to(needs.own[name].dtype) for name in self.names}
@@ -128,6 +139,30 @@ class Fit:
 def tables(content: object) -> list[Table]:
     """Every dictionary with tensors, in the file's order."""
     return [table for key, part in _dictionaries(content) if (table := _table(key, part)) is not None]
+
+
+def joined(there: Sequence[Table]) -> list[Table]:
+    """What stands in several tables under one key, as one: the key of each is then the beginning of its names."""
+    inside: dict[str, list[Table]] = {}
+    for table in there:
+        parts = table.key.split(".") if table.key else []
+        for depth in range(len(parts) + 1):
+            inside.setdefault(".".join(parts[:depth]), []).append(table)
+    found = [_join(key, several) for key, several in inside.items() if len(several) > 1]
+    return [table for table in found if table is not None]
+
+
+def _join(key: str, several: Sequence[Table]) -> Table | None:
+    """The tables as one; None if two of their tensors would have one name."""
+    tensors: list[tuple[str, Tensor]] = []
+    odd: dict[str, str] = {}
+    for table in several:
+        path = table.key.removeprefix(key).removeprefix(".")
+        before = f"{path}." if path else ""
+        tensors += [(before + name, value) for name, value in table.tensors.items()]
+        odd |= {before + name: what for name, what in table.odd.items()}
+    names = dict(tensors)
+    return Table(key, names, odd, optimiser=False) if len(names) == len(tensors) else None
 
 
 def fits(table: Table, needs: Needs, prefix: str | None = None) -> list[Fit]:

@@ -14,7 +14,8 @@ from model_cases import network, refused, save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from madx.models import Choice, Found, Normalise, Normalised, load_weights, state_digest
+from madx.errors import ModelError
+from madx.models import Choice, Found, Normalise, Normalised, find_state, load_weights, state_digest
 from madx.models.states import is_counter
 
 State = dict[str, Tensor]
@@ -93,6 +94,24 @@ LOADS: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "twice the same": (
         lambda: {"model": state(), "best": under("module.", copy.deepcopy(state()))},
         ["the state 'model'", "the same as 'best' under 'module.'"],
+    ),
+    "network and equal average in one": (
+        lambda: {**under("ema.module."), "ema.n_averaged": torch.tensor(3), **under("model.")},
+        ["'model.' taken off", "the same as what begins with 'ema.module.'", "left out: ema.n_averaged"],
+    ),
+    "the same in more digits": (
+        lambda: {"model": state(), "ema": {n: v.double() if v.is_floating_point() else v for n, v in state().items()}},
+        ["the state 'model'", "the same as 'ema'"],
+    ),
+    "parts in dictionaries of their own": (
+        lambda: {
+            "net": {
+                "linear": {"weight": state()["linear.weight"], "bias": state()["linear.bias"]},
+                **{n: v for n, v in state().items() if not n.startswith("linear")},
+            },
+            "optimizer": {"exp_avg": state()},
+        },
+        ["the state 'net'; not read: 'optimizer'"],
     ),
     "student and equal teacher": (
         lambda: {**under("student."), **under("teacher.")},
@@ -261,6 +280,55 @@ def test_what_is_not_clear_is_asked_and_the_answer_loads(name: str, tmp_path: Pa
     taken(content(), tmp_path, **answer)
 
 
+def test_parts_of_two_networks_are_asked_about(tmp_path: Path) -> None:
+    parts = {"linear": {"weight": state()["linear.weight"], "bias": state()["linear.bias"]}}
+    rest = {name: value for name, value in state().items() if not name.startswith("linear")}
+    message = asked({**rest, **parts, "second": copy.deepcopy(parts)}, tmp_path)
+    assert "second.linear.weight [3, 8]" in message
+    assert (
+        "left out: second.linear.weight, second.linear.bias"
+        in taken({**rest, **parts, "second": parts}, tmp_path, strip_prefix="").describe()
+    )
+
+
+def test_parts_whose_names_clash_are_not_joined(tmp_path: Path) -> None:
+    rest = {name: value for name, value in state().items() if name != "linear.bias"}
+    content = {**rest, "linear": {"bias": torch.zeros(3), "weight": torch.zeros(3, 8)}}
+    assert "missing: linear.bias" in asked(content, tmp_path)
+
+
+def test_states_in_one_place_by_name_are_to_be_saved_alone(tmp_path: Path) -> None:
+    assert "Save the one that is meant alone" in asked({"a": {"b.c": state()}, "a.b": {"c": other()}}, tmp_path)
+
+
+# -- weights in other shapes, as the twin of an engine has them -------------------------------------------------
+
+
+def smaller() -> State:
+    """The last layer reads half of what it did."""
+    return {**state(), "linear.weight": state()["linear.weight"][:, :4].clone()}
+
+
+def test_a_state_in_other_shapes_is_found_where_it_is_wanted(tmp_path: Path) -> None:
+    path = save({"state_dict": under("module.", smaller()), "optimizer": adam()}, tmp_path / "pruned.pt")
+    found = find_state(network(), path, any_shape=True)
+    assert not found.same_shapes
+    assert all(torch.equal(found.state[name], value) for name, value in smaller().items())
+    assert "other shapes: linear.weight (given [3, 4], expected [3, 8])" in refused(network(), path)
+    both = save({"small": smaller(), "whole": state()}, tmp_path / "both.pt")
+    assert find_state(network(), both, any_shape=True).key == "whole"
+
+
+def test_of_a_twin_no_setting_is_advised(tmp_path: Path) -> None:
+    path = save({"model": smaller(), "ema": other()}, tmp_path / "weights.pt")
+    assert find_state(network(), path, Choice(settable=False), any_shape=True).key == "ema"
+    for content in ({"a": state(), "b": other()}, {**state(), "extra": torch.zeros(1)}):
+        with pytest.raises(ModelError) as caught:
+            find_state(network(), save(content, tmp_path / "weights.pt"), Choice(settable=False))
+        assert "alone, in a file of its own" in str(caught.value)
+        assert "model." not in str(caught.value)
+
+
 def test_the_rest_that_is_left_out_is_said(tmp_path: Path) -> None:
     content = under("model.") | {"criterion.weight": torch.ones(3)}
     assert "left out: criterion.weight" in taken(content, tmp_path, strip_prefix="model.").describe()
@@ -287,6 +355,12 @@ def test_nearest_names_and_shapes_are_shown(tmp_path: Path) -> None:
     heading, *rows = [line.split("  ") for line in message.split("\n")[1:]]
     assert [row[1] for row in (heading, *rows)] == ["the network needs", "linear.weight [3, 8]", "linear.bias [3]"]
     assert [row[-1].strip() for row in rows] == ["module.fc.weight [3, 8]", "module.fc.bias [3]"]
+
+
+def test_a_cast_is_said(tmp_path: Path) -> None:
+    half = {name: value.half() if value.is_floating_point() else value for name, value in state().items()}
+    found = load_weights(network(), save(half, tmp_path / "weights.pt"))
+    assert found.describe() == "cast from torch.float16"
 
 
 # -- normalisation --------------------------------------------------------------------------------------------
