@@ -11,6 +11,7 @@ import lzma
 import math
 import os
 import pickle
+import stat
 import struct
 import zipfile
 import zlib
@@ -39,6 +40,8 @@ def sha256_file(path: Path) -> str:
         ArtifactError: the file cannot be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # a pipe would be waited for without end
+            raise ArtifactError(f"{path} is no regular file; give one, not a pipe or a device")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

@@ -169,3 +169,9 @@ def test_hashes(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "x") == sha256_bytes(content) == hashlib.sha256(content).hexdigest()
     with pytest.raises(ArtifactError, match="y cannot be read: No such file"):
         sha256_file(tmp_path / "y")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArtifactError, match="is no regular file"):
+        sha256_file(tmp_path / "pipe")

@@ -43,14 +43,17 @@ _DAMAGE = (
     pickle.UnpicklingError,
 )
 """What torch's reader raises on bytes that are no checkpoint, depending on where they go wrong."""
+_TORCHS = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
+_TORCHS_LONGEST = 32
+"""What torch's files before 1.6 begin with, and in how many bytes that stands; other pickles are Python's own."""
 _LENGTH = 8
 """Bytes of a .safetensors file before its header, which say how long that is."""
 
 
-class _Inert:
+class NotRead:
     """Stands where a file has an object that is data and no weight; what belongs to that object is dropped."""
 
-    def __new__(cls, *_: Any) -> _Inert:
+    def __new__(cls, *_: Any) -> NotRead:
         """Whatever the object was made from."""
         return super().__new__(cls)
 
@@ -109,11 +112,9 @@ def read_content(path: Path) -> object:
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(_LENGTH + 1)
-    if _is_pickle(head):
-        return _read_pickle(path, is_zip=head.startswith(b"PK"))
-    if path.suffix == ".safetensors" or _is_safetensors(head, size):
+    if _is_safetensors(head, size) or (path.suffix == ".safetensors" and not _is_pickle(head)):
         return _read_safetensors(path)
-    return _read_pickle(path, is_zip=False)
+    return _read_pickle(path, is_zip=head.startswith(b"PK"))
 
 
 def _is_pickle(head: bytes) -> bool:
@@ -122,7 +123,10 @@ def _is_pickle(head: bytes) -> bool:
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
-    """Whether a file begins with the length of a header that it has room for, and with that header's brace."""
+    """Whether a file begins with the length of a header that it has room for, and with that header's brace.
+
+    To be asked before `_is_pickle`: a length of 640 begins as a pickle does, and no pickle has the brace there.
+    """
     if len(head) <= _LENGTH or head[_LENGTH:] != b"{":
         return False
     return int.from_bytes(head[:_LENGTH], "little") <= size - _LENGTH
@@ -143,7 +147,7 @@ def _read_pickle(path: Path, *, is_zip: bool) -> object:
     """What torch has written, through its reader that builds tensors and plain containers only."""
     if is_zip:
         _check_archive(path)
-    inert = [(_Inert, name) for name in (*_DATA_ONLY, *_NAMES_INSIDE)] + [(_InertDict, name) for name in _DICTIONARIES]
+    inert = [(NotRead, name) for name in (*_DATA_ONLY, *_NAMES_INSIDE)] + [(_InertDict, name) for name in _DICTIONARIES]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(inert):  # type: ignore[arg-type]
             warnings.simplefilter("ignore", UserWarning)  # about the file's age and kind; the error says what matters
@@ -181,20 +185,22 @@ def _refusal(path: Path, error: BaseException) -> ModelError:
     """What to say where torch's reader gave up: the file asks for code, or it is damaged."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     with path.open("rb") as stream:
-        begins = _is_pickle(stream.read(_LENGTH + 1))
-    if not (isinstance(error, pickle.UnpicklingError) and (found or begins)):
+        head = stream.read(_TORCHS_LONGEST)
+    ancient = "legacy .tar" in str(error)  # what torch wrote before 2017 is read by pickle alone
+    if not (ancient or (isinstance(error, pickle.UnpicklingError) and (found or _is_pickle(head)))):
         return _damaged(path, error)
     what = f" ({found[1]})" if found else ", or it is damaged"
+    torchs = ancient or head.startswith(b"PK") or _TORCHS in head
+    load = 'torch.load({path}, map_location="cpu", weights_only=False)' if torchs else 'pickle.load(open({path}, "rb"))'
     return ModelError(
         f"{path}: this file holds pickled objects other than tensors{what}. Such objects could run code when they are"
         f" read, so the file was not loaded and nothing was executed. {SAVE_AGAIN}. Where you trust the file, and have"
-        f" the code that made it, this line makes a file of its weights: {_python(_CONVERT, path)}"
+        f" the code that made it, this line makes a file of its weights: {_python(f'saved = {load}; {_CONVERT}', path)}"
     )
 
 
 _CONVERT = (
-    'saved = torch.load({path}, map_location="cpu", weights_only=False);'
-    ' saved = saved if isinstance(saved, dict) else {{"model": saved}};'
+    'saved = saved if isinstance(saved, dict) else {{"model": saved}};'
     ' parts = {{k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in saved.items()}};'
     " torch.save({{k: v for k, v in parts.items() if torch.is_tensor(v)"
     " or isinstance(v, dict) and all(map(torch.is_tensor, v.values()))}}, {target})"
@@ -206,7 +212,7 @@ def _python(program: str, path: Path) -> str:
     """A command for the shell that runs `program` on the file."""
     target = path.with_name(f"{path.name.split('.')[0]}-weights.pt")
     filled = program.format(path=json.dumps(str(path)), target=json.dumps(str(target)))
-    return f"python -c {shlex.quote(f'import torch; {filled}')}"
+    return f"python -c {shlex.quote(f'import pickle, torch; {filled}')}"
 
 
 def _damaged(path: Path, error: BaseException) -> ModelError:

@@ -64,6 +64,15 @@ def test_a_file_is_known_by_what_it_holds_not_by_its_ending(name: str, ending: s
     assert state_digest(target) == state_digest(network())
 
 
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path: Path) -> None:
+    """640 is written as 0x80 0x02, and so does a pickle begin."""
+    name = "w" * 577
+    content = safetensors.torch.save({name: torch.ones(2, 2)})
+    assert content[:2] == b"\x80\x02"
+    (tmp_path / "weights.bin").write_bytes(content)
+    assert f"unexpected: {name}" in refused(network(), tmp_path / "weights.bin")
+
+
 def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     assert "no such weights file" in refused(network(), tmp_path / "missing.pt")
     (tmp_path / "folder.pt").mkdir()
@@ -166,13 +175,17 @@ def converted(message: str, folder: Path) -> None:
     subprocess.run(line, shell=True, check=True, cwd=folder, timeout=120)
 
 
-def test_the_line_that_converts_a_pickled_network_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torchs", [True, False], ids=["torch's", "Python's own pickle"])
+def test_the_line_that_converts_a_pickled_network_does(torchs: bool, tmp_path: Path) -> None:
     """In a folder with a blank, a quote and a dollar sign."""
     folder = tmp_path / "it's a $HOME"
     folder.mkdir()
     optimiser = torch.optim.Adam(network().parameters())
     content = {"model": network(seed=1), "optimizer": optimiser, "args": argparse.Namespace(lr=0.1), "epoch": 3}
-    torch.save(content, folder / "whole.ckpt")
+    if torchs:
+        torch.save(content, folder / "whole.ckpt")
+    else:
+        (folder / "whole.ckpt").write_bytes(pickle.dumps(content))
     converted(refused(network(seed=2), folder / "whole.ckpt"), folder)
     target = network(seed=2)
     assert "the state 'model'" in load_weights(target, folder / "whole-weights.pt").describe()
