@@ -85,7 +85,6 @@ HEAVY = {
     "matplotlib",
     "jinja2",
     "PIL",
-    "torch_pruning",
     "safetensors",
     "cuda",
 }

@@ -7,7 +7,6 @@ the network; a convolution's weight keeps its name. The network that is handed i
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import re
@@ -20,6 +19,7 @@ import numpy as np
 
 from madx.deploy.check import INPUT, OUTPUT, OnnxArtifact, check_onnx, documented, require_known, tensors, values
 from madx.errors import ExportError
+from madx.models.copies import copied
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -67,7 +67,7 @@ def export_onnx(
 def _inference_copy(module: nn.Module) -> nn.Module:
     """A copy on the CPU in evaluation mode, so that flags, devices and parameters of the original stay."""
     try:
-        return copy.deepcopy(module).cpu().eval()
+        return copied(module).cpu().eval()
     except RuntimeError as error:
         raise ExportError(
             f"the network cannot be copied for the export ({_reason(error)}); its tensors must be plain parameters "

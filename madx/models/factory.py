@@ -41,15 +41,45 @@ def from_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
             f"model.factory: {name} returned {type(network).__name__}, expected a torch.nn.Module"
             " that takes images in [0, 1]."
         )
+    return _unwrapped(network, name)
+
+
+def _unwrapped(network: nn.Module, name: str) -> nn.Module:
+    """The network without what torch.compile or training on several devices has put around it, or around a part of it.
+
+    Raises:
+        ModelError: It is TorchScript.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ModelError(
+            f"model.factory: {name} returned a TorchScript network, whose layers are no torch layers any more: they"
+            " cannot be pruned or trained. Return the Python network, before torch.jit.trace or torch.jit.script."
+        )
+    while inner := _wrapped(network):
+        network = inner
+    for kind, part in list(network.named_children()):
+        setattr(network, kind, _unwrapped(part, name))
+    network._compiled_call_impl = None  # what network.compile() leaves
     return network
 
 
+def _wrapped(network: nn.Module) -> nn.Module | None:
+    """What is inside a wrapper, or nothing; torch.compile's class is known by name, as importing it takes seconds."""
+    if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inside: nn.Module = network.module
+        return inside
+    if type(network).__name__ == "OptimizedModule":
+        original: nn.Module = network._orig_mod  # type: ignore[assignment]
+        return original
+    return None
+
+
 def check_network(network: nn.Module, *, name: str, shape: tuple[int, int, int], classes: int) -> None:
-    """Run a network once on zeros and look at what it gives, so that nothing about it fails in a later stage.
+    """Run a network once on zeros, forward and backward, so that nothing about it fails in a later stage.
 
     Raises:
-        ModelError: It fails on images of `shape`, gives something else than float logits [2, classes], or
-            keeps state other than tensors, which a weights file cannot hold.
+        ModelError: It fails on images of `shape`, gives something else than float logits [2, classes], cannot be
+            differentiated, or keeps state other than tensors, which a weights file cannot hold.
     """
     images = torch.zeros(_TRIAL_BATCH, *shape)
     try:
@@ -66,6 +96,7 @@ def check_network(network: nn.Module, *, name: str, shape: tuple[int, int, int],
     if list(logits.shape) != [_TRIAL_BATCH, classes] or not logits.is_floating_point():
         given = f"{str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
         raise ModelError(f"model.factory: the network of {name} gives {given}; {wanted}.")
+    _check_gradients(network, images, name)
     odd = [key for key, value in network.state_dict().items() if not isinstance(value, Tensor)]
     if odd:
         raise ModelError(
@@ -73,3 +104,18 @@ def check_network(network: nn.Module, *, name: str, shape: tuple[int, int, int],
             " which is no tensor and so has no place in a weights file; make it a buffer or a plain"
             " attribute."
         )
+
+
+def _check_gradients(network: nn.Module, images: Tensor, name: str) -> None:
+    """Try the backward pass, which training and saliencies need."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        with torch.enable_grad():
+            logits = network(images)
+            if parameters and logits.requires_grad:
+                torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+    except USER_ERRORS as problem:
+        raise ModelError(
+            f"model.factory: the network of {name} runs forward, and its backward pass fails with {describe(problem)}."
+            " Operations that change a tensor in place are the usual reason: write x = x * y instead of x *= y."
+        ) from problem

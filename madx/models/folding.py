@@ -8,7 +8,6 @@ code is traced. Images are [B, ...] in the unit the network takes.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from madx.models.copies import copied
 from madx.models.layers import per_output
 from madx.models.modes import evaluating
 from madx.models.precision import PLAIN, ComputeFormat
@@ -91,11 +91,11 @@ def folded(module: nn.Module, example: Tensor, *, format: ComputeFormat = PLAIN)
     problem = ""
     for chosen, order in attempts:
         reasons = left if chosen == folds else left | dict.fromkeys(folds.values(), problem)
-        candidate = Folded(copy.deepcopy(module), chosen, reasons, order)
+        candidate = Folded(copied(module), chosen, reasons, order)
         problem = _problem(candidate, example, expected)
         if not problem:
             return candidate
-    return Folded(copy.deepcopy(module), {}, left | dict.fromkeys(folds.values(), problem), PLAIN)
+    return Folded(copied(module), {}, left | dict.fromkeys(folds.values(), problem), PLAIN)
 
 
 class _Passing(NamedTuple):

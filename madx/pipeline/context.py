@@ -192,8 +192,8 @@ class Context:
         return name
 
     def write_tensors(self, name: str, tensors: dict[str, Tensor]) -> str:
-        """Write a safetensors file of the run; returns its name."""
-        whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        """Write a safetensors file of the run; a tensor with several names is written under each. Returns the name."""
+        whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         return self.write_bytes(name, save_safetensors(whole, metadata={"format": "pt"}))
 
     def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from madx.attacks import input_gradient, last_iterate
+from madx.models.copies import copied
 from madx.models.precision import ComputeFormat
 from madx.pipeline.context import Context
 from madx.pipeline.scoring import numbered_batch
@@ -58,7 +58,7 @@ def _run(context: Context, dense: nn.Module, start: dict[str, Tensor], task: Tas
     checkpoint = context.checkpoint("learning")
     state = checkpoint.load()
     return learn_scores(
-        copy.deepcopy(dense).to(context.device),
+        copied(dense).to(context.device),
         _batches(context, state["step"] if state else 0),
         start,
         LEARNERS[context.recipe.prune.criterion],

@@ -7,7 +7,6 @@ when the smallest weights go, which has about the same shapes. Engines are taken
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from madx.attacks import input_gradient, last_iterate
+from madx.models.copies import copied
 from madx.models.folding import folded
 from madx.models.modes import evaluating
 from madx.models.precision import PLAIN
@@ -107,7 +107,7 @@ def _timed(context: Context, network: nn.Module, way: Pass, images: Tensor, labe
     """Seconds an image, the least of some passes."""
     size = batch_size(context, way)
     x, y = images[:size].to(context.device), labels[:size].to(context.device)
-    once = _pass(context, copy.deepcopy(network), way, x[:FEW])
+    once = _pass(context, copied(network), way, x[:FEW])
     few = _clock(context, partial(once, x[:FEW], y[:FEW]), repeats=2)
     count = int(min(len(x), max(FEW, SECONDS / (_REPEATS + 1) / few * min(FEW, len(x)))))
     if count <= FEW:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from madx.attacks import Gradient, input_gradient, last_iterate
+from madx.models.copies import copied
 from madx.models.folding import folded
 from madx.pipeline.context import Context
 from madx.prune import (
@@ -37,7 +37,7 @@ from madx.seeds import derive_seed, torch_generator
 def averaged(context: Context, rule: Rule) -> Saliency:
     """The criterion's average over the recipe's batches for the rule's network, taken up where a killed run was."""
     config = context.recipe.prune
-    model = copy.deepcopy(rule.dense).to(context.device)
+    model = copied(rule.dense).to(context.device)
     checkpoint = context.checkpoint("saliency")
     state = checkpoint.load()
     start, total = state["batches"] if state else 0, most_batches(config)

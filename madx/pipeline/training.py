@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 
 from madx.errors import EngineError, ModelError
 from madx.models import Choice, find_state, state_digest
+from madx.models.copies import copied
 from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.takeover import examine, measure_taken
@@ -89,7 +89,7 @@ def _check_something_can_go(context: Context, module: nn.Module) -> None:
         ModelError: channels cannot be removed from this network.
         RecipeError: nothing can.
     """
-    fresh = copy.deepcopy(module).cpu().eval()
+    fresh = copied(module).cpu().eval()
     Rule(fresh, context.recipe.prune, example=torch.zeros(2, *context.splits.train.shape)).rehearse()
 
 
@@ -108,7 +108,7 @@ def check_it_runs_in_bf16(context: Context, module: nn.Module, *, trained: bool 
     if not settings:
         return
     images, _ = context.splits.selection.tensors(0, _PROBES)
-    network = copy.deepcopy(module).to(context.device).eval()
+    network = copied(module).to(context.device).eval()
     try:
         with torch.no_grad(), torch.autocast(context.device.type, torch.bfloat16):
             network(images.to(context.device))

@@ -8,7 +8,11 @@ from importlib import metadata
 import madx
 
 _TOOLS = (
-    *("torch", "numpy", "scipy", "torch-pruning"),
+    *(
+        "torch",
+        "numpy",
+        "scipy",
+    ),
     *("scikit-learn", "pillow"),  # they decode images
     *("onnx", "onnx-ir", "onnxscript", "onnxconverter-common", "ml_dtypes", "protobuf"),  # they write the ONNX file
     *("onnxruntime", "onnxruntime-gpu", "openvino"),

@@ -6,8 +6,8 @@ bool with the parameter's shape, True = kept.
 
 from madx.prune.averaging import Saliency, average_scores
 from madx.prune.channel_masks import ChannelMasks
+from madx.prune.coupling import MAKES_OUTPUTS
 from madx.prune.criteria import CRITERIA, FORMATTED, IMAGE_FREE, Criterion
-from madx.prune.groups import MAKES_OUTPUTS
 from madx.prune.layers import unscored_layers
 from madx.prune.learned import LEARNERS, Task, learn_scores
 from madx.prune.masks import apply_masks_, fill_zeros_, two_four_masks, unstructured_masks

@@ -9,12 +9,12 @@ them while it is learned. Scores and slopes are float32 [channels] under the gro
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from madx.models.copies import copied
 from madx.prune.agreement import check_same_function
 from madx.prune.groups import ChannelGroup, masks_without
 
@@ -49,4 +49,4 @@ class ChannelMasks:
         """
         whole = {name: torch.ones_like(value, dtype=torch.bool) for name, value in dense.named_parameters()}
         masks = whole | masks_without(self.groups, scores, self._shapes, reads_only=True)
-        check_same_function(copy.deepcopy(dense), pruned.state_dict(), masks, shape=shape)
+        check_same_function(copied(dense), pruned.state_dict(), masks, shape=shape)

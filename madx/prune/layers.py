@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from madx.errors import ModelError
 from madx.models.modes import evaluating
@@ -134,13 +135,17 @@ def _reasons_in_structure(module: nn.Module) -> dict[str, str]:
 
 def _why_unscored(name: str, layer: nn.Module, owners: dict[nn.Parameter, list[str]]) -> str:
     own = dict(layer.named_parameters(recurse=False))
+    if isinstance(layer, _ConvTransposeNd):
+        return "transposed convolution, without a saliency of its own; its channels go with those around it"
     if not isinstance(layer, SCORED_LAYERS):
         weights = [kind for kind, parameter in own.items() if parameter.dim() > 1]
         return (
             f"no convolution and no linear layer, which alone have a saliency: {', '.join(weights)}" if weights else ""
         )
+    if "weight_orig" in own and "weight_mask" in dict(layer.named_buffers(recurse=False)):
+        return "its weight is masked by torch.nn.utils.prune; make that permanent with prune.remove(layer, 'weight')"
     if "weight" not in own:
-        return "its weight is computed from other tensors (a parametrisation such as weight_norm)"
+        return "its weight is computed from other tensors (weight_norm, spectral_norm or another parametrisation)"
     if more := own.keys() - {"weight", "bias"}:
         return f"holds more than a weight and a bias: {', '.join(sorted(more))}"
     for kind, parameter in own.items():

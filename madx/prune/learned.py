@@ -12,7 +12,6 @@ there is one for each channel (`madx.prune.channel_masks`).
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.errors import TrainingError
+from madx.models.copies import copied
 from madx.models.precision import PLAIN, ComputeFormat
 from madx.prune.settling import Keep
 from madx.recipe import LearningConfig
@@ -107,7 +107,7 @@ class _Run:
 
     def __init__(self, model: nn.Module, start: Mapping[str, Tensor], learner: Learner, task: Task) -> None:
         self.learner, self.task = learner, task
-        self.masked = task.format.order_(copy.deepcopy(model)).requires_grad_()
+        self.masked = task.format.order_(copied(model)).requires_grad_()
         device = next(self.masked.parameters()).device
         self.scores = {name: score.to(device).requires_grad_() for name, score in learner.start(start).items()}
         masked = self._masks()

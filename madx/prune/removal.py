@@ -6,7 +6,6 @@ settled by the decision that hangs on it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +13,15 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from madx.errors import RecipeError
+from madx.models.copies import copied
 from madx.prune.channel_masks import ChannelMasks
-from madx.prune.groups import MAKES_OUTPUTS, ChannelGroup, channel_groups, dependency_graph, masks_without
+from madx.prune.coupling import MAKES_OUTPUTS
+from madx.prune.groups import ChannelGroup, masks_without
 from madx.prune.layers import listed_layers, scored_parameters, unscored_layers
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
-from madx.prune.structure import Survivors, coverage, remove_channels_, survivor_masks
+from madx.prune.resize import resize_to_
+from madx.prune.structure import Survivors, coverage, survivor_masks
+from madx.prune.trials import channel_groups, without_channels
 from madx.recipe import PruneConfig
 
 Masks = dict[str, Tensor]
@@ -75,7 +78,7 @@ class Rule:
                 name: score.cpu().flatten()[survivors[name]] for name, score in scores.items() if name in survivors
             }
         else:
-            module, reasons = copy.deepcopy(self.dense), dict(self.unscored)
+            module, reasons = copied(self.dense), dict(self.unscored)
         if config.structure == "unstructured":
             held = masks = unstructured_masks(module, scores, config.sparsity, unscored=self.unscored)
         elif config.structure in ("2:4", "channels+2:4"):
@@ -138,20 +141,24 @@ class Rule:
         return masks
 
     def _without_channels(self, scores: Mapping[str, Tensor]) -> tuple[nn.Module, Survivors, dict[str, str]]:
-        """A copy of the dense network without the channels of lowest score, and what `remove_channels_` says of it."""
-        module, config = copy.deepcopy(self.dense), self.config
-        scores = {name: score.cpu() for name, score in scores.items()}
-        survivors, reasons = remove_channels_(
-            module, scores, config.sparsity, round_to=config.round_to, example=self.example, unscored=self.unscored
-        )
+        """A copy of the dense network without the channels of lowest score, its survivors, and why layers are whole."""
+        groups, reasons = self._groups_and_reasons
+        on_cpu = {name: score.cpu() for name, score in scores.items()}
+        state, survivors = without_channels(self.dense, groups, on_cpu, shape=self.example.shape)
+        module = copied(self.dense)
+        resize_to_(module, state)
         return module, survivors, reasons
 
-    @cached_property
+    @property
     def _groups(self) -> list[ChannelGroup]:
-        traced = copy.deepcopy(self.dense)
-        graph = dependency_graph(traced, self.example)
+        return self._groups_and_reasons[0]
+
+    @cached_property
+    def _groups_and_reasons(self) -> tuple[list[ChannelGroup], dict[str, str]]:
         config = self.config
-        return channel_groups(traced, graph, config.sparsity, round_to=config.round_to, unscored=self.unscored)[0]
+        return channel_groups(
+            self.dense, config.sparsity, round_to=config.round_to, example=self.example, unscored=self.unscored
+        )
 
 
 def removes_channels(config: PruneConfig) -> bool:

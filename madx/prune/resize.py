@@ -44,13 +44,14 @@ def is_depthwise(layer: nn.Module) -> bool:
 def _check_fits(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Removal of channels changes no name, no number of dimensions and no kernel, and makes nothing larger."""
     own = module.state_dict()
+    kernels = {f"{name}.weight".lstrip(".") for name, layer in module.named_modules() if isinstance(layer, _ConvNd)}
     if own.keys() != state.keys():
         difference = sorted(own.keys() ^ state.keys())
         raise ModelError(f"the pruned weights do not belong to this network: {', '.join(difference[:5])} differ")
     for name, tensor in own.items():
         before, after = tuple(tensor.shape), tuple(state[name].shape)
         smaller = len(before) == len(after) and all(1 <= now <= was for now, was in zip(after, before, strict=True))
-        if before != after and not (smaller and before[2:] == after[2:]):
+        if before != after and not (smaller and (name not in kernels or before[2:] == after[2:])):
             raise ModelError(
                 f"the pruned weights do not belong to this network: {name} has shape {list(after)}, and no removal of "
                 f"channels from {list(before)} gives that"

@@ -1,26 +1,21 @@
 """Removal of whole channels, coupled layers included, and the coverage that says what became of every layer.
 
-torch-pruning prunes a copy whose parameters hold their own positions, so that what survives is known entry by entry:
 `Survivors` maps a parameter or buffer name to the flat positions, int64 and shaped as the pruned tensor, that its
 entries had in the dense one.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
-from madx.plugins import USER_ERRORS, describe
-from madx.prune.agreement import check_same_function
-from madx.prune.groups import channel_groups, dependency_graph, untraceable
 from madx.prune.layers import listed_layers, own_parameters, parameter_name, scored_parameters, unscored_layers
 from madx.prune.resize import resize_to_
+from madx.prune.trials import channel_groups, without_channels
 
 Survivors = dict[str, Tensor]
 
@@ -86,20 +81,9 @@ def remove_channels_(
         ModelError: the network cannot be traced, or the smaller one does not run or computes something else; the module
             is as it was.
     """
-    positions = copy.deepcopy(module).double()
-    graph = dependency_graph(positions, example.double())
-    with torch.no_grad():
-        for _, tensor in _float_tensors(positions):
-            tensor.copy_(torch.arange(tensor.numel(), dtype=tensor.dtype).view(tensor.shape))
     unscored = unscored_layers(module) if unscored is None else unscored
-    groups, reasons = channel_groups(positions, graph, sparsity, round_to=round_to, unscored=unscored)
-    _prune_(graph, dict(positions.named_modules()), {group.root: group.removed(scores) for group in groups})
-    survivors = {name: tensor.detach().round().long() for name, tensor in _float_tensors(positions)}
-    values = dict(_float_tensors(module))
-    state = module.state_dict()
-    state.update({name: values[name].detach().flatten()[index] for name, index in survivors.items() if name in state})
-    masks = {name: _mask(survivors[name], parameter) for name, parameter in module.named_parameters()}
-    check_same_function(module, state, masks, shape=example.shape)
+    groups, reasons = channel_groups(module, sparsity, round_to=round_to, example=example, unscored=unscored)
+    state, survivors = without_channels(module, groups, scores, shape=example.shape)
     resize_to_(module, state)
     return survivors, reasons
 
@@ -133,23 +117,6 @@ def coverage(dense: nn.Module, pruned: nn.Module, masks: Mapping[str, Tensor], r
         before, now = tuple(own[largest].shape), tuple(left[largest].shape)
         rows.append(LayerCoverage(name, type(layer).__name__, before, now, weights, kept, reasons.get(name, "")))
     return Coverage(tuple(rows))
-
-
-def _prune_(graph: tp.DependencyGraph, layers: Mapping[str, nn.Module], removed: Mapping[str, list[int]]) -> None:
-    """Remove output channels of layers, and all that is coupled with them."""
-    try:
-        for name, channels in removed.items():
-            layer = layers[name]
-            handler = graph.get_pruner_of_module(layer).prune_out_channels
-            graph.get_pruning_group(layer, handler, channels).prune()
-    except USER_ERRORS as error:
-        raise untraceable(describe(error)) from error
-
-
-def _float_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and floating-point buffers by name."""
-    yield from module.named_parameters()
-    yield from ((name, buffer) for name, buffer in module.named_buffers() if buffer.is_floating_point())
 
 
 def _mask(index: Tensor, whole: Tensor) -> Tensor:

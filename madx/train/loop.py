@@ -8,7 +8,6 @@ batch: each takes its rows of the images, the augmentation and the attack that o
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import math
 import time
@@ -24,6 +23,7 @@ from madx.attacks import input_gradient, last_iterate
 from madx.distributed import SINGLE, World
 from madx.errors import TrainingError
 from madx.models import state_digest
+from madx.models.copies import copied
 from madx.progress import Progress, Silent
 from madx.recipe import AttackConfig, LoopConfig
 from madx.seeds import torch_draws, torch_generator
@@ -120,7 +120,7 @@ class _Run:
         self.attack = attack_of(job.config)
         self.masks = {name: mask.to(self.device) for name, mask in (job.masks or {}).items()}
         self._hold_masks()  # before the copy: the average must not start from entries that are removed
-        self.average = copy.deepcopy(module).eval()
+        self.average = copied(module).eval()
         self.optimiser = _optimiser(module, job.config)
         self.step = 0
         self.loss = 0.0

@@ -49,7 +49,7 @@ def test_scores_of_channels_are_stored_beside_the_averages_that_they_started_fro
     prune(cli, folder, "prune.structure=channels")
     scores = load_file(folder / "run/saliency.safetensors")
     channels = {name: score for name, score in scores.items() if name.startswith("channels/")}
-    layers = ("conv1", "layer1.conv1", "layer2.conv1", "layer2.shortcut.0", "layer3.conv1", "layer3.shortcut.0")
+    layers = ("conv1", "layer1.conv1", "layer2.conv1", "layer2.conv2", "layer3.conv1", "layer3.conv2")
     assert {name: len(score) for name, score in channels.items()} == {f"channels/{layer}": 16 for layer in layers}
     assert scores["conv1.weight"].min() >= 0, "damage"
     assert any((score.sort().values * 16 - torch.arange(1, 17)).abs().max() > 0.01 for score in channels.values())

@@ -309,8 +309,3 @@ def fixed_count() -> nn.Module:
         conv=conv_bn(2, 8),
         head=head(8),
     )
-
-
-def untraceable() -> nn.Module:
-    """The logits do not depend on the network in a way that autograd could follow."""
-    return Lambda(lambda m, x: m["head"](m["conv"](x).mean((2, 3))).detach(), conv=conv_bn(2, 8), head=head(8))

@@ -156,7 +156,7 @@ def test_masks_that_miss_a_reader_are_found() -> None:
     ]
     assert sum(len(group.places) for group in groups) == sum(len(group.places) for group in channels.groups) - 1
     short = ChannelMasks(given.network, groups)
-    with pytest.raises(ModelError, match="does not compute what the dense one computes"):
+    with pytest.raises(ModelError, match="does not compute what the dense network computes"):
         short.check(given.network, pruned, scores, shape=given.images.shape)
 
 

@@ -16,11 +16,12 @@ from madx.errors import ModelError
 from madx.prune import coverage, mad_saliency, optimise_masks, remove_channels_, two_four_masks, unstructured_masks
 from madx.prune.layers import scored_layers, scored_parameters, unscored_layers
 
-COMPUTED = "its weight is computed from other tensors (a parametrisation such as weight_norm)"
+COMPUTED = "its weight is computed from other tensors (weight_norm, spectral_norm or another parametrisation)"
 NOT_USED = "the forward pass does not use this layer"
 BYPASSED = "the forward pass uses its weight without calling the layer"
 UNREACHED = "no gradient of the logits comes back to its output"
 OTHERWISE = "its output is not that of its weight and bias (a forward pass of its own, or a hook)"
+TRANSPOSED = "transposed convolution, without a saliency of its own; its channels go with those around it"
 
 
 def no_layer(*weights: str) -> str:
@@ -198,7 +199,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     ),
     "other kinds of layers": (
         others,
-        {"parts.up": no_layer("weight"), "parts.recurrent": no_layer("weight_ih_l0", "weight_hh_l0")},
+        {"parts.up": TRANSPOSED, "parts.recurrent": no_layer("weight_ih_l0", "weight_hh_l0")},
     ),
 }
 

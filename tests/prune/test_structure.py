@@ -102,7 +102,7 @@ REASONS = {
         "5": "makes the network's outputs",
     },
     "groups_as_outputs": {
-        "0.0": "tied to 1.0: grouped convolution (8 groups)",
+        "0.0": "read by 1.0: grouped convolution (8 groups)",
         "1.0": "grouped convolution (8 groups)",
         "5": "makes the network's outputs",
     },
@@ -116,27 +116,28 @@ def test_layers_that_stay_whole_say_why(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "whole", "smaller"),
+    ("build", "channels"),
     [
-        (nets.multiplied_halves, {"parts.wide": "parts.last.0", "parts.depth": "parts.last.0"}, {"parts.last.0": 4}),
-        (nets.linear_as_map, {"parts.linear": "parts.up"}, {"parts.last.0": 4, "parts.stem.0": 4}),
-        (nets.attention, {"parts.qkv": "parts.proj"}, {"parts.proj": 4, "parts.last": 8}),
+        (nets.multiplied_halves, {"parts.wide": 16, "parts.depth": 16, "parts.last.0": 4}),
+        (nets.linear_as_map, {"parts.linear": 32, "parts.up": 8, "parts.stem.0": 4}),
+        (nets.attention, {"parts.qkv": 24, "parts.proj": 4, "parts.last": 8}),
+        (nets.split_channels, {"parts.conv.0": 8, "parts.left.0": 4, "parts.right.0": 4}),
+        (nets.flattened_concatenation, {"parts.conv.0": 4, "parts.fc": 8}),
     ],
 )
-def test_channels_that_share_a_place_stay_together(
-    build: Callable[[], nn.Module], whole: dict[str, str], smaller: dict[str, int]
-) -> None:
+def test_channels_that_meet_go_together(build: Callable[[], nn.Module], channels: dict[str, int]) -> None:
     """Chosen one by one, nearly all of them would go: each takes its place along, which is another one's place too."""
     given = case(build, *SMALL)
     module, survivors, reasons = removed(given, 0.5, 4)
-    logits = module(given.images)
-    torch.testing.assert_close(logits, silenced(given.network, survivors)(given.images), rtol=0, atol=1e-9)
-    layers, dense = scored_layers(module), scored_layers(given.network)
-    for name, reader in whole.items():
-        assert layers[name].weight.shape[0] == dense[name].weight.shape[0]
-        assert f"{reader}.weight (a split" in reasons[name]
-    for name, channels in smaller.items():
-        assert layers[name].weight.shape[0] == channels < dense[name].weight.shape[0]
+    torch.testing.assert_close(
+        module(given.images), silenced(given.network, survivors)(given.images), rtol=0, atol=1e-9
+    )
+    before, after = scored_layers(given.network), scored_layers(module)
+    assert {name: after[name].weight.shape[0] for name in channels} == channels
+    for name in channels:
+        assert (name in reasons) == (
+            before[name].weight.shape == after[name].weight.shape[:1] + before[name].weight.shape[1:]
+        )
 
 
 def test_too_few_channels_to_round() -> None:

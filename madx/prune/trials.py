@@ -1,0 +1,140 @@
+"""Which groups of channels can go: what `coupling` finds, tried out on the network itself.
+
+A forward pass may fix a width (`view(-1, 640)`), cut at a fixed place or count channels; that shows when it runs
+without some. A group that cannot go stays whole and says why, and the others go all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from madx.errors import ModelError
+from madx.prune.agreement import check_same_function, disagreement
+from madx.prune.coupling import coupled, why_whole
+from madx.prune.groups import ChannelGroup, survivors_without
+from madx.prune.layers import NOT_USED, SCORED_LAYERS, listed_layers
+from madx.prune.probing import probe
+from madx.seeds import torch_generator
+
+_TRIALS = 2
+"""Random choices of channels that are tried: one may be even by chance where a split needs equal halves."""
+
+
+def channel_groups(
+    module: nn.Module, sparsity: float, *, round_to: int, example: Tensor, unscored: Mapping[str, str]
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """Every group of which channels go.
+
+    Args:
+        module: the dense network, not changed.
+        sparsity: share of the channels of each group.
+        round_to: what is kept of each group is a multiple of this, and at least one multiple.
+        example: images [B, C, H, W]; only their shape counts.
+        unscored: layers without scores and why; what is tied to such a convolution or linear layer stays whole.
+
+    Returns:
+        The groups, and why layers stay whole, those of `unscored` among them.
+
+    Raises:
+        ModelError: the network does not run.
+    """
+    layers = {name for name, layer in listed_layers(module).items() if isinstance(layer, SCORED_LAYERS)}
+    unable = {name: reason for name, reason in unscored.items() if name in layers}
+    found = {reached.source: reached for reached in probe(module, example)}
+    reasons: dict[str, str] = {}
+    groups: list[ChannelGroup] = []
+    for entry in coupled(list(found.values())):
+        group = entry.group(sparsity, round_to)
+        why = why_whole(entry, found, unable)
+        if not why and not any(count for _, count in group.parts):
+            why = dict.fromkeys(
+                group.makers, f"{group.channels} channels, and what is kept is a multiple of {round_to}"
+            )
+        reasons |= why
+        groups += [] if why else [group]
+    groups, refused = _removable(module, groups, example.shape)
+    for group, problem in refused:
+        reasons |= dict.fromkeys(group.makers, problem)
+    followed = {name for group in groups for name in group.makers} | reasons.keys()
+    unused = {name: NOT_USED for name in layers if name not in followed}
+    return groups, {**unused, **{name: reason for name, reason in reasons.items() if name in layers}, **unscored}
+
+
+def without_channels(
+    module: nn.Module, groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor], *, shape: torch.Size
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What stays of a network when the channels of lowest score go.
+
+    Args:
+        module: dense, not changed.
+        groups: from `channel_groups`.
+        scores: of entries or of channels, on the CPU.
+        shape: of images to compare both networks on.
+
+    Returns:
+        The smaller network's state, and of its parameters and float buffers the flat positions in the dense one.
+
+    Raises:
+        ModelError: the smaller network computes something else than the dense one with those entries at zero.
+    """
+    survivors, state, masks = _smaller(module, groups, scores)
+    check_same_function(module, state, masks, shape=shape)
+    return state, survivors
+
+
+def _removable(
+    module: nn.Module, groups: list[ChannelGroup], shape: torch.Size
+) -> tuple[list[ChannelGroup], list[tuple[ChannelGroup, str]]]:
+    """The groups that can go together, and the others with the reason; halves are tried where the whole fails."""
+    problem = _problem(module, groups, shape)
+    if not problem:
+        return groups, []
+    if len(groups) == 1:
+        return [], [(groups[0], problem)]
+    half = len(groups) // 2
+    first, refused = _removable(module, groups[:half], shape)
+    second, others = _removable(module, groups[half:], shape)
+    if first and second and (problem := _problem(module, [*first, *second], shape)):
+        return first, [*refused, *others, *((group, problem) for group in second)]
+    return [*first, *second], [*refused, *others]
+
+
+def _problem(module: nn.Module, groups: Sequence[ChannelGroup], shape: torch.Size) -> str:
+    """Why the network does not do without channels of these groups, or nothing."""
+    for trial in range(_TRIALS if groups else 0):
+        generator = torch_generator(0, "trial", trial)
+        scores = {group.key: torch.rand(group.channels, generator=generator) for group in groups}
+        _, state, masks = _smaller(module, groups, scores)
+        try:
+            problem = disagreement(module, state, masks, shape=shape)
+        except ModelError as refused:
+            problem = str(refused)
+        if problem:
+            return problem
+    return ""
+
+
+def _smaller(
+    module: nn.Module, groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Positions of what stays, the smaller state, and masks in the dense shapes for every parameter."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    buffers = {
+        name: buffer for name, buffer in module.named_buffers(remove_duplicate=False) if buffer.is_floating_point()
+    }
+    first = {id(tensor): name for name, tensor in reversed([*parameters.items(), *buffers.items()])}
+    shapes = {name: tensor.shape for name, tensor in (*parameters.items(), *buffers.items())}
+    own = survivors_without(groups, scores, shapes)
+    survivors = {name: own[first[id(tensor)]] for name, tensor in (*parameters.items(), *buffers.items())}
+    state = module.state_dict()
+    for name in state.keys() & survivors.keys():
+        state[name] = state[name].detach().flatten()[survivors[name].to(state[name].device)]
+    masks = {}
+    for name, parameter in parameters.items():
+        masks[name] = torch.zeros(parameter.numel(), dtype=torch.bool)
+        masks[name][survivors[name].flatten()] = True
+        masks[name] = masks[name].view(parameter.shape)
+    return survivors, state, masks
