@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
 import traceback
@@ -228,19 +229,41 @@ def doctor(as_json: AsJson = False) -> None:
 
 @app.command()
 def inspect(
-    run_dir: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)], as_json: AsJson = False
+    path: Annotated[Path, typer.Argument(help="A run directory; with --groups, a recipe.", show_default=False)],
+    groups: Annotated[
+        bool, typer.Option("--groups", help="Show which channels of the recipe's network go together, and what stays.")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show what is in a run directory, and whether its files still are what the stages wrote."""
     from madx.cli import inspect as room
 
-    findings = room.examine(run_dir)
+    if groups:
+        _show_groups(path, overrides, as_json)
+        return
+
+    findings = room.examine(path)
     if as_json:
         show.print_json(findings)
     else:
         room.print_findings(findings)
     if any(stage["changed"] for stage in findings["stages"].values()):
         again = "the command that made them makes them again"
-        raise ArtifactError(f"{run_dir}: files are no longer what their stages wrote; {again}")
+        raise ArtifactError(f"{path}: files are no longer what their stages wrote; {again}")
+
+
+def _show_groups(recipe: Path, overrides: list[str] | None, as_json: bool) -> None:
+    """What can go of a recipe's network, before any of its hours are spent."""
+    from madx.cli.groups import print_grouping
+    from madx.pipeline.grouping import grouping
+
+    with contextlib.redirect_stdout(sys.stderr):  # what the user's own code prints
+        found = grouping(_context(recipe, None, overrides, as_json))
+    if as_json:
+        show.print_json(found.to_json())
+    else:
+        print_grouping(found)
 
 
 def _run_shard(context: Context, shard: Shard, as_json: bool, again: Again) -> NoReturn:

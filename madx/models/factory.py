@@ -57,8 +57,9 @@ def _unwrapped(network: nn.Module, name: str) -> nn.Module:
         )
     while inner := _wrapped(network):
         network = inner
-    for kind, part in list(network.named_children()):
-        setattr(network, kind, _unwrapped(part, name))
+    for kind, part in network._modules.items():
+        if part is not None:
+            network._modules[kind] = _unwrapped(part, name)
     network._compiled_call_impl = None  # what network.compile() leaves
     return network
 

@@ -1,33 +1,35 @@
 """Whether a network with fewer channels still computes what it should: a check that trusts no analysis of the network.
 
-Removed channels feed nothing any more, so the dense network whose removed entries are zero must give the same logits.
+Removed channels feed nothing any more, so the dense network whose removed entries are zero must give the same logits,
+and give every layer the same inputs: where a signal fades, or ends in a constant, the logits alone would hide much.
 Masks are bool with the dense parameter's shape, True = kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from madx.errors import ModelError
 from madx.models.copies import copied
-from madx.models.modes import evaluating
 from madx.plugins import USER_ERRORS, describe
+from madx.prune.passes import LAYER_FUNCTIONS
 from madx.prune.resize import resize_to_
-from madx.prune.scale_and_shift import WithoutStatistics
-from madx.seeds import torch_generator
+from madx.prune.scale_and_shift import WithoutStatistics, arguments
+from madx.seeds import torch_draws, torch_generator
 
-_TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Of the largest logit: far above rounding, far below what a wrong channel does."""
+_TOLERANCES = {torch.float64: (1e-6, 1e-13), torch.float32: (1e-3, 1e-5)}
+"""Shares of what varies in a tensor and of its largest value: above rounding, far below what a wrong channel does."""
 
 
 def check_same_function(
     module: nn.Module, state: Mapping[str, Tensor], masks: Mapping[str, Tensor], *, shape: torch.Size
 ) -> None:
-    """Refuse a network with fewer channels that does not compute what it should.
+    """Refuse a network with fewer channels that does not compute what it should; the module is not touched.
 
     Raises:
         ModelError: `disagreement` finds one.
@@ -41,50 +43,135 @@ def check_same_function(
 def disagreement(
     module: nn.Module, state: Mapping[str, Tensor], masks: Mapping[str, Tensor], *, shape: torch.Size
 ) -> str:
-    """Compare the network resized to `state` with the one masked by `masks`, on uniform noise of `shape`.
+    """Compare the network resized to `state` with the one masked by `masks`, on uniform noise.
 
     In float64, or in float32 where the network does not run otherwise. Normalisations over channels are replaced by
-    their scale and shift in both: their sums change with every channel.
+    their scale and shift in both, as their sums change with every channel; so the resized network also runs as it is,
+    in eval and in train mode.
+
+    Args:
+        module: dense, in eval mode; not changed.
+        state: of the smaller network.
+        masks: of the dense parameters; one that is not there is whole.
+        shape: of the images, [B, C, H, W].
 
     Returns:
-        Why the resized network is not the masked one: it does not run, or gives other logits; nothing if it is.
-
-    Raises:
-        ModelError: `state` does not belong to a smaller version of this network.
+        Why the resized network is not the masked one: it does not run, or computes something else; nothing if it is.
     """
-    small = copied(module)
-    resize_to_(small, state)
-    noise = torch.rand(shape, generator=torch_generator(0, "structure"), dtype=torch.float64)
-    expected = _silenced(module, masks, noise)
+    small = copied(module).eval()
     try:
-        with torch.no_grad(), WithoutStatistics():
-            given = small.to(expected.dtype).eval()(noise.to(expected.dtype))
-    except USER_ERRORS as problem:
-        return f"it does not run with fewer channels ({describe(problem)}), as if its forward pass fixed their number"
-    difference = (given - expected).abs().max().item() if given.shape == expected.shape else torch.inf
-    if difference <= _TOLERANCES[expected.dtype] * expected.abs().max().item():
-        return ""
-    return (
-        "with fewer channels it does not compute what the dense network computes with those channels at zero (logits "
-        f"differ by {difference:.2g}), as if its forward pass split, mixed or counted them"
+        resize_to_(small, state)
+        _run(small, shape)
+        dense, less = _both_heard(module, masks, small, shape)
+        problem = _difference(dense, less, masks)
+        _run(small.train(), shape)
+    except (ModelError, *USER_ERRORS) as failure:
+        if small.training and not _runs(copied(module).train(), shape):
+            return problem  # the dense network does not run in train mode either
+        why = str(failure) if isinstance(failure, ModelError) else describe(failure)
+        return f"it does not run with fewer channels ({why}), as if its forward pass fixed their number"
+    return problem
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Logits, and the inputs of each call of a layer: the weight's name, the axis of the channels, values."""
+
+    logits: Tensor
+    inputs: Sequence[tuple[str, int, Tensor]]
+
+
+class _Listening(WithoutStatistics):
+    """Keeps what every convolution and linear layer is given."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self.inputs: list[tuple[str, int, Tensor]] = []
+        self._names = names
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Any function of torch is called through here."""
+        if func in LAYER_FUNCTIONS:
+            given = arguments(("input", "weight"), args, kwargs or {})
+            name, axis = self._names.get(id(given["weight"]), ""), LAYER_FUNCTIONS[func][0]
+            self.inputs.append((name, axis, given["input"].clone()))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def _run(module: nn.Module, shape: torch.Size) -> None:
+    """A forward pass in the network's own precision."""
+    precision = next((value.dtype for value in module.parameters() if value.is_floating_point()), torch.float32)
+    with torch.no_grad(), torch_draws(0, "structure"):
+        module(torch.rand(shape, generator=torch_generator(0, "structure")).to(precision))
+
+
+def _runs(module: nn.Module, shape: torch.Size) -> bool:
+    """Whether a forward pass ends."""
+    try:
+        _run(module, shape)
+    except USER_ERRORS:
+        return False
+    return True
+
+
+def _both_heard(
+    module: nn.Module, masks: Mapping[str, Tensor], small: nn.Module, shape: torch.Size
+) -> tuple[_Heard, _Heard]:
+    """The masked network and the small one in the same precision; the last error if the masked one runs in none."""
+    noise = torch.rand(shape, generator=torch_generator(0, "structure"), dtype=torch.float64)
+    try:
+        dense = _heard(module, masks, noise)
+    except USER_ERRORS:  # such as a tensor that its forward pass makes in float32
+        noise = noise.float()
+        dense = _heard(module, masks, noise)
+    return dense, _heard(small, {}, noise)
+
+
+def _heard(module: nn.Module, masks: Mapping[str, Tensor], noise: Tensor) -> _Heard:
+    """What a masked copy computes in the noise's precision."""
+    module = copied(module).eval().to(noise.dtype)
+    for name, value in module.named_parameters():
+        if name in masks:
+            value.data.mul_(masks[name].to(value.device))
+    listening = _Listening({id(value): name for name, value in module.named_parameters()})
+    with torch.no_grad(), torch_draws(0, "structure"), listening:
+        logits: Tensor = module(noise)
+    return _Heard(logits, listening.inputs)
+
+
+def _difference(dense: _Heard, less: _Heard, masks: Mapping[str, Tensor]) -> str:
+    """Where the two are not the same, or nothing; what has other sizes beside the channels cannot be compared."""
+    fine = [name for name, _, _ in dense.inputs] == [name for name, _, _ in less.inputs]
+    place = "" if fine else "layers are called otherwise"
+    for (name, axis, whole), (_, _, values) in zip(dense.inputs, less.inputs, strict=False):
+        kept = _kept(masks[name], whole.size(axis)) if name in masks else None
+        left = whole if kept is None else whole.index_select(axis, kept.nonzero().flatten())
+        if not place and left.shape == values.shape and not _same(left, values, axis):
+            place = f"the inputs of {name.rpartition('.')[0] or 'a layer'} differ"
+    if not place and not (dense.logits.shape == less.logits.shape and _same(dense.logits, less.logits, -1)):
+        place = "the logits differ"
+    return place and (
+        "with fewer channels it does not compute what the dense network computes with those channels at zero "
+        f"({place}), as if its forward pass split, mixed or counted them"
     )
 
 
-def _silenced(module: nn.Module, masks: Mapping[str, Tensor], noise: Tensor) -> Tensor:
-    """Logits of the masked network: in float64, or in float32 where its forward pass makes float32 tensors."""
-    try:
-        return _masked(module, masks, noise)
-    except USER_ERRORS:
-        return _masked(module, masks, noise.float())
+def _kept(mask: Tensor, inputs: int) -> Tensor | None:
+    """Which inputs of a layer its weight's mask still reads, bool [inputs]; nothing if no axis of it has so many."""
+    for axis in (1, 0):
+        if mask.shape[axis] == inputs:
+            return mask.movedim(axis, 0).flatten(1).any(1)
+    return None
 
 
-def _masked(module: nn.Module, masks: Mapping[str, Tensor], noise: Tensor) -> Tensor:
-    """The same in the noise's precision."""
-    tensors = {name: value.detach().to(noise.dtype) * masks[name] for name, value in module.named_parameters()}
-    for name, buffer in module.named_buffers():
-        tensors[name] = buffer.to(noise.dtype) if buffer.is_floating_point() else buffer
-    with torch.no_grad(), evaluating(module), WithoutStatistics():
-        logits: Tensor = functional_call(module, tensors, (noise,))
-    if logits.dtype != noise.dtype:
-        raise TypeError(f"logits of {logits.dtype} from images of {noise.dtype}")
-    return logits
+def _same(expected: Tensor, given: Tensor, axis: int) -> bool:
+    """Whether two tensors are equal within the tolerances of their precision."""
+    share, rounding = _TOLERANCES[torch.float64 if expected.dtype == torch.float64 else torch.float32]
+    expected, given = (tensor.double().movedim(axis, 0).flatten(1) for tensor in (expected, given))
+    if expected.numel() == 0:
+        return True
+    varies = (expected - expected.mean(1, keepdim=True)).abs().max().item()
+    difference = (expected - given).abs().max().item()
+    return difference <= share * varies + rounding * expected.abs().max().item()

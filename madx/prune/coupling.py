@@ -104,15 +104,18 @@ def coupled(found: Sequence[Reached]) -> list[Coupled]:
     return sorted(entries, key=lambda entry: order[entry.makers[0]])
 
 
-def why_whole(entry: Coupled, found: Mapping[Source, Reached], unable: Mapping[str, str]) -> dict[str, str]:
+def why_whole(
+    entry: Coupled, found: Mapping[Source, Reached], unable: Mapping[str, str], kept: Mapping[str, str]
+) -> dict[str, str]:
     """Why no channel of these layers can go, by layer; nothing if nothing speaks against it.
 
     Args:
         entry: tied layers.
         found: what every source reaches.
         unable: layers of which neither inputs nor outputs can go, and why.
+        kept: layers of which no output may go, and why.
     """
-    own = {layer_name(maker): _own_reason(found[maker], unable) for maker in entry.makers}
+    own = {layer_name(maker): _own_reason(found[maker], {**kept, **unable}) for maker in entry.makers}
     tied = next((f"tied to {name}: {reason}" for name, reason in own.items() if reason), "")
     reason = tied or _why_all_are_read(entry, unable) or _why_unknown(entry, found)
     return {name: of_its_own or reason for name, of_its_own in own.items() if of_its_own or reason}
@@ -165,10 +168,10 @@ def _alike(matrix: Tensor) -> bool:
     return bool(matrix.eq(matrix[0]).all())
 
 
-def _own_reason(reached: Reached, unable: Mapping[str, str]) -> str:
+def _own_reason(reached: Reached, whole: Mapping[str, str]) -> str:
     """Why a layer's output channels stay whatever is tied to them, or nothing."""
     source = reached.source
-    if reason := unable.get(layer_name(source), "") or _grouped(source.groups):
+    if reason := whole.get(layer_name(source), "") or _grouped(source.groups):
         return reason
     return MAKES_OUTPUTS if OUTPUTS in reached.readers else ""
 

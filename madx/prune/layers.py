@@ -8,6 +8,7 @@ weights. Layers are keyed by module name, parameters by parameter name ("layer1.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from madx.errors import ModelError
+from madx.errors import ModelError, RecipeError
+from madx.models.copies import copied
 from madx.models.modes import evaluating
 from madx.plugins import USER_ERRORS, describe
-from madx.seeds import torch_generator
+from madx.seeds import torch_draws, torch_generator
 
 SCORED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers whose weights and biases have a saliency."""
@@ -91,6 +93,36 @@ def listed_layers(module: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def layers_to_keep(module: nn.Module, *, keep: Sequence[str], only: Sequence[str]) -> dict[str, str]:
+    """Layers that a recipe takes out of pruning, with the reason.
+
+    Args:
+        module: not changed.
+        keep: patterns as the shell has them, of names of layers or of what they are in.
+        only: if there are any, all that they do not name is kept too.
+
+    Raises:
+        RecipeError: a pattern names no layer.
+    """
+    layers = listed_layers(module)
+    named = {pattern: [name for name in layers if _is_named(name, pattern)] for pattern in (*keep, *only)}
+    for pattern, found in named.items():
+        if not found:
+            setting = "keep" if pattern in keep else "only"
+            raise RecipeError(
+                f"prune.{setting}: {pattern!r} names no layer of this network; there are {', '.join(layers)}"
+            )
+    kept = {name: f"kept by prune.keep: {pattern}" for pattern in keep for name in named[pattern]}
+    chosen = {name for pattern in only for name in named[pattern]}
+    return kept | {name: "not among prune.only" for name in layers if only and name not in chosen}
+
+
+def _is_named(name: str, pattern: str) -> bool:
+    """Whether a pattern names this layer, or something that it is in."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
+
+
 def own_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
     """A layer's parameters without those of the layers in it; what its weight is computed from counts as its own."""
     return {
@@ -156,7 +188,8 @@ def _why_unscored(name: str, layer: nn.Module, owners: dict[nn.Parameter, list[s
 
 
 def _reasons_in_use(module: nn.Module, shape: Sequence[int]) -> dict[str, str]:
-    """The reasons that show when the network runs."""
+    """The reasons that show when the network runs; a copy does, as some networks count that."""
+    module = copied(module)
     layers = scored_layers(module)
     reasons: dict[str, str] = {}
     called: set[str] = set()
@@ -195,7 +228,7 @@ def _parameters_in_use(module: nn.Module, shape: Sequence[int]) -> set[str]:
     first = next(iter(leaves.values()))
     noise = torch.rand(*shape, generator=torch_generator(0, "unscored")).to(first)
     try:
-        with evaluating(module), torch.enable_grad():
+        with evaluating(module), torch.enable_grad(), torch_draws(0, "unscored"):
             logits = functional_call(module, leaves, (noise,))
     except USER_ERRORS as problem:
         raise ModelError(

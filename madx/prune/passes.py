@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
+from madx.plugins import USER_ERRORS
 from madx.prune.layers import parameter_name
-from madx.prune.scale_and_shift import NORMALISATIONS, arguments, scale_and_shift
-from madx.seeds import torch_generator
+from madx.prune.scale_and_shift import DROPOUTS, NORMALISATIONS, arguments, scale_and_shift
+from madx.seeds import torch_draws, torch_generator
 
-_MAPS: Mapping[Callable[..., Any], tuple[int, bool]] = {
+LAYER_FUNCTIONS: Mapping[Callable[..., Any], tuple[int, bool]] = {
     F.linear: (-1, False),
     F.conv1d: (-2, False),
     F.conv2d: (-3, False),
@@ -96,8 +97,7 @@ class Passes(TorchFunctionMode):
         self._changes: Mapping[Source, Tensor] = {}
         self._computed = ""
         self._name_computed_weights(module)
-        with self:
-            self._outputs = module(images)
+        self._outputs = self._forward()
         self._replays = True
 
     @property
@@ -116,8 +116,10 @@ class Passes(TorchFunctionMode):
     def run(self, changes: Mapping[Source, Tensor]) -> None:
         """A pass in which `changes`, [channels] or zero, are added to what these sources make."""
         self._next, self._astray, self._changes, self.reached = 0, False, changes, {}
-        with self:
-            outputs = self._module(self._images)
+        try:
+            outputs = self._forward()
+        except USER_ERRORS:  # such as features that are an index, or a branch that nobody has ever taken
+            self._astray = True
         if self._astray or self._next < len(self._calls) or outputs.shape != self._outputs.shape:
             sizes = {call.reader: call.inputs.size(call.axis) for call in self._calls}
             self.reached = {reader: torch.ones(size, dtype=torch.bool) for reader, size in sizes.items()}
@@ -125,13 +127,21 @@ class Passes(TorchFunctionMode):
         else:
             self._note(OUTPUTS, -1, outputs, self._outputs)
 
+    def _forward(self) -> Tensor:
+        """The network's outputs; what it draws is the same each time."""
+        with self, torch_draws(0, "probing"):
+            outputs: Tensor = self._module(self._images)
+        return outputs
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Any function of torch is called through here."""
         kwargs = kwargs or {}
-        if func in _MAPS:
+        if func in LAYER_FUNCTIONS:
             return self._map(func, args, kwargs)
+        if func in DROPOUTS:
+            return arguments(("input",), args, kwargs)["input"]
         if func in NORMALISATIONS:
             axis, names = NORMALISATIONS[func]
             given = arguments(names, args, kwargs)
@@ -159,11 +169,11 @@ class Passes(TorchFunctionMode):
         if not weight:
             outputs: Tensor = func(*args, **kwargs)
             return outputs
-        axis, inputs_first = _MAPS[func]
+        axis, inputs_first = LAYER_FUNCTIONS[func]
         if not self._replays:
             outputs = func(*args, **kwargs)
             reader, source = self._described(weight, given, outputs.size(axis), axis, inputs_first)
-            outputs = torch.randn(outputs.shape, generator=self._noise)
+            outputs = torch.randn(outputs.shape, generator=self._noise).to(outputs.dtype)
             self._calls.append(_Call(reader, axis, given["input"].clone(), outputs, source))
             return outputs.clone()
         call = self._met(axis, given["input"])

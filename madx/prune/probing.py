@@ -23,7 +23,7 @@ _LARGE = 30.0
 """What is added to a channel, with random signs: far outside the noise, so that no kink and no summand hides it."""
 _ENOUGH = 64
 """Values of a channel from which on some surely change upwards and some downwards; with fewer, two passes do both."""
-_SINGLY = 4096
+_SINGLY = 512
 """Passes that change one channel at a time, in all: what would need more stays unknown."""
 
 
@@ -51,7 +51,7 @@ def probe(module: nn.Module, example: Tensor) -> list[Reached]:
     images = torch.rand(example.shape, generator=torch_generator(0, "probing"))
     try:
         with torch.no_grad():
-            return _Probe(_randomised(module), images).all()
+            return _Probe(_randomised(module), images.to(example.dtype)).all()
     except USER_ERRORS as problem:
         raise ModelError(
             f"the channels of this network cannot be followed ({describe(problem)}); use prune.structure: 2:4 or "
@@ -60,8 +60,8 @@ def probe(module: nn.Module, example: Tensor) -> list[Reached]:
 
 
 def _randomised(module: nn.Module) -> nn.Module:
-    """A copy in which no factor is zero: a scale that starts at zero would hide what it multiplies."""
-    module = copied(module).float().eval()
+    """A copy in eval mode in which no factor is zero: a scale that starts at zero would hide what it multiplies."""
+    module = copied(module).eval()
     generator = torch_generator(0, "probing parameters")
     for parameter in module.parameters():
         parameter.requires_grad_(False).uniform_(0.5, 1.5, generator=generator)
@@ -75,8 +75,8 @@ class _Probe:
         self._passes = Passes(module, images)
         self._free = {
             Source(((name, axis),), size, layer=False): parameter
-            for name, parameter in module.named_parameters()
-            if name not in self._passes.named
+            for name, parameter in (*module.named_parameters(), *module.named_buffers())
+            if name not in self._passes.named and parameter.is_floating_point()
             for axis, size in enumerate(parameter.shape)
             if size > 1
         }
@@ -158,9 +158,9 @@ class _Probe:
             for reader in whole
         ):
             return {reader: inputs.repeat(source.channels, 1) for reader, inputs in whole.items()}
-        self._left -= source.channels
-        if self._left < 0:
+        if source.channels > self._left:
             return dict.fromkeys(whole)
+        self._left -= source.channels
         rows = [self._of_one(source, channel, whole) for channel in range(source.channels)]
         return {reader: torch.stack([row[reader] for row in rows]) for reader in whole}
 

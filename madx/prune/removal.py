@@ -17,7 +17,7 @@ from madx.models.copies import copied
 from madx.prune.channel_masks import ChannelMasks
 from madx.prune.coupling import MAKES_OUTPUTS
 from madx.prune.groups import ChannelGroup, masks_without
-from madx.prune.layers import listed_layers, scored_parameters, unscored_layers
+from madx.prune.layers import layers_to_keep, listed_layers, scored_parameters, unscored_layers
 from madx.prune.masks import apply_masks_, two_four_masks, unstructured_masks
 from madx.prune.resize import resize_to_
 from madx.prune.structure import Survivors, coverage, survivor_masks
@@ -63,6 +63,8 @@ class Rule:
         """
         self.dense, self.config, self.example = dense, config, example
         self.unscored = unscored_layers(dense, shape=example.shape)
+        self.kept = layers_to_keep(dense, keep=config.keep, only=config.only)
+        self._whole = {**self.kept, **self.unscored}
 
     def remove(self, scores: Mapping[str, Tensor]) -> Removal:
         """Apply the rule to a copy of the dense network."""
@@ -78,11 +80,11 @@ class Rule:
                 name: score.cpu().flatten()[survivors[name]] for name, score in scores.items() if name in survivors
             }
         else:
-            module, reasons = copied(self.dense), dict(self.unscored)
+            module, reasons = copied(self.dense), dict(self._whole)
         if config.structure == "unstructured":
-            held = masks = unstructured_masks(module, scores, config.sparsity, unscored=self.unscored)
+            held = masks = unstructured_masks(module, scores, config.sparsity, unscored=self._whole)
         elif config.structure in ("2:4", "channels+2:4"):
-            held, dense_layers = two_four_masks(module, scores, unscored=self.unscored)
+            held, dense_layers = two_four_masks(module, scores, unscored=self._whole)
             reasons = reasons | dense_layers
             masks = _combined(masks, held) if masks else held
         apply_masks_(module, held)
@@ -121,12 +123,12 @@ class Rule:
     def masks(self, scores: Mapping[str, Tensor]) -> Masks:
         """`remove(scores).masks` without the network, and much faster; on the scores' device or on the CPU."""
         if self.config.structure == "unstructured":
-            return unstructured_masks(self.dense, scores, self.config.sparsity, unscored=self.unscored)
+            return unstructured_masks(self.dense, scores, self.config.sparsity, unscored=self._whole)
         if self.config.structure == "2:4":
-            return two_four_masks(self.dense, scores, unscored=self.unscored)[0]
+            return two_four_masks(self.dense, scores, unscored=self._whole)[0]
         if self.config.structure == "channels":
             shapes = {name: parameter.shape for name, parameter in scored_parameters(self.dense).items()}
-            return masks_without(self._groups, scores, shapes)
+            return masks_without(self.groups[0], scores, shapes)
         return self.remove(scores).masks
 
     def channel_masks(self, scores: Mapping[str, Tensor]) -> ChannelMasks:
@@ -135,30 +137,25 @@ class Rule:
         Args:
             scores: with which the check removes channels.
         """
-        masks = ChannelMasks(self.dense, self._groups)
+        masks = ChannelMasks(self.dense, self.groups[0])
         pruned, _, _ = self._without_channels(scores)
         masks.check(self.dense, pruned, scores, shape=self.example.shape)
         return masks
 
     def _without_channels(self, scores: Mapping[str, Tensor]) -> tuple[nn.Module, Survivors, dict[str, str]]:
         """A copy of the dense network without the channels of lowest score, its survivors, and why layers are whole."""
-        groups, reasons = self._groups_and_reasons
+        groups, reasons = self.groups
         on_cpu = {name: score.cpu() for name, score in scores.items()}
         state, survivors = without_channels(self.dense, groups, on_cpu, shape=self.example.shape)
         module = copied(self.dense)
         resize_to_(module, state)
         return module, survivors, reasons
 
-    @property
-    def _groups(self) -> list[ChannelGroup]:
-        return self._groups_and_reasons[0]
-
     @cached_property
-    def _groups_and_reasons(self) -> tuple[list[ChannelGroup], dict[str, str]]:
-        config = self.config
-        return channel_groups(
-            self.dense, config.sparsity, round_to=config.round_to, example=self.example, unscored=self.unscored
-        )
+    def groups(self) -> tuple[list[ChannelGroup], dict[str, str]]:
+        """Every group of channels of which some go, and why layers stay whole, by name."""
+        share = self.config.sparsity, self.config.round_to
+        return channel_groups(self.dense, *share, example=self.example, unscored=self.unscored, kept=self.kept)
 
 
 def removes_channels(config: PruneConfig) -> bool:

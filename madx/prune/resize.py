@@ -75,8 +75,8 @@ def _update_sizes_(layer: nn.Module) -> None:
         layer.num_features = tensor.shape[0]
     elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
         layer.num_channels = layer.weight.shape[0]
-    elif isinstance(layer, nn.LayerNorm) and layer.weight is not None:
-        layer.normalized_shape = tuple(layer.weight.shape)
+    elif hasattr(layer, "normalized_shape") and isinstance(weight := getattr(layer, "weight", None), Tensor):
+        vars(layer)["normalized_shape"] = tuple(weight.shape)  # LayerNorm, RMSNorm, and what people write like them
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = layer.weight.shape[0]
 

@@ -28,6 +28,9 @@ NORMALISATIONS: Mapping[Callable[..., Any], tuple[int, tuple[str, ...]]] = {
 }
 """All of them."""
 
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+"""Random where a forward pass forgets to say that it is not training."""
+
 
 def arguments(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What a function was called with, by name."""
@@ -45,12 +48,14 @@ def scale_and_shift(axis: int, given: Mapping[str, Any]) -> Tensor:
 
 
 class WithoutStatistics(TorchFunctionMode):
-    """Inside this context normalisations over channels only scale and shift."""
+    """Inside this context normalisations over channels only scale and shift, and dropout does nothing."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Any function of torch is called through here."""
+        if func in DROPOUTS:
+            return arguments(("input",), args, kwargs or {})["input"]
         if func not in OVER_CHANNELS:
             return func(*args, **(kwargs or {}))
         axis, names = OVER_CHANNELS[func]

@@ -82,7 +82,7 @@ def remove_channels_(
             is as it was.
     """
     unscored = unscored_layers(module) if unscored is None else unscored
-    groups, reasons = channel_groups(module, sparsity, round_to=round_to, example=example, unscored=unscored)
+    groups, reasons = channel_groups(module, sparsity, round_to, example=example, unscored=unscored)
     state, survivors = without_channels(module, groups, scores, shape=example.shape)
     resize_to_(module, state)
     return survivors, reasons

@@ -7,11 +7,12 @@ without some. A group that cannot go stays whole and says why, and the others go
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from madx.errors import ModelError
+from madx.models.copies import copied
 from madx.prune.agreement import check_same_function, disagreement
 from madx.prune.coupling import coupled, why_whole
 from madx.prune.groups import ChannelGroup, survivors_without
@@ -24,7 +25,13 @@ _TRIALS = 2
 
 
 def channel_groups(
-    module: nn.Module, sparsity: float, *, round_to: int, example: Tensor, unscored: Mapping[str, str]
+    module: nn.Module,
+    sparsity: float,
+    round_to: int,
+    *,
+    example: Tensor,
+    unscored: Mapping[str, str],
+    kept: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Every group of which channels go.
 
@@ -33,7 +40,9 @@ def channel_groups(
         sparsity: share of the channels of each group.
         round_to: what is kept of each group is a multiple of this, and at least one multiple.
         example: images [B, C, H, W]; only their shape counts.
-        unscored: layers without scores and why; what is tied to such a convolution or linear layer stays whole.
+        unscored: layers without scores and why; what is tied to such a convolution or linear layer, or read by it,
+            stays whole.
+        kept: layers whose outputs the user keeps, and why; what they read may go.
 
     Returns:
         The groups, and why layers stay whole, those of `unscored` among them.
@@ -48,14 +57,14 @@ def channel_groups(
     groups: list[ChannelGroup] = []
     for entry in coupled(list(found.values())):
         group = entry.group(sparsity, round_to)
-        why = why_whole(entry, found, unable)
+        why = why_whole(entry, found, unable, kept)
         if not why and not any(count for _, count in group.parts):
             why = dict.fromkeys(
                 group.makers, f"{group.channels} channels, and what is kept is a multiple of {round_to}"
             )
         reasons |= why
         groups += [] if why else [group]
-    groups, refused = _removable(module, groups, example.shape)
+    groups, refused = _removable(_stirred(module), groups, example.shape)
     for group, problem in refused:
         reasons |= dict.fromkeys(group.makers, problem)
     followed = {name for group in groups for name in group.makers} | reasons.keys()
@@ -81,7 +90,8 @@ def without_channels(
         ModelError: the smaller network computes something else than the dense one with those entries at zero.
     """
     survivors, state, masks = _smaller(module, groups, scores)
-    check_same_function(module, state, masks, shape=shape)
+    if groups:
+        check_same_function(module, state, masks, shape=shape)
     return state, survivors
 
 
@@ -97,9 +107,15 @@ def _removable(
     half = len(groups) // 2
     first, refused = _removable(module, groups[:half], shape)
     second, others = _removable(module, groups[half:], shape)
-    if first and second and (problem := _problem(module, [*first, *second], shape)):
-        return first, [*refused, *others, *((group, problem) for group in second)]
-    return [*first, *second], [*refused, *others]
+    refused += others
+    if first and second and _problem(module, [*first, *second], shape):  # each half can go, and not both
+        for group in second:
+            if problem := _problem(module, [*first, group], shape):
+                refused.append((group, problem))
+            else:
+                first = [*first, group]
+        return first, refused
+    return [*first, *second], refused
 
 
 def _problem(module: nn.Module, groups: Sequence[ChannelGroup], shape: torch.Size) -> str:
@@ -108,13 +124,19 @@ def _problem(module: nn.Module, groups: Sequence[ChannelGroup], shape: torch.Siz
         generator = torch_generator(0, "trial", trial)
         scores = {group.key: torch.rand(group.channels, generator=generator) for group in groups}
         _, state, masks = _smaller(module, groups, scores)
-        try:
-            problem = disagreement(module, state, masks, shape=shape)
-        except ModelError as refused:
-            problem = str(refused)
-        if problem:
+        if problem := disagreement(module, state, masks, shape=shape):
             return problem
     return ""
+
+
+def _stirred(module: nn.Module) -> nn.Module:
+    """A copy without constant parameters: a scale that starts at zero would hide what is wrong with what it scales."""
+    module = copied(module)
+    generator = torch_generator(0, "trials")
+    for parameter in module.parameters():
+        if parameter.numel() and (parameter == parameter.flatten()[0]).all():
+            parameter.detach().uniform_(0.5, 1.5, generator=generator)
+    return module
 
 
 def _smaller(

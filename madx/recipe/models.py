@@ -103,6 +103,10 @@ class PruneConfig(Section):
     """Share removed: of the weights (unstructured), of the channels of every layer (channels); 2:4 is always 0.5."""
     round_to: Count = 16
     """Channel counts are kept at multiples of this, as vector units and tensor cores want them."""
+    keep: tuple[str, ...] = ()
+    """Layers that lose nothing of what they make: names or patterns as in `body.0.*`; a name stands for all in it."""
+    only: tuple[str, ...] = ()
+    """If there are any, the only layers that lose something, named in the same way."""
     recalibration_batches: Annotated[Integer, Field(ge=0)] = 8
     """Batches that BatchNorm's statistics are recomputed on before fine-tuning; 0 leaves them."""
     recalibration: Literal["adversarial", "clean"] = "adversarial"

@@ -199,6 +199,116 @@ def by_heart() -> nn.Module:
     return nn.Sequential(*parts)
 
 
+def normalised_in_groups(groups: int) -> nn.Module:
+    return chain(conv_bn(3, 8), nn.Conv2d(8, 24, 1), nn.GroupNorm(groups, 24), nn.ReLU(), conv_bn(24, 8), width=8)
+
+
+class PlainNorm(nn.Module):
+    """LayerNorm as ConvNeXt's authors write it, with a shape that it keeps for itself."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.normalized_shape = (width,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.bias).movedim(-1, 1)
+
+
+class LastNorm(nn.Module):
+    """Another normalisation of the last axis, applied to the second."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(x.movedim(1, -1))
+        return normed.movedim(-1, 1)
+
+
+class FrozenNorm(nn.Module):
+    """BatchNorm whose scale and shift are buffers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.linspace(0.5, 2, width))
+        self.register_buffer("shift", torch.linspace(-1, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale[:, None, None] + self.shift[:, None, None]
+
+
+class Supervised(nn.Module):
+    """A second head that only training asks, and that reads the features as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = conv_bn(3, 8), conv_bn(8, 8)
+        self.aux, self.head = nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.one(x)
+        if self.training:
+            self.loss = self.aux(h.mean((2, 3)))
+        logits: Tensor = self.head(self.two(h).mean((2, 3)))
+        return logits
+
+
+def ramp(x: Tensor) -> Tensor:
+    """Its factor of a channel depends on how many there are."""
+    return x * torch.linspace(1, 2, x.shape[1], dtype=x.dtype)[:, None, None]
+
+
+def faded(layers: int) -> nn.Module:
+    """What is wrong with the first channels can hardly be seen in the logits."""
+    return chain(conv_bn(3, 8), Function(ramp), *(conv_bn(8, 8) for _ in range(layers)), width=8)
+
+
+def saturated() -> nn.Module:
+    """Logits that are always the same."""
+    net = chain(conv_bn(3, 8), Function(ramp), conv_bn(8, 8), width=8)
+    net.append(Function(lambda x: (1e6 * x).softmax(1)))
+    return net
+
+
+def silent() -> nn.Module:
+    """A network whose last layer is zero, as some are before training."""
+    net = chain(conv_bn(3, 8), Function(ramp), conv_bn(8, 8), width=8)
+    nn.init.zeros_(net[-1].weight)
+    nn.init.zeros_(net[-1].bias)
+    return net
+
+
+def double_head() -> nn.Module:
+    """A part in float64, whatever comes in."""
+    return nn.Sequential(
+        conv_bn(3, 8),
+        conv_bn(8, 8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        Function(lambda x: x.double()),
+        nn.Linear(8, 5).double(),
+    )
+
+
+def conflicting() -> nn.Module:
+    """Two groups of which either can go, and not both; more behind them."""
+
+    def product(m: nn.ModuleDict, x: Tensor) -> Tensor:
+        one, two = m["one"](x), m["two"](x)
+        factor = 2.0 if one.shape[1] + two.shape[1] < 16 and one.shape[1] == two.shape[1] else 1.0
+        return factor * (m["left"](one) + m["right"](two))
+
+    names = ("one", "two", "left", "right")
+    return chain(
+        Lambda(product, **{name: nn.Conv2d(3 if name in names[:2] else 8, 8, 1) for name in names}),
+        conv_bn(8, 8),
+        conv_bn(8, 8),
+        width=8,
+    )
+
+
 def float_inside() -> nn.Module:
     """Makes float32 tensors whatever the network's precision."""
     return chain(conv_bn(3, 8), Function(lambda x: x.float()), conv_bn(8, 8), width=8)
@@ -255,6 +365,33 @@ NETWORKS = {
             nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True, track_running_stats=True), conv_bn(8, 8), width=8
         ),
         ("0", "2.0"),
+    ),
+    "groups that no longer divide": Coupled(lambda: normalised_in_groups(8), ("0.0", "4.0"), {"1": "does not run"}),
+    "groups that still divide": Coupled(lambda: normalised_in_groups(4), ("0.0", "1", "4.0")),
+    "a norm of one's own": Coupled(
+        lambda: chain(nn.Conv2d(3, 8, 3), PlainNorm(8), conv_bn(8, 8), width=8), ("0", "2.0")
+    ),
+    "root mean square": Coupled(
+        lambda: chain(nn.Conv2d(3, 8, 3), LastNorm(nn.RMSNorm(8)), conv_bn(8, 8), width=8), ("0", "2.0")
+    ),
+    "norm without parameters": Coupled(
+        lambda: chain(nn.Conv2d(3, 8, 3), LastNorm(nn.LayerNorm(8, elementwise_affine=False)), conv_bn(8, 8), width=8),
+        ("2.0",),
+        {"0": "does not run"},
+    ),
+    "frozen norm": Coupled(lambda: chain(nn.Conv2d(3, 8, 3), FrozenNorm(8), conv_bn(8, 8), width=8), ("0", "2.0")),
+    "second head in training": Coupled(Supervised, ("two.0",), {"one.0": "does not run"}),
+    "ramp": Coupled(lambda: faded(1), ("2.0",), {"0.0": "does not compute"}),
+    "ramp that fades": Coupled(lambda: faded(12), ("2.0", "13.0"), {"0.0": "does not compute"}),
+    "saturated": Coupled(saturated, ("2.0",), {"0.0": "does not compute"}),
+    "silent": Coupled(silent, ("2.0",), {"0.0": "does not compute"}),
+    "dropout always": Coupled(
+        lambda: chain(conv_bn(3, 8), Function(F.dropout), conv_bn(8, 8), width=8), ("0.0", "2.0")
+    ),
+    "conflict": Coupled(conflicting, ("1.0", "2.0")),
+    "float64 inside": Coupled(double_head, ("0.0",)),
+    "half at the end": Coupled(
+        lambda: nn.Sequential(chain(conv_bn(3, 8), conv_bn(8, 8), width=8), Function(lambda x: x.half())), ("0.0.0",)
     ),
     "float32 inside": Coupled(float_inside, ("0.0", "2.0")),
 }

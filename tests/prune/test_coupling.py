@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import coupled_networks
 import pytest
 import torch
+import torch.nn.functional as F
 from coupled_networks import IMAGES, Coupled
-from torch import nn
+from torch import Tensor, nn
 
 from madx.errors import RecipeError
 from madx.prune import Rule
@@ -38,14 +40,7 @@ def test_what_can_go_goes_and_the_rest_says_why(name: str) -> None:
     rule = rule_of(case)
     magnitudes = {name: value.detach().abs() for name, value in scored_parameters(rule.dense).items()}
     removal = rule.remove(magnitudes)
-    before, after = (
-        {
-            name: layer.weight.shape[0]
-            for name, layer in module.named_modules()
-            if isinstance(layer, nn.Conv2d | nn.Linear)
-        }
-        for module in (rule.dense, removal.module)
-    )
+    before, after = outputs(rule.dense), outputs(removal.module)
     for layer in case.cut:
         assert after[layer] < before[layer], f"{layer}: {removal.reasons.get(layer)}"
         assert after[layer] % 4 == 0
@@ -54,6 +49,7 @@ def test_what_can_go_goes_and_the_rest_says_why(name: str) -> None:
         assert re.search(reason, removal.reasons[layer])
     for layer in scored_layers(rule.dense):
         assert (layer in removal.reasons) == (after[layer] == before[layer]), "whole without a reason, or cut with one"
+    assert removal.module(torch.rand(3, *IMAGES)).shape == (3, 5)
     rule.channel_masks(magnitudes)  # raises if what is learned would not act as what is removed
 
 
@@ -71,13 +67,38 @@ def test_where_nothing_can_go_every_layer_is_named() -> None:
         rule_of(case).rehearse()
 
 
-def test_the_network_and_its_tensors_are_left_alone() -> None:
-    case = coupled_networks.NETWORKS["transformer"]
-    rule = rule_of(case)
-    before = {name: value.clone() for name, value in rule.dense.state_dict().items()}
-    rule.rehearse()
-    assert all(torch.equal(value, before[name]) for name, value in rule.dense.state_dict().items())
-    assert all(value.grad is None for value in rule.dense.parameters())
+class Remembers(nn.Module):
+    """Counts its passes, keeps its features and draws, as few networks should and some do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
+        self.features: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        self.features = [self.one(x), F.dropout(torch.relu(self.one(x)), 0.5)]
+        logits: Tensor = self.head(torch.relu(self.two(self.features[1])).mean((2, 3)))
+        return logits
+
+
+def test_the_network_and_the_generator_are_left_alone() -> None:
+    network = Remembers()
+    network(torch.rand(2, *IMAGES))
+    before, features = copy.deepcopy(network.state_dict()), network.features
+    state = torch.get_rng_state()
+    rule = Rule(network, HALF, example=torch.zeros(2, *IMAGES))
+    scores = {name: value.detach().abs() for name, value in scored_parameters(network).items()}
+    removal = rule.remove(scores)
+    rule.channel_masks(scores)
+    assert outputs(removal.module) == {"one": 4, "two": 4, "head": 5}
+    after = network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert features[0].grad_fn is not None
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
+    assert all(value.requires_grad and value.grad is None for value in network.parameters())
 
 
 def test_equal_networks_have_equal_groups() -> None:
@@ -89,7 +110,7 @@ def test_equal_networks_have_equal_groups() -> None:
     for module in other.dense.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.zeros_(module.weight)
-    for group, same in zip(one._groups, other._groups, strict=True):
+    for group, same in zip(one.groups[0], other.groups[0], strict=True):
         assert (group.root, group.makers, group.channels, group.parts) == (
             same.root,
             same.makers,
@@ -97,3 +118,30 @@ def test_equal_networks_have_equal_groups() -> None:
             same.parts,
         )
         assert [place.parameter for place in group.places] == [place.parameter for place in same.places]
+
+
+@pytest.mark.parametrize("structure", ["channels", "unstructured", "2:4", "channels+2:4"])
+def test_layers_can_be_kept_by_name(structure: str) -> None:
+    """What they make stays, and what they read may go; all others are pruned."""
+    case = coupled_networks.NETWORKS["cross-stage"]
+    network = case.build().eval()
+    settings = {"structure": structure, "sparsity": 0.5, "round_to": 4}
+    scores = {name: value.detach().abs() for name, value in scored_parameters(network).items()}
+    for config in (
+        PruneConfig(keep=("parts.inner",), **settings),
+        PruneConfig(only=("parts.o*", "parts.head"), **settings),
+    ):
+        removal = Rule(network, config, example=torch.zeros(2, *IMAGES)).remove(scores)
+        inner = removal.module.get_submodule("parts.inner.0")
+        assert inner.weight.shape[0] == 8
+        assert not (inner.weight == 0).any()
+        expected = "prune.keep: parts.inner" if config.keep else "not among prune.only"
+        assert expected in removal.reasons["parts.inner.0"]
+        if structure != "2:4":  # whose kernels read more channels at a time than this layer has
+            assert not removal.masks["parts.out.0.weight"].all()
+
+
+def test_a_pattern_that_names_nothing_is_refused() -> None:
+    network = coupled_networks.NETWORKS["cross-stage"].build()
+    with pytest.raises(RecipeError, match=r"prune.keep: 'parts.outer' names no layer.*there are parts.into.0, parts"):
+        Rule(network, PruneConfig(keep=("parts.outer",)), example=torch.zeros(2, *IMAGES))
