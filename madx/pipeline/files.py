@@ -47,6 +47,11 @@ def taken_engine(config: EngineConfig, role: str, suffix: str) -> str:
     return f"taken/{config.name}/{role}{suffix}"
 
 
+def taken_data(config: EngineConfig, role: str, location: str) -> str:
+    """A file of its external data, which it names by that location."""
+    return f"taken/{config.name}/{role}.data/{location}"
+
+
 def taken_build(config: EngineConfig) -> str:
     """How it was built, or why it was not."""
     return f"taken/{config.name}/build.json"
