@@ -27,6 +27,9 @@ CHECK = 3
 """Of what a file is held to: one that an earlier check let through is checked again."""
 RANDOM_OPS = (
     "Bernoulli",
+    "BiasDropout",
+    "BitmaskBiasDropout",
+    "BitmaskDropout",
     "Multinomial",
     "RandomNormal",
     "RandomNormalLike",

@@ -76,6 +76,10 @@ class Interface:
         own = Interface.canonical(self.shape, self.classes)
         return self == Interface(**{**asdict(own), "input": self.input, "output": self.output})
 
+    def facts(self) -> dict[str, str]:
+        """`describe`, where anything is done that a reader of timings should know; else nothing."""
+        return {} if self.plain else self.describe()
+
     def fed(self, images: NDArray[np.float32]) -> Tensor:
         """The file's input tensor [B, *image] of images [B, C, H, W]; the same array where nothing is to be done."""
         found: Tensor = images[:, ::-1] if self.bgr else images

@@ -102,6 +102,7 @@ class OpenVinoEngine:
             "streams": int(self._model.get_property("NUM_STREAMS")),
             "arithmetic": self._model.get_property("INFERENCE_PRECISION_HINT").to_string(),
         }
+        self.facts |= self._interface.facts()
         if self.facts["arithmetic"] != precision:
             raise EngineError(
                 f"{self.name}: OpenVINO computes in {self.facts['arithmetic']} though {precision} was asked for"

@@ -96,6 +96,7 @@ class OrtEngine:
         self._session: Any = _session(model, config.name, provider, threads)
         self._interface = interface or _canonical(self._session)
         self.facts: dict[str, Any] = {"onnxruntime": _imported().__version__, **_facts(self._session)}
+        self.facts |= self._interface.facts()
 
     def __call__(self, images: Images) -> Logits:
         """Logits [B, K] of float32 images [B, C, H, W]."""

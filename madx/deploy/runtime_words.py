@@ -27,7 +27,7 @@ _ROWS: tuple[_Row, ...] = (
         ),
     ),
     (
-        r"No conversion rule found for operations: (?P<op>[\w.:, ]+)",
+        r"No conversion rule found for operations: (?P<op>[\w.:]+(?:, [\w.:]+)*)",
         lambda found: (
             f"OpenVINO has no operator {found['op'].strip()}; rewrite that part of the network with standard ones, or "
             "build another kind of engine"
@@ -57,6 +57,13 @@ _ROWS: tuple[_Row, ...] = (
         r"Type Error: Type '(?P<kind>[^']*)' of input parameter \((?P<name>[^)]*)\) of operator \((?P<op>\w+)\)",
         lambda found: (
             f"{found['op']} does not take {_KINDS.get(found['kind'], found['kind'])} ({found['name']}); {_FLOAT32}"
+        ),
+    ),
+    (
+        r"Cannot parse data from external tensors.* for tensor: (?P<name>\S+)",
+        lambda found: (
+            f"{found['name']} shapes other tensors and lies in external data, where this runtime does not look for it; "
+            "save only large weights there (onnx.save_model(..., size_threshold=1024))"
         ),
     ),
     (

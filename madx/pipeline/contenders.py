@@ -95,6 +95,22 @@ def _contender(context: Context, record: dict[str, Any], role: str) -> Contender
     )
 
 
+def how_fed(context: Context, config: EngineConfig) -> list[str]:
+    """What is done outside the files that are judged, a sentence for each: a verdict holds for both together."""
+    record, found = build_record(context, config), []
+    for role in roles(context):
+        interface = record[role].get("interface") if role and files.recorded(record, role) else None
+        if not interface or (fed := Interface.from_json(interface)).plain:
+            continue
+        told = fed.describe()
+        only = "" if fed.batch is None else f" It was measured at batch {fed.batch} alone."
+        found.append(
+            f"{config.name}: the {role}'s ONNX file is not fed images as they are, and the verdict holds for file and "
+            f"feeding together: {told['fed']} -> {told['gives']}.{only}"
+        )
+    return found
+
+
 def content_of(context: Context, record: Mapping[str, Any], role: str) -> str | None:
     """Hash of what an engine computes (`madx.deploy.content`); None where none was built."""
     file = files.recorded(record, role)

@@ -135,8 +135,14 @@ def _say_how_it_is_fed(context: Context, config: EngineConfig, source: Source, e
 
 
 def check_batch(context: Context, config: EngineConfig, role: str, batch: int | None) -> None:
-    """RecipeError where engines are to be timed at a batch that one of them does not take."""
-    wanted = context.recipe.verify.latency.batch
+    """RecipeError where engines are to be asked or timed at a batch that one of them does not take."""
+    settings = context.recipe.verify
+    if batch is not None and settings.batches and set(settings.batches) != {batch}:
+        raise RecipeError(
+            f"the {role} takes {batch} images a call and no other number, and verify.batches is "
+            f"{list(settings.batches)}: leave it out, or export the file with a dynamic batch ({config.name})"
+        )
+    wanted = settings.latency.batch
     if batch in (None, wanted) or (len(context.sources) < 2 and context.alone):
         return
     raise RecipeError(

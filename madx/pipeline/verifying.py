@@ -19,7 +19,7 @@ from madx.pipeline import files
 from madx.pipeline.attacking import budget, measure_accuracy
 from madx.pipeline.attempts import counted
 from madx.pipeline.chunks import gate_images, merged
-from madx.pipeline.contenders import build_record, contenders, content_of, roles
+from madx.pipeline.contenders import build_record, contenders, content_of, how_fed, roles
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
@@ -99,7 +99,10 @@ def _judged(
         if values.engine not in kept.untouched:
             context.write_arrays(names[values.engine], values.to_arrays())
     earlier = kept.earlier_timings()
-    verdict = replace(verdict, warnings=(*verdict.warnings, *attempts.warnings(timings_said(earlier))))
+    fed = world.share(
+        lambda: [sentence for config in context.recipe.export.engines for sentence in how_fed(context, config)]
+    )
+    verdict = replace(verdict, warnings=(*verdict.warnings, *fed, *attempts.warnings(timings_said(earlier))))
     attacked = max((values.accuracy.images for values in measured), default=0)
     provenance = _provenance(context, attacked) | attempts.to_json()
     provenance |= {
