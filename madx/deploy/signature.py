@@ -168,10 +168,10 @@ def read_output(model: ModelProto, expected: Expected) -> tuple[str, list[str]]:
         return possible[0].name, []
     if not possible:
         return "", [_no_scores(outputs, expected)]
-    names = [value.name for value in possible]
+    names = " or ".join(f"{{name: {value.name}}}" for value in possible)
     return "", [
-        f"the ONNX file has the outputs {listed}, and {' and '.join(map(repr, names))} could each be the scores of the "
-        f"classes; name the one that is deployed in the recipe: {section}: {{name: {names[0]}}}"
+        f"the ONNX file has the outputs {listed}, and several could be the scores of the classes; name the one that is "
+        f"deployed in the recipe, as {section}: {names}"
     ]
 
 

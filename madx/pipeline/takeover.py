@@ -159,8 +159,8 @@ def _reordering(order: tuple[int, ...]) -> str:
     )
 
 
-def examine_given(context: Context, sides: Sequence[Side | None]) -> None:
-    """Whether the engines that were given fit the images, before they are attacked; doubts are said.
+def examine_given(context: Context, sides: Sequence[Side | None]) -> list[str]:
+    """Whether the engines that were given fit the images, before they are attacked; doubts are said, and returned.
 
     A poor engine is for the gates to judge; one that was made for other images, or another order of the classes, would
     be judged by what it was not asked.
@@ -169,6 +169,7 @@ def examine_given(context: Context, sides: Sequence[Side | None]) -> None:
         ModelError: it is far better on something else than the images as they are read.
     """
     images, labels = context.splits.selection.tensors(0, MOST_IMAGES)
+    doubts = []
     for side in sides:
         if side is None or side.role not in context.taken:
             continue
@@ -177,8 +178,12 @@ def examine_given(context: Context, sides: Sequence[Side | None]) -> None:
         problem = explain_misfit(fit)
         if problem and fit.better is not None and fit.better.far:
             raise ModelError(f"the {side.label} engine: {problem} {_LOOK_IT_UP}")
-        for sentence in [problem] if problem else describe_doubts(fit):
-            context.progress.say(f"the {side.label} engine: {sentence}")
+        doubts += [
+            f"the {side.label} engine: {sentence}" for sentence in ([problem] if problem else describe_doubts(fit))
+        ]
+    for sentence in doubts:
+        context.progress.say(sentence)
+    return doubts
 
 
 def _rows_for(side: Side, images: Tensor) -> list[Row]:

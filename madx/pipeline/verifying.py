@@ -31,7 +31,7 @@ from madx.pipeline.takeover import examine_given
 from madx.pipeline.timing import time_again, time_engines
 from madx.pipeline.twins import examples_on, twin
 from madx.pipeline.versions import tool_versions
-from madx.recipe import AttackConfig, EngineConfig
+from madx.recipe import AttackConfig, EngineConfig, InputConfig
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.contract import DYNAMIC, USUAL_CAUSE, Classifier
 from madx.verify.parity import (
@@ -55,12 +55,17 @@ def verify(context: Context) -> list[str]:
     world = context.world
     kept = world.share(lambda: what_is_kept(context))
     taken_over = world.share(lambda: kept.provenance.get("merged", []) if kept.measurements else merged(context))
+    if not context.alone and context.recipe.verify.input != InputConfig():
+        context.progress.say(
+            "verify.input speaks of a file that is given with --engine; this run's own needs none of it"
+        )
     if kept.untouched:
         context.progress.say("only gates changed: what was measured is judged again, and nothing is measured")
     measured, missing = [], {}
     anew = any(config.name not in kept.measurements for config in context.recipe.export.engines)
     doubted = world.share(lambda: image_doubts(context)) if anew else ()
     hashes: dict[str, dict[str, str]] = {}
+    fit: dict[str, list[str]] = {}
     for config in context.recipe.export.engines:
         if reason := world.share(partial(why_missing, context, config)):
             context.progress.say(f"{config.name}: missing: {reason}")
@@ -70,11 +75,12 @@ def verify(context: Context) -> list[str]:
         if (before := kept.measurements.get(config.name)) is not None:
             measured.append(time_again(context, config, before) if kept.timed_again else before)
             hashes[config.name] = _hashes_of(before)
+            fit[config.name] = kept.provenance.get("fit", {}).get(config.name, [])
             continue
-        values, hashes[config.name] = _measured(context, config)
+        values, hashes[config.name], fit[config.name] = _measured(context, config)
         if values is not None:
             measured.append(replace(values, image_doubts=doubted))
-    return _judged(context, measured, missing, hashes, kept=kept, merged=taken_over)
+    return _judged(context, measured, missing, hashes, kept=kept, told={"merged": taken_over, "fit": fit})
 
 
 def _judged(
@@ -84,9 +90,12 @@ def _judged(
     hashes: Mapping[str, dict[str, str]],
     *,
     kept: Kept,
-    merged: Sequence[str],
+    told: Mapping[str, Any],
 ) -> list[str]:
-    """Count, write what is new, and judge; nobody can read what was measured before it is counted."""
+    """Count, write what is new, and judge; nobody can read what was measured before it is counted.
+
+    `told` goes into the provenance as it is; its `fit` has, by engine, doubts whether it was made for these images.
+    """
     world, settings = context.world, context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     gates = [gate.model_dump(mode="json") for gate in settings.gates]
@@ -102,14 +111,16 @@ def _judged(
     fed = world.share(
         lambda: [sentence for config in context.recipe.export.engines for sentence in how_fed(context, config)]
     )
-    verdict = replace(verdict, warnings=(*verdict.warnings, *fed, *attempts.warnings(timings_said(earlier))))
+    doubts = [f"{name}: {sentence}" for name, sentences in told["fit"].items() for sentence in sentences]
+    warnings = (*verdict.warnings, *fed, *doubts, *attempts.warnings(timings_said(earlier)))
+    verdict = replace(verdict, warnings=warnings)
     attacked = max((values.accuracy.images for values in measured), default=0)
     provenance = _provenance(context, attacked) | attempts.to_json()
     provenance |= {
         "typed": context.typed.portable().to_json(),
         "engines": hashes,
         "gates": gates,
-        "merged": merged,
+        **told,
         "measured_at": world.share(lambda: kept.measured_at(judged)),
         "earlier_timings": earlier,
         "attempts": world.share(context.run.attempts),
@@ -151,8 +162,8 @@ def why_missing(context: Context, config: EngineConfig) -> str:
     return "" if available.can_run or not config.verify else f"it cannot run here: {available.explanation}"
 
 
-def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | None, dict[str, str]]:
-    """Everything about one engine (nothing with verify: false), and the SHA-256 of the bytes that were loaded.
+def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | None, dict[str, str], list[str]]:
+    """All of one engine (nothing with verify: false), the SHA-256 of the bytes that were loaded, and whether it fits.
 
     Raises:
         EngineError: the engine does not work; nothing is recorded, and the next call tries again.
@@ -160,11 +171,11 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     reference, candidate = contenders(context, config)
     hashes = {one.role: str(one.subject.sha256) for one in (reference, candidate) if one}
     if not config.verify:
-        return None, hashes
+        return None, hashes, []
     context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if reference else ''}")
     suite = suite_of(context.recipe.verify.attack)
     with loaded_sides(context, config, reference, candidate) as sides:
-        context.world.share(lambda: examine_given(context, sides))
+        doubts = context.world.share(lambda: examine_given(context, sides))
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: time_engines(context, config, *sides))
         parity = context.world.share(lambda: _parity(context, config, *sides))
@@ -182,7 +193,7 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             candidate=candidate.subject,
             ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
         )
-    return measurements, hashes
+    return measurements, hashes, doubts
 
 
 def _parity(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Parity:
