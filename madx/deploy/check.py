@@ -125,7 +125,7 @@ def read_model(payload: bytes, data: Data = NONE) -> ModelProto:
     try:
         model = onnx.load_model_from_string(payload)
     except DecodeError as error:
-        raise ExportError(f"{len(payload)} bytes are no ONNX file ({error}); export again") from error
+        raise ExportError(f"{len(payload)} bytes are no ONNX file, or not all of one; export again") from error
     if not model.graph.node:
         raise ExportError(f"{len(payload)} bytes hold no ONNX graph; export again")
     if data:

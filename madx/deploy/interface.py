@@ -106,7 +106,7 @@ class Interface:
         if dims[:1] != [images] or [side for side in dims[1:] if side != 1] != [self.classes]:
             raise EngineError(
                 f"the output {self.output!r} is {dims} for {images} images; expected [{images}, {self.classes}], one "
-                "score for each class of the data"
+                "row for each image with a score for each class of the data: export it so"
             )
         found = output if output.ndim == 2 else output.reshape(images, self.classes)
         if self.form == "probabilities":

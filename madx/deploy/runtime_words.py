@@ -85,7 +85,7 @@ _ROWS: tuple[_Row, ...] = (
         lambda _: "the memory of this machine is not enough for it; use smaller batches, or another machine",
     ),
 )
-_STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Exception from ")
 _PLACES = re.compile(
     r"\S*(?:/|\\)\S+\.(?:cc|cpp|h|hpp):\d+:? *|\bonnxruntime::\S+(?: \w+)*\([^)]*\) *|Load model from \S+ failed: *"
 )

@@ -61,7 +61,8 @@ def read_input(graph: GraphProto, expected: Expected) -> tuple[dict[str, Any] | 
     dtype = _numpy_type(value)
     if dtype is None:
         problems.append(
-            f"the ONNX input {value.name!r} is {_kind(value)}; expected numbers: export it with float32 images"
+            f"the ONNX input {value.name!r} is {_kind(value)}; expected numbers that numpy has: put a Cast before it, "
+            "so that it takes float32 images"
         )
     elif wanted.dtype not in (None, dtype):
         problems.append(
@@ -176,9 +177,12 @@ def read_output(model: ModelProto, expected: Expected) -> tuple[str, list[str]]:
 
 
 def _scores(value: ValueInfoProto, classes: int) -> bool:
-    """Whether an output may be a row of scores for each image: [B, K], also with dimensions of 1 beside K."""
+    """Whether an output may be a row of scores for each image: [B, K], also with dimensions of 1 beside K.
+
+    Wider integers are no scores but labels, or places.
+    """
     dims = _dims(value)
-    if not value.type.HasField("tensor_type") or not _is_float(value):
+    if not value.type.HasField("tensor_type") or not _is_score(value):
         return False
     if dims is None:
         return True
@@ -224,6 +228,10 @@ def _no_scores(outputs: Sequence[ValueInfoProto], expected: Expected) -> str:
             "it gives labels, not scores, and attacks need scores: export the network without its ArgMax (or TopK) at "
             "the end"
         )
+    elif any(value.type.tensor_type.elem_type == TensorProto.BFLOAT16 for value in outputs):
+        remedy = "nothing outside the runtime reads bfloat16: put a Cast to float32 behind it"
+    elif expected.classes == 2 and any((_dims(value) or [])[1:] in ([], [1]) for value in outputs):
+        remedy = "one score stands for two classes: export both, [-z, z] of a logit or [1 - p, p] of a probability"
     else:
         remedy = "a detector, a segmentation, features or another number of classes cannot be judged as this classifier"
     return f"the ONNX file has the outputs {listed}; {wanted}: {remedy}"
@@ -249,8 +257,10 @@ def _numpy_type(value: ValueInfoProto) -> str | None:
     return found.name if found.kind in "fiu" else None
 
 
-def _is_float(value: ValueInfoProto) -> bool:
-    return (_numpy_type(value) or "").startswith("float")
+def _is_score(value: ValueInfoProto) -> bool:
+    """Floating-point numbers, or scores that were quantised to 8 bits."""
+    kind = _numpy_type(value) or ""
+    return kind.startswith("float") or kind in ("uint8", "int8")
 
 
 def _is_text(value: ValueInfoProto) -> bool:

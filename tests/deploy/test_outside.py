@@ -23,9 +23,9 @@ KINDS = [kind for kind in ("ort-cpu", "openvino-cpu") if backend(kind).availabil
 NHWC = node("Transpose", "input", "x", perm=[0, 3, 1, 2])
 
 
-def wanted(channels=1, precision="fp32", output=None, **input):
+def wanted(channels=1, precision="fp32", output=None, classes=CLASSES, **input):
     shape = (channels, SIDE, SIDE)
-    return Expected(shape, CLASSES, precision, InputConfig(**input), OutputConfig(**(output or {})))
+    return Expected(shape, classes, precision, InputConfig(**input), OutputConfig(**(output or {})))
 
 
 def built(model, expected, *, kind="ort-cpu", data=None):
@@ -69,6 +69,18 @@ def _half():
     kind = TensorProto.FLOAT16
     given, out = ("x", kind, ("batch", 1, SIDE, SIDE)), [value("z", kind, ("batch", CLASSES))]
     return cases.model(input=given, outputs=out, weight=np.float16)
+
+
+def _brain():
+    kind = TensorProto.BFLOAT16
+    return cases.model(after=[node("Cast", "z", "b", to=kind)], outputs=[value("b", kind, ("batch", CLASSES))])
+
+
+def _eight_bit_scores():
+    """Logits in 256 steps."""
+    levels = [constant("step", 0.1), constant("zero", 128, np.uint8)]
+    after, out = [node("QuantizeLinear", "z step zero", "q")], [value("q", UINT8, ("batch", CLASSES))]
+    return cases.model(after=after, outputs=out, extra=levels)
 
 
 def _unsorted():
@@ -264,6 +276,21 @@ REFUSED = {
     "two inputs": (_two_inputs, {}, [r"'temperature' float32 \[1\]", "constants of the file"]),
     "which output": (_two, {}, [r"verify.output: \{name: logits\} or \{name: aux\}"]),
     "no such output": (_two, {"output": {"name": "main"}}, ["no output 'main'"]),
+    "one score for two classes": (
+        lambda: cases.model(
+            after=[node("Slice", "z from to axes", "s")],
+            outputs=[value("s", FLOAT, ("batch", 1))],
+            extra=[constant(name, [at], np.int64) for name, at in (("from", 0), ("to", 1), ("axes", 1))],
+        ),
+        {"classes": 2},
+        [r"\[-z, z\] of a logit"],
+    ),
+    "bfloat16 outside": (_brain, {}, [r"bfloat16 \['batch', 5\]", "put a Cast to float32 behind it"]),
+    "a row for each class": (
+        lambda: cases.model(after=[node("Transpose", "z", "t", perm=[1, 0])], outputs=[value("t", FLOAT, ("a", "b"))]),
+        {},
+        [r"is \[5, 3\] for 3 images; expected \[3, 5\]"],
+    ),
     "a detector": (_boxes, {}, [r"6, 14\]", "detector"]),
     "other channels": (lambda: _shaped(("b", 3, SIDE, SIDE)), {}, [r"'b', 3, 4, 4\]; expected \[batch, 1, 4, 4\]"]),
     "no batch": (lambda: _shaped((1, SIDE, SIDE + 1)), {}, ["expected"]),
@@ -348,6 +375,15 @@ def test_what_a_function_computes_is_part_of_what_the_file_computes():
     one, other = _function(), _function()
     other.functions[0].node[0].op_type = "Neg"
     assert content_sha256(one.SerializeToString()) != content_sha256(other.SerializeToString())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_in_eight_bits_are_scores(kind):
+    _, engine = built(_eight_bit_scores(), wanted(), kind=kind)
+    with closing(engine):
+        found = engine(cases.images(20)) / 10
+    truth = cases.expected(cases.images(20))
+    assert np.abs((found - truth) - (found - truth).mean(1, keepdims=True)).max() <= 0.1 + 1e-3
 
 
 def test_an_interface_survives_its_record():
