@@ -46,7 +46,7 @@ def read_beside(path: Path, payload: bytes) -> dict[str, bytes]:
     """
     found = {}
     for location in locations(payload):
-        relative = PurePosixPath(location.replace("\\", "/"))
+        relative = file_of(location)
         if relative.is_absolute() or ".." in relative.parts:
             raise ExportError(
                 f"{path} keeps weights in {location!r}, outside its own folder; put that file beside it, {_REMEDY}"
@@ -98,8 +98,7 @@ def put_inside(model: ModelProto, data: Data) -> None:
                 f"the weight {tensor.name!r} lies outside the ONNX file, in {facts.get('location')!r}, which was not "
                 f"given; put that file beside it, {_REMEDY}"
             )
-        start = int(facts.get("offset", 0))
-        end = start + int(facts.get("length", len(content) - start))
+        start, end = _span(tensor.name, facts, len(content))
         if end > len(content):
             raise ExportError(
                 f"{facts['location']} ends after {len(content)} bytes, and the weight {tensor.name!r} goes up to "
@@ -110,6 +109,23 @@ def put_inside(model: ModelProto, data: Data) -> None:
         tensor.ClearField("external_data")
 
 
+def _span(name: str, facts: Mapping[str, str], size: int) -> tuple[int, int]:
+    """From which byte to which the values of a tensor go; ExportError for what are no such numbers."""
+    try:
+        start = int(facts.get("offset", 0))
+        end = start + int(facts.get("length", size - start))
+    except ValueError:
+        start, end = 0, -1
+    if not 0 <= start <= end:
+        raise ExportError(f"the weight {name!r} says where it lies in other than whole numbers ({facts}); export again")
+    return start, end
+
+
+def file_of(location: str) -> PurePosixPath:
+    """The file that a location names, below the folder of its ONNX file."""
+    return PurePosixPath(location.replace("\\", "/"))
+
+
 @contextmanager
 def for_a_runtime(payload: bytes, data: Data) -> Iterator[bytes | str]:
     """What a runtime loads: the bytes, or the path of a file with its data beside it, until the block ends."""
@@ -118,7 +134,7 @@ def for_a_runtime(payload: bytes, data: Data) -> Iterator[bytes | str]:
         return
     with tempfile.TemporaryDirectory(prefix="madx-onnx-") as folder:
         for location, content in data.items():
-            file = Path(folder, PurePosixPath(location.replace("\\", "/")))
+            file = Path(folder, file_of(location))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         model = Path(folder, "model.onnx")

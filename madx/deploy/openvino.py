@@ -28,7 +28,7 @@ from madx.deploy.engine import (
 from madx.deploy.external import NONE, Data, for_a_runtime
 from madx.deploy.interface import Interface, Tensor
 from madx.deploy.runtime_words import explain
-from madx.errors import EngineError
+from madx.errors import EngineError, RefusedFileError
 from madx.machine import physical_cores
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class OpenVinoEngine:
         try:
             self._model: Any = core.compile_model(core.read_model(model), "CPU", properties)
         except RuntimeError as error:
-            raise EngineError(f"{self.name}: OpenVINO refuses the file: {explain(error)}") from error
+            raise RefusedFileError(f"{self.name}: OpenVINO refuses the file: {explain(error)}") from error
         self._interface = interface or _canonical(self._model)
         self._request: Any = self._model.create_infer_request()
         self.facts: dict[str, Any] = {
@@ -145,7 +145,7 @@ class OpenVinoEngine:
             self._request.infer({model.input(self._interface.input): tensor}, share_inputs=False, share_outputs=False)
             found: Tensor = self._request.get_tensor(model.output(self._interface.output)).data.copy()
         except RuntimeError as error:
-            raise EngineError(f"{self.name} failed on {list(tensor.shape)}: {explain(error)}") from error
+            raise RefusedFileError(f"{self.name} failed on {list(tensor.shape)}: {explain(error)}") from error
         return found
 
     def _open(self) -> Any:

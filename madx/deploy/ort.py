@@ -29,7 +29,7 @@ from madx.deploy.engine import (
 from madx.deploy.external import NONE, Data, for_a_runtime
 from madx.deploy.interface import Interface, Tensor
 from madx.deploy.runtime_words import explain
-from madx.errors import EngineError
+from madx.errors import EngineError, RefusedFileError
 from madx.machine import gpu_names, physical_cores
 
 if TYPE_CHECKING:
@@ -157,11 +157,11 @@ def _imported() -> Any:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turn any error that ONNX Runtime raises into an EngineError."""
+    """Turn any error that ONNX Runtime raises into a RefusedFileError."""
     try:
         yield
     except _ort_errors() as error:
-        raise EngineError(f"{what}: {explain(error)}") from error
+        raise RefusedFileError(f"{what}: {explain(error)}") from error
 
 
 def _ort_errors() -> tuple[type[Exception], ...]:

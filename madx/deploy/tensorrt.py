@@ -21,7 +21,7 @@ from madx.deploy.engine import Availability, BuiltEngine, Engine, require_same_p
 from madx.deploy.external import NONE, Data
 from madx.deploy.interface import Interface
 from madx.deploy.tensorrt_build import FACTS, LOG, MODEL, PLAN, REQUEST, Request
-from madx.errors import EngineError
+from madx.errors import EngineError, RefusedFileError
 from madx.machine import gpu_names
 
 if TYPE_CHECKING:
@@ -88,10 +88,10 @@ class TensorRtBackend:
 
 
 def _check_interface(interface: Interface | None, name: str) -> None:
-    """EngineError for a file that is fed otherwise than madx's own: plans are built and run in that layout alone."""
+    """RefusedFileError for a file that is fed otherwise than madx's own: plans are built and run in that layout."""
     if interface is not None and interface != Interface.canonical(interface.shape, interface.classes):
         told = "; ".join(interface.describe().values())
-        raise EngineError(
+        raise RefusedFileError(
             f"{name} takes ONNX files in madx's own layout: input 'input' float32 [batch, C, H, W] in [0, 1], output "
             f"'logits' [batch, K], any batch; this one is {told}. Export it so, or judge it with an ort-cpu, ort-cuda "
             "or openvino-cpu engine"

@@ -5,6 +5,7 @@ Only selection images are looked at. What does not fit stops the run before hour
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from madx.attacks import linear_classifier
 from madx.errors import ModelError
 from madx.models.arguments import RESERVED
-from madx.models.fitting import CONFIDENCE, FAR, MOST_IMAGES, Better, Fit, Row, find_fit, usual_rows
+from madx.models.fitting import CAFFE, CONFIDENCE, FAR, MOST_IMAGES, Better, Fit, Row, find_fit, usual_rows
 from madx.models.modes import evaluating
 from madx.models.normalise import Normalise, read_normalise
 from madx.pipeline.context import Context
@@ -188,13 +189,14 @@ def examine_given(context: Context, sides: Sequence[Side | None]) -> list[str]:
 
 def _rows_for(side: Side, images: Tensor) -> list[Row]:
     """What is tried on an engine, beside how it is fed; one that takes whole numbers is fed nothing outside [0, 1]."""
-    rows = usual_rows(images, _given_normalisation(side))
-    kept = [
-        row
-        for row in rows
-        if not side.rounds or 0 <= float(row.change(images).min()) <= float(row.change(images).max()) <= 1
-    ]
-    return [replace(row, advice=_for_engines(row, side)) for row in kept]
+    rows = [row for row in usual_rows(images, _given_normalisation(side)) if not (_is_bgr(side) and row.name in CAFFE)]
+    if side.rounds:
+        rows = [row for row in rows if 0 <= float(row.change(images).min()) <= float(row.change(images).max()) <= 1]
+    return [replace(row, advice=_for_engines(row, side)) for row in rows]
+
+
+def _is_bgr(side: Side) -> bool:
+    return side.interface is not None and side.interface.bgr
 
 
 def _given_normalisation(side: Side) -> Normalise | None:
@@ -211,12 +213,13 @@ def _given_normalisation(side: Side) -> Normalise | None:
 
 def _for_engines(row: Row, side: Side) -> str:
     """What to do about an ONNX file is said in the recipe, or done before it is exported."""
-    if not row.fed:
+    if not row.fed or (side.rounds and "scale" in row.fed):
         return row.advice.replace("let its forward begin with", "export the network with a first layer that does")
     section = "input" if side.role == CANDIDATE else "reference_input"
     keys = row.fed
-    if side.interface is not None and side.interface.bgr and "channel_order: bgr" in keys:
+    if _is_bgr(side):  # numbers stand in the file's order, and a second exchange undoes the first
         keys = keys.replace("channel_order: bgr", "channel_order: rgb")
+        keys = re.sub(r"\[(.*?)\]", lambda found: f"[{', '.join(found[1].split(', ')[::-1])}]", keys)
     return f"add this to the recipe: verify: {{{section}: {{{keys}}}}}"
 
 

@@ -15,7 +15,7 @@ from madx.deploy.check import OnnxArtifact
 from madx.deploy.engine import BuiltEngine, backend
 from madx.deploy.outside import check_given, type_names
 from madx.deploy.signature import Expected
-from madx.errors import ArtifactError, EngineError, ExportError, ModelError, RecipeError
+from madx.errors import ArtifactError, ExportError, ModelError, RecipeError, RefusedFileError
 from madx.models import check_finite, load_weights, read_state
 from madx.pipeline import files
 from madx.pipeline.context import Context
@@ -104,11 +104,16 @@ def _engine(
 
 
 def _built(context: Context, config: EngineConfig, source: Source, artifact: OnnxArtifact) -> BuiltEngine:
-    """The engine of a file from outside: one that its runtime does not take is a wrong input, and exit code 2."""
+    """The engine of a file from outside.
+
+    Raises:
+        ExportError: its runtime does not take it.
+        EngineError: the runtime itself does not work here.
+    """
     runtime = backend(config.kind)
     try:
         return runtime.build(artifact, config, batch=context.recipe.verify.latency.batch)
-    except (EngineError, ExportError) as error:
+    except (RefusedFileError, ExportError) as error:
         other = type_names(artifact.payload, artifact.data)
         types = f" The file computes in {other}." if other else ""
         raise ExportError(f"{_told_of(config, source)}: {error}.{types}") from error
@@ -119,7 +124,7 @@ def _say_how_it_is_fed(context: Context, config: EngineConfig, source: Source, e
     interface = engine.interface
     if interface is None or interface.plain:
         return
-    check_batch(context, config, source.role, interface.batch)
+    _check_batch(context, config, source.role, interface.batch)
     told = interface.describe()
     context.progress.say(f"{config.name}, {source.role}: fed {told['fed']}; gives {told['gives']}")
     if interface.batch is not None:
@@ -134,7 +139,7 @@ def _say_how_it_is_fed(context: Context, config: EngineConfig, source: Source, e
         )
 
 
-def check_batch(context: Context, config: EngineConfig, role: str, batch: int | None) -> None:
+def _check_batch(context: Context, config: EngineConfig, role: str, batch: int | None) -> None:
     """RecipeError where engines are to be asked or timed at a batch that one of them does not take."""
     settings = context.recipe.verify
     if batch is not None and settings.batches and set(settings.batches) != {batch}:

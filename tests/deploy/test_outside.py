@@ -358,6 +358,19 @@ def test_weights_beside_the_file_are_part_of_the_engine(tmp_path):
         read_beside(file, payload)
 
 
+@pytest.mark.parametrize(("offset", "length"), [("-4", "4"), ("0", "-4"), ("a", "4"), ("8", "4e3")])
+def test_weights_lie_where_whole_numbers_say(offset, length):
+    """A runtime and a check that read other bytes of one file would speak of two networks."""
+    model = cases.model()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, said in (("location", "w"), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=said)
+    with pytest.raises(ExportError, match="other than whole numbers"):
+        built(model, wanted(), data={"w": bytes(64)})
+
+
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../b"])
 def test_weights_are_looked_for_in_the_file_s_own_folder(tmp_path, location):
     model = cases.model()
