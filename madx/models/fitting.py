@@ -121,7 +121,8 @@ def _caffe(name: str, mean: Sequence[float], given: Normalise | None) -> Row:
         return found if given is None else _undone(found, given)
 
     advice = f"let its forward begin with x = 255 * x[:, [2, 1, 0]] - torch.tensor([{numbers}]).reshape(-1, 1, 1)"
-    return Row(name, change, advice, f"channel_order: bgr, scale: 255, mean: [{numbers}]")
+    fed = f"channel_order: bgr, scale: 255, mean: [{numbers}]"
+    return Row(name, change, advice, fed if given is None else f"{fed}, std: 1")
 
 
 def _normalised(name: str, mean: Sequence[float], std: Sequence[float], channels: int, given: Normalise | None) -> Row:
@@ -132,7 +133,7 @@ def _normalised(name: str, mean: Sequence[float], std: Sequence[float], channels
     advice = f"set model.args.normalise: {{mean: [{numbers[0]}], std: [{numbers[1]}]}}"
     fed = f"scale: 1, mean: [{numbers[0]}], std: [{numbers[1]}]"
     if set(means) == {0} and set(stds) == {1 / 255}:
-        fed = "scale: 255"
+        fed = "scale: 255" if given is None else "scale: 255, mean: 0, std: 1"
     return Row(name, lambda x: norm(x) if given is None else _undone(norm(x), given), advice, fed)
 
 

@@ -8,16 +8,24 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+import yaml
 from conftest import Answer, Cli
 from onnx import TensorProto, helper, numpy_helper
 
 from madx.artifacts import sha256_file
+from madx.deploy.interface import Interface
+from madx.deploy.signature import Expected, read_input
+from madx.pipeline import takeover
+from madx.pipeline.sides import Side
+from madx.recipe import InputConfig, OutputConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 
 ENGINE, DENSE = "run/engines/ort-cpu-fp32/pruned.onnx", "run/engines/ort-cpu-fp32/dense.onnx"
 TWIN, DENSE_TWIN = "run/pruned/model.safetensors", "run/dense/model.safetensors"
 GATE = "verify.gates=[{metric: clean_accuracy, at_least: 0.2}]"
+GRAPH = helper.make_graph([], "colour", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 5, 5])], [])
 QUICK = ("--set", "verify.attack=quick", "--set", "verify.images=40", "--set", GATE)
 
 
@@ -194,3 +202,35 @@ def test_a_runtime_s_refusal_is_exit_code_2_in_words_and_its_own_with_v(workspac
     assert (answer.code, "no operator acme::Sharpen" in said(answer)) == (2, True)
     assert "ONNXRuntimeError" not in answer.err
     assert "ONNXRuntimeError" in verify(cli, workspace, file, "-v").err
+
+
+@pytest.mark.parametrize(
+    "said_already",
+    [
+        {},
+        {"scale": 255},
+        {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]},
+        {"scale": 255, "mean": [104, 117, 123], "channel_order": "bgr"},
+        {"mean": 0.5, "std": 0.5, "channel_order": "bgr"},
+    ],
+)
+def test_what_is_advised_does_what_was_tried(said_already: dict) -> None:
+    """Whatever the recipe says already: the line that is to be added must make the file see what fitted it."""
+    images = torch.rand((4, 3, 5, 5), generator=torch.Generator().manual_seed(0))
+
+    def interface(keys: dict) -> Interface:
+        wanted = Expected((3, 5, 5), 10, "fp32", InputConfig.model_validate(keys), OutputConfig())
+        fed, problems = read_input(GRAPH, wanted)
+        assert fed is not None
+        assert not problems
+        return Interface(shape=(3, 5, 5), classes=10, **fed)
+
+    given = interface(said_already)
+    rows = takeover._rows_for(Side("engine", None, None, interface=given), images)  # type: ignore[arg-type]
+    advised = [row for row in rows if row.advice.startswith("add this")]
+    assert len(advised) > 6
+    for row in advised:
+        keys = yaml.safe_load(row.advice.partition("recipe: ")[2])["verify"]["input"]
+        tried = given.fed(row.change(images).numpy())
+        told = interface(said_already | keys).fed(images.numpy())
+        assert np.abs(told - tried).max() < 5e-3 * max(1, np.abs(tried).max()), (row.name, keys)
