@@ -54,6 +54,10 @@ class EngineError(MadxError):
     exit_code = ExitCode.INCONCLUSIVE
 
 
+class RefusedFileError(EngineError):
+    """A runtime that works here does not take this file; of one from outside that is bad input."""
+
+
 class TrainingError(MadxError):
     """Training ended without a usable network: it diverged, or its robustness collapsed."""
 

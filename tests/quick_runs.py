@@ -44,8 +44,8 @@ def own_clock(seed: int = 0) -> Iterator[None]:
 
 
 def _timed_by(machine: NoisyMachine, load: Callable[..., Any]) -> Callable[..., Any]:
-    def loaded(runtime: Any, payload: bytes, config: Any) -> Any:
-        engine = load(runtime, payload, config)
+    def loaded(runtime: Any, payload: bytes, config: Any, **fed: Any) -> Any:
+        engine = load(runtime, payload, config, **fed)
         real = engine.timer
 
         def timer(images: Any, rows: Any = None) -> Callable[..., float]:

@@ -1,31 +1,35 @@
 """Reading an ONNX file back: what it says of itself is found here, never taken from whoever wrote it.
 
-Canonical layout: one input `input`, float32 [batch, C, H, W]; one output `logits`, float32 [batch, K]; `batch` is
-dynamic. Weights are inside the file and finite, operators of the standard domain, weights of one precision.
+`check_onnx` is for madx's own exports; files from outside may look otherwise (`madx.deploy.outside`). Canonical layout:
+one input `input`, float32 [batch, C, H, W]; one output `logits`, float32 [batch, K]; `batch` is dynamic. Weights are
+inside the file and finite, operators of the standard domain, weights of one precision.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from madx.deploy.external import NONE, Data, identity, put_inside
+from madx.deploy.interface import INPUT, OUTPUT, Form, Interface
 from madx.errors import ExportError
 
-CHECK = 2
+CHECK = 3
 """Of what a file is held to: one that an earlier check let through is checked again."""
-INPUT, OUTPUT = "input", "logits"
 RANDOM_OPS = (
     "Bernoulli",
+    "BiasDropout",
+    "BitmaskBiasDropout",
+    "BitmaskDropout",
     "Multinomial",
     "RandomNormal",
     "RandomNormalLike",
@@ -55,6 +59,22 @@ class OnnxArtifact:
     """'fp32' or 'fp16': the type of the weights of convolutions and matrix products."""
     facts: dict[str, Any]
     """JSON-ready: parameters (all and non-zero), initialisers and their bytes, nodes by operator, producer."""
+    interface: Interface | None = None
+    """How a file from outside is fed; None: as madx's own exports are."""
+    form: Form | None = None
+    """What the recipe says of its output."""
+    data: Data = field(default_factory=dict)
+    """Its external data, by location."""
+    notes: tuple[str, ...] = ()
+    """What is unusual and no reason to refuse it, one sentence each."""
+
+    @property
+    def whole(self) -> bytes:
+        """The model with all weights inside, for builders that make another file of it."""
+        if not self.data:
+            return self.payload
+        found: bytes = read_model(self.payload, self.data).SerializeToString(deterministic=True)
+        return found
 
 
 def check_onnx(
@@ -90,9 +110,8 @@ def check_onnx(
     _check_weights(model, precision)
     _check_not_random(model)
     _check_no_local_paths(model)
-    facts = _facts(model, len(payload))
-    sha256 = hashlib.sha256(payload).hexdigest()
-    return OnnxArtifact(payload, sha256, shape, found_classes, found_opset, precision, facts)
+    facts = describe_model(model, len(payload))
+    return OnnxArtifact(payload, identity(payload), shape, found_classes, found_opset, precision, facts)
 
 
 def require_known(precision: str) -> None:
@@ -101,14 +120,16 @@ def require_known(precision: str) -> None:
         raise ExportError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
 
-def read_model(payload: bytes) -> ModelProto:
-    """Parse the bytes of an ONNX file; ExportError if they are none."""
+def read_model(payload: bytes, data: Data = NONE) -> ModelProto:
+    """Parse the bytes of an ONNX file, with its external data put inside; ExportError if they are none."""
     try:
         model = onnx.load_model_from_string(payload)
     except DecodeError as error:
-        raise ExportError(f"{len(payload)} bytes are no ONNX file ({error}); export again") from error
+        raise ExportError(f"{len(payload)} bytes are no ONNX file, or not all of one; export again") from error
     if not model.graph.node:
         raise ExportError(f"{len(payload)} bytes hold no ONNX graph; export again")
+    if data:
+        put_inside(model, data)
     return model
 
 
@@ -122,20 +143,32 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
                     yield from graphs(inner)
 
 
+def bodies(model: ModelProto) -> Iterator[GraphProto]:
+    """Every graph of the model: its own, those inside nodes, and those of its functions, which are graphs of nodes."""
+    yield from graphs(model.graph)
+    for function in model.functions:
+        yield from graphs(GraphProto(node=function.node))
+
+
 def nodes(model: ModelProto) -> Iterator[NodeProto]:
     """Every node of the model, nested ones included."""
-    for graph in graphs(model.graph):
+    for graph in bodies(model):
         yield from graph.node
 
 
 def tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
     """Every constant of the model with its name: initialisers and the values of Constant nodes."""
-    for graph in graphs(model.graph):
+    for graph in bodies(model):
         yield from ((tensor.name, tensor) for tensor in graph.initializer)
         for sparse in graph.sparse_initializer:
             yield sparse.values.name, sparse.values
         for node in graph.node:
-            yield from ((node.output[0], a.t) for a in node.attribute if a.type == onnx.AttributeProto.TENSOR)
+            yield from ((node.output[0], a.t) for a in node.attribute if _is_tensor(a))
+
+
+def _is_tensor(attribute: AttributeProto) -> bool:
+    """One that refers to an attribute of its function has no value of its own."""
+    return attribute.type == AttributeProto.TENSOR and not attribute.ref_attr_name
 
 
 def constant_behind(name: str, makers: dict[str, NodeProto], constants: dict[str, TensorProto]) -> TensorProto | None:
@@ -175,7 +208,7 @@ def _check_valid(model: ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"the ONNX checker refuses the file: {_one_line(error)}") from error
+        raise ExportError(f"the ONNX checker refuses the file: {one_line(error)}") from error
 
 
 def _check_input(graph: GraphProto, shape: tuple[int, int, int]) -> None:
@@ -239,13 +272,19 @@ def _check_weights(model: ModelProto, precision: str) -> None:
 
 
 def _check_not_random(model: ModelProto) -> None:
-    """What answers by chance answers otherwise each time, and seldom enough nobody sees it."""
+    if problem := explain_random(model):
+        raise ExportError(problem)
+
+
+def explain_random(model: ModelProto) -> str:
+    """What answers by chance answers otherwise each time, and seldom enough nobody sees it; nothing if none does."""
     constants = dict(tensors(model))
     if drawn := sorted({node.op_type for node in nodes(model) if _draws(node, constants)}):
-        raise ExportError(
+        return (
             f"the ONNX file draws random numbers ({', '.join(drawn)}); an engine must give the same answer to the same "
             "image: export the network in evaluation mode"
         )
+    return ""
 
 
 def _draws(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
@@ -258,11 +297,14 @@ def _draws(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
 
 def _check_no_local_paths(model: ModelProto) -> None:
     """Doc strings and metadata say nothing of the machine that exported."""
-    for text in texts(model):
-        match = _LOCAL_PATH.search(text)
-        if match:
-            line = _one_line(text)[:120]
-            raise ExportError(f"the ONNX file carries a local path in its metadata ({line!r}); strip it")
+    if line := local_path(model):
+        raise ExportError(f"the ONNX file carries a local path in its metadata ({line!r}); strip it")
+
+
+def local_path(model: ModelProto) -> str:
+    """The first doc string or metadata that names a path of some machine, cut short; nothing if none does."""
+    found = next((text for text in texts(model) if _LOCAL_PATH.search(text)), "")
+    return one_line(found)[:120]
 
 
 def texts(model: ModelProto) -> Iterator[str]:
@@ -279,7 +321,8 @@ def documented(model: ModelProto) -> Iterator[Any]:
         yield from (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info)
 
 
-def _facts(model: ModelProto, size: int) -> dict[str, Any]:
+def describe_model(model: ModelProto, size: int) -> dict[str, Any]:
+    """What is in a model, JSON-ready."""
     constants = [values(tensor) for _, tensor in tensors(model)]
     floats = [array for array in constants if np.issubdtype(array.dtype, np.floating)]
     return {
@@ -295,5 +338,6 @@ def _facts(model: ModelProto, size: int) -> dict[str, Any]:
     }
 
 
-def _one_line(text: object) -> str:
+def one_line(text: object) -> str:
+    """Without line breaks and repeated blanks."""
     return " ".join(str(text).split())

@@ -13,19 +13,23 @@ from onnx import AttributeProto, GraphProto, TensorProto
 
 from madx.artifacts import sha256_bytes
 from madx.deploy.check import read_model, values
+from madx.deploy.external import NONE, Data
 from madx.errors import ExportError
 
 
-def content_sha256(payload: bytes) -> str:
-    """SHA-256 of what an ONNX file computes; of any other file, of its bytes."""
+def content_sha256(payload: bytes, data: Data = NONE) -> str:
+    """SHA-256 of what an ONNX file with its external data computes; of any other file, of its bytes."""
     try:
-        model = read_model(payload)
+        model = read_model(payload, data)
     except ExportError:
         return sha256_bytes(payload)
     digest = hashlib.sha256()
     opsets = sorted((entry.domain, entry.version) for entry in model.opset_import)
     digest.update(repr(opsets).encode())
     _add_graph(digest, model.graph, {})
+    for function in model.functions:
+        digest.update(repr((function.domain, function.name, list(function.input), list(function.output))).encode())
+        _add_graph(digest, GraphProto(node=function.node), {})
     return digest.hexdigest()
 
 
@@ -53,7 +57,7 @@ def _add_attribute(digest: Any, attribute: AttributeProto, names: dict[str, str]
     inner = [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
     for graph in inner:
         _add_graph(digest, graph, names)
-    if attribute.type == AttributeProto.TENSOR:
+    if attribute.type == AttributeProto.TENSOR and not attribute.ref_attr_name:
         digest.update(_tensor(attribute.t).encode())
     elif not inner:
         bare = AttributeProto()

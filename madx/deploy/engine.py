@@ -1,23 +1,27 @@
 """What an engine is to the rest of madx, and the registry of the runtimes that make one.
 
 A `Backend` turns a checked ONNX file into bytes (`build`) and these bytes into a callable (`load`). An `Engine`
-maps float32 images [B, C, H, W] in [0, 1] to float32 logits [B, K]. The bytes are the identity of an engine:
-whatever is measured is bound to their SHA-256. A runtime's module is imported when its kind is asked for.
+maps float32 images [B, C, H, W] in [0, 1] to float32 logits [B, K], whatever tensors its file takes and gives
+(`madx.deploy.interface`). The bytes are the identity of an engine: whatever is measured is bound to their SHA-256. A
+runtime's module is imported when its kind is asked for.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from madx.clocks import CallTime
+from madx.deploy.external import NONE, Data, identity, size
+from madx.deploy.interface import Interface
+from madx.deploy.trying import tried
 from madx.errors import EngineError
 
 if TYPE_CHECKING:
@@ -102,11 +106,25 @@ class BuiltEngine:
     """File ending of the payload: '.onnx' or '.plan'."""
     facts: dict[str, Any]
     """JSON-ready: build seconds, size, tool versions, flags, and for TensorRT what the builder's log says."""
+    interface: Interface | None = None
+    """How it is fed; None as madx's own exports are."""
+    data: Data = field(default_factory=dict)
+    """Its external data, by location."""
 
     @classmethod
-    def of(cls, payload: bytes, suffix: str, facts: dict[str, Any]) -> BuiltEngine:
-        """Hash `payload` and add its size to `facts`."""
-        return cls(payload, hashlib.sha256(payload).hexdigest(), suffix, {**facts, "bytes": len(payload)})
+    def of(
+        cls,
+        payload: bytes,
+        suffix: str,
+        facts: dict[str, Any],
+        *,
+        interface: Interface | None = None,
+        data: Data = NONE,
+    ) -> BuiltEngine:
+        """Hash its files and add their size, and how it is fed, to `facts`."""
+        more = {} if interface is None else interface.describe()
+        facts = {**facts, **more, "bytes": size(payload, data)}
+        return cls(payload, identity(payload, data), suffix, facts, interface, data)
 
 
 class Backend(Protocol):
@@ -122,8 +140,10 @@ class Backend(Protocol):
         """Build an engine whose tactics are chosen for `batch` images; EngineError if it cannot be built here."""
         ...
 
-    def load(self, payload: bytes, config: EngineConfig) -> Engine:
-        """Load a built engine; EngineError if it cannot run here."""
+    def load(
+        self, payload: bytes, config: EngineConfig, *, interface: Interface | None = None, data: Data = NONE
+    ) -> Engine:
+        """Load a built engine, fed as `interface` says (None: as madx's own); EngineError if it cannot run here."""
         ...
 
 
@@ -135,13 +155,25 @@ def check_runs(runtime: Backend, config: EngineConfig) -> None:
 
 
 def build_by_loading(runtime: Backend, onnx: OnnxArtifact, config: EngineConfig) -> BuiltEngine:
-    """For a runtime whose engine is the ONNX file itself: the file, after proving that the runtime loads it."""
+    """For a runtime whose engine is the ONNX file itself: the file, after proving that the runtime loads it.
+
+    Raises:
+        EngineError: the runtime does not take the file.
+        ExportError: a file from outside does not answer as a classifier does, however it is fed.
+    """
     require_same_precision(onnx, config)
     started = time.perf_counter()
-    engine = runtime.load(onnx.payload, config)
+    interface = onnx.interface
+    if interface is not None:
+        interface = tried(partial(_loaded, runtime, onnx, config), interface, form=onnx.form)
+    engine = _loaded(runtime, onnx, config, interface)
     facts = {**engine.facts, "build_seconds": time.perf_counter() - started}
     engine.close()
-    return BuiltEngine.of(onnx.payload, ".onnx", facts)
+    return BuiltEngine.of(onnx.payload, ".onnx", facts, interface=interface, data=onnx.data)
+
+
+def _loaded(runtime: Backend, onnx: OnnxArtifact, config: EngineConfig, interface: Interface | None) -> Engine:
+    return runtime.load(onnx.payload, config, interface=interface, data=onnx.data)
 
 
 _BACKENDS: dict[str, str] = {}

@@ -25,7 +25,10 @@ from madx.deploy.engine import (
     check_runs,
     checked_images,
 )
-from madx.errors import EngineError
+from madx.deploy.external import NONE, Data, for_a_runtime
+from madx.deploy.interface import Interface, Tensor
+from madx.deploy.runtime_words import explain
+from madx.errors import EngineError, RefusedFileError
 from madx.machine import physical_cores
 
 if TYPE_CHECKING:
@@ -54,21 +57,24 @@ class OpenVinoBackend:
         return Availability(True, True, version)
 
     def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
-        """Take the ONNX file as it is, after proving that OpenVINO compiles it; the batch stays dynamic."""
+        """Take the ONNX file as it is, after proving that OpenVINO compiles it."""
         return build_by_loading(self, onnx, config)
 
-    def load(self, payload: bytes, config: EngineConfig) -> Engine:
+    def load(
+        self, payload: bytes, config: EngineConfig, *, interface: Interface | None = None, data: Data = NONE
+    ) -> Engine:
         """Compile an ONNX file for the CPU; EngineError if OpenVINO is missing or refuses the file."""
         check_runs(self, config)
-        return OpenVinoEngine(payload, config)
+        with for_a_runtime(payload, data) as model:
+            return OpenVinoEngine(model, config, interface)
 
 
 class OpenVinoEngine:
-    """A compiled OpenVINO model with one stream and a dynamic batch."""
+    """A compiled OpenVINO model with one stream."""
 
     timing = "host call, preallocated I/O"
 
-    def __init__(self, payload: bytes, config: EngineConfig) -> None:
+    def __init__(self, model: bytes | str, config: EngineConfig, interface: Interface | None = None) -> None:
         openvino = _imported()
         self.name = config.name
         threads = config.threads or physical_cores()
@@ -81,11 +87,12 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": str(threads),
             "INFERENCE_PRECISION_HINT": precision,
         }
+        core.set_property({"ENABLE_MMAP": False})  # weights beside the file are read, not kept open
         try:
-            self._model: Any = core.compile_model(core.read_model(payload), "CPU", properties)
+            self._model: Any = core.compile_model(core.read_model(model), "CPU", properties)
         except RuntimeError as error:
-            raise EngineError(f"{self.name}: OpenVINO refuses the file: {' '.join(str(error).split())}") from error
-        self._shape, self._classes = _signature(self._model)
+            raise RefusedFileError(f"{self.name}: OpenVINO refuses the file: {explain(error)}") from error
+        self._interface = interface or _canonical(self._model)
         self._request: Any = self._model.create_infer_request()
         self.facts: dict[str, Any] = {
             "openvino": openvino.__version__,
@@ -95,6 +102,7 @@ class OpenVinoEngine:
             "streams": int(self._model.get_property("NUM_STREAMS")),
             "arithmetic": self._model.get_property("INFERENCE_PRECISION_HINT").to_string(),
         }
+        self.facts |= self._interface.facts()
         if self.facts["arithmetic"] != precision:
             raise EngineError(
                 f"{self.name}: OpenVINO computes in {self.facts['arithmetic']} though {precision} was asked for"
@@ -102,24 +110,21 @@ class OpenVinoEngine:
 
     def __call__(self, images: Images) -> Logits:
         """Logits [B, K] of float32 images [B, C, H, W]."""
-        checked = checked_images(images, self._shape, self.name)
+        checked = checked_images(images, self._interface.shape, self.name)
         self._open()
-        try:
-            result = self._request.infer({0: checked}, share_inputs=False, share_outputs=False)
-        except RuntimeError as error:
-            raise EngineError(f"{self.name} failed on {list(images.shape)}: {' '.join(str(error).split())}") from error
-        logits: Logits = result[0]
-        return logits
+        return self._interface.answers(checked, self._output)
 
     def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., CallTime]:
         """Seconds of one synchronous request of its own, on input and output memory that is allocated once."""
-        openvino = _imported()
-        pool = checked_images(images, self._shape, self.name)
+        openvino, model, interface = _imported(), self._open(), self._interface
+        pool = interface.fed(checked_images(images, interface.shape, self.name))
         checked = batch_of(pool, rows, 0).copy()
-        result = np.empty((len(checked), self._classes), np.float32)
-        request = self._open().create_infer_request()
-        request.set_input_tensor(openvino.Tensor(checked, shared_memory=True))
-        request.set_output_tensor(openvino.Tensor(result, shared_memory=True))
+        interface.check_timed(len(checked), self.name)
+        output = self._output(checked)
+        result = np.empty(output.shape, output.dtype)
+        request = model.create_infer_request()
+        request.set_tensor(model.input(interface.input), openvino.Tensor(checked, shared_memory=True))
+        request.set_tensor(model.output(interface.output), openvino.Tensor(result, shared_memory=True))
 
         def run(number: int = 0) -> CallTime:
             _keep_alive = (checked, result)  # the request only borrows their memory
@@ -132,6 +137,16 @@ class OpenVinoEngine:
     def close(self) -> None:
         """Release the compiled model and its request."""
         self._model = self._request = None
+
+    def _output(self, tensor: Tensor) -> Tensor:
+        """The file's own output tensor of its own input tensor."""
+        model = self._open()
+        try:
+            self._request.infer({model.input(self._interface.input): tensor}, share_inputs=False, share_outputs=False)
+            found: Tensor = self._request.get_tensor(model.output(self._interface.output)).data.copy()
+        except RuntimeError as error:
+            raise RefusedFileError(f"{self.name} failed on {list(tensor.shape)}: {explain(error)}") from error
+        return found
 
     def _open(self) -> Any:
         if self._model is None:
@@ -158,8 +173,8 @@ def _precision(core: Any, config: EngineConfig) -> str:
     return "f16" if config.precision == "fp16" and halves else "f32"
 
 
-def _signature(model: Any) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) of the input and the number of classes."""
+def _canonical(model: Any) -> Interface:
+    """Of one of madx's own exports."""
     shape = model.input(0).partial_shape
     channels, height, width = (shape[axis].get_length() for axis in (1, 2, 3))
-    return (channels, height, width), model.output(0).partial_shape[1].get_length()
+    return Interface.canonical((channels, height, width), model.output(0).partial_shape[1].get_length())

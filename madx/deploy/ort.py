@@ -26,7 +26,10 @@ from madx.deploy.engine import (
     check_runs,
     checked_images,
 )
-from madx.errors import EngineError
+from madx.deploy.external import NONE, Data, for_a_runtime
+from madx.deploy.interface import Interface, Tensor
+from madx.deploy.runtime_words import explain
+from madx.errors import EngineError, RefusedFileError
 from madx.machine import gpu_names, physical_cores
 
 if TYPE_CHECKING:
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
 _PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
 _PRECISE = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 """float32 is what it says: kernels of 10-bit mantissas differ by batch more than rounding explains."""
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4
+"""Errors arrive as exceptions; on standard error they would stand a second time."""
 _SPINNING = "session.intra_op.allow_spinning"
 _CPU_REMEDY = "pip install onnxruntime"
 _GPU_REMEDY = 'pip install "madx[ort-gpu]"'
@@ -64,19 +68,24 @@ class OrtBackend:
         return Availability(True, True, version)
 
     def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
-        """Take the ONNX file as it is, after proving that the runtime loads it; the batch stays dynamic."""
+        """Take the ONNX file as it is, after proving that the runtime loads it."""
         return build_by_loading(self, onnx, config)
 
-    def load(self, payload: bytes, config: EngineConfig) -> Engine:
+    def load(
+        self, payload: bytes, config: EngineConfig, *, interface: Interface | None = None, data: Data = NONE
+    ) -> Engine:
         """Load an ONNX file into a session; EngineError if the provider is missing or refuses the file."""
         check_runs(self, config)
-        return OrtEngine(payload, config, self._provider)
+        with for_a_runtime(payload, data) as model:
+            return OrtEngine(model, config, self._provider, interface)
 
 
 class OrtEngine:
-    """An ONNX Runtime session with a dynamic batch."""
+    """An ONNX Runtime session."""
 
-    def __init__(self, payload: bytes, config: EngineConfig, provider: str) -> None:
+    def __init__(
+        self, model: bytes | str, config: EngineConfig, provider: str, interface: Interface | None = None
+    ) -> None:
         self.name = config.name
         self._device = "cuda" if provider.startswith("CUDA") else "cpu"
         self.timing = "host call, preallocated I/O"
@@ -84,29 +93,31 @@ class OrtEngine:
             self.timing = "host call until the GPU is done, preallocated I/O on the GPU"
         threads = config.threads or physical_cores()
         self._one_thread = self._device == "cpu" and threads == 1 and cpu_clock_is_fine()
-        self._session: Any = _session(payload, config.name, provider, threads)
-        self._shape, self._classes = _signature(self._session)
+        self._session: Any = _session(model, config.name, provider, threads)
+        self._interface = interface or _canonical(self._session)
         self.facts: dict[str, Any] = {"onnxruntime": _imported().__version__, **_facts(self._session)}
+        self.facts |= self._interface.facts()
 
     def __call__(self, images: Images) -> Logits:
         """Logits [B, K] of float32 images [B, C, H, W]."""
-        checked = checked_images(images, self._shape, self.name)
-        with _explained(f"{self.name} failed on {list(images.shape)}"):
-            logits: Logits = self._open().run(["logits"], {"input": checked})[0]
-        return logits
+        checked = checked_images(images, self._interface.shape, self.name)
+        self._open()
+        return self._interface.answers(checked, self._output)
 
     def timer(self, images: Images, rows: Rows | None = None) -> Callable[..., CallTime]:
         """Seconds of one run with inputs and outputs bound to memory that is allocated once."""
         from onnxruntime import OrtValue
 
-        session = self._open()
-        pool = checked_images(images, self._shape, self.name)
-        checked = batch_of(pool, rows, 0).copy()
-        result = np.empty((len(checked), self._classes), np.float32)
-        bound = [OrtValue.ortvalue_from_numpy(array, self._device, 0) for array in (checked, result)]
+        session, interface = self._open(), self._interface
+        pool = interface.fed(checked_images(images, interface.shape, self.name))
+        first = batch_of(pool, rows, 0).copy()
+        interface.check_timed(len(first), self.name)
+        output = self._output(first)
+        result = np.empty(output.shape, output.dtype)
+        bound = [OrtValue.ortvalue_from_numpy(array, self._device, 0) for array in (first, result)]
         binding = session.io_binding()
-        binding.bind_ortvalue_input("input", bound[0])
-        binding.bind_ortvalue_output("logits", bound[1])
+        binding.bind_ortvalue_input(interface.input, bound[0])
+        binding.bind_ortvalue_output(interface.output, bound[1])
 
         def infer() -> None:
             session.run_with_iobinding(binding)
@@ -124,6 +135,12 @@ class OrtEngine:
         """Release the session."""
         self._session = None
 
+    def _output(self, tensor: Tensor) -> Tensor:
+        """The file's own output tensor of its own input tensor."""
+        with _explained(f"{self.name} failed on {list(tensor.shape)}"):
+            found: Tensor = self._open().run([self._interface.output], {self._interface.input: tensor})[0]
+        return found
+
     def _open(self) -> Any:
         if self._session is None:
             raise EngineError(f"{self.name} was closed; load it again before using it")
@@ -140,11 +157,11 @@ def _imported() -> Any:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turn any error that ONNX Runtime raises into an EngineError."""
+    """Turn any error that ONNX Runtime raises into a RefusedFileError."""
     try:
         yield
     except _ort_errors() as error:
-        raise EngineError(f"{what}: {' '.join(str(error).split())}") from error
+        raise RefusedFileError(f"{what}: {explain(error)}") from error
 
 
 def _ort_errors() -> tuple[type[Exception], ...]:
@@ -155,7 +172,7 @@ def _ort_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError)
 
 
-def _session(payload: bytes, name: str, provider: str, threads: int) -> Any:
+def _session(model: bytes | str, name: str, provider: str, threads: int) -> Any:
     """A session that runs on `provider` and on nothing else in its place."""
     onnxruntime = _imported()
     options = onnxruntime.SessionOptions()
@@ -163,10 +180,10 @@ def _session(payload: bytes, name: str, provider: str, threads: int) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry(_SPINNING, "0")
     with _explained(f"{name}: ONNX Runtime refuses the file"):
-        session = onnxruntime.InferenceSession(payload, options, providers=[(provider, _PRECISE.get(provider, {}))])
+        session = onnxruntime.InferenceSession(model, options, providers=[(provider, _PRECISE.get(provider, {}))])
     if session.get_providers()[0] != provider:  # ONNX Runtime falls back to the CPU with no more than a warning
         raise EngineError(f"{name}: ONNX Runtime could not start {provider} and fell back to the CPU")
     return session
@@ -185,7 +202,7 @@ def _facts(session: Any) -> dict[str, Any]:
     }
 
 
-def _signature(session: Any) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) of the input and the number of classes."""
+def _canonical(session: Any) -> Interface:
+    """Of one of madx's own exports."""
     _, channels, height, width = session.get_inputs()[0].shape
-    return (channels, height, width), session.get_outputs()[0].shape[1]
+    return Interface.canonical((channels, height, width), session.get_outputs()[0].shape[1])

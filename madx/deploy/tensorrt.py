@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from madx.deploy import tensorrt_log
 from madx.deploy.engine import Availability, BuiltEngine, Engine, require_same_precision
+from madx.deploy.external import NONE, Data
+from madx.deploy.interface import Interface
 from madx.deploy.tensorrt_build import FACTS, LOG, MODEL, PLAN, REQUEST, Request
-from madx.errors import EngineError
+from madx.errors import EngineError, RefusedFileError
 from madx.machine import gpu_names
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class TensorRtBackend:
     def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:
         """Build a plan for 1 to `config.max_batch` images whose tactics are chosen for `batch` of them."""
         require_same_precision(onnx, config)
+        _check_interface(onnx.interface, config.name)
         if not 1 <= batch <= config.max_batch:
             raise EngineError(
                 f"{config.name} is to be tuned for batches of {batch}, outside 1 to its max_batch {config.max_batch}; "
@@ -58,10 +61,18 @@ class TensorRtBackend:
             raise EngineError(f"{config.name} cannot be built here: {available.explanation}")
         request = Request(self.kind, onnx.input_shape, batch, config.max_batch)
         with tempfile.TemporaryDirectory(prefix="madx-build-") as folder:
-            return _built_in(Path(folder), request, onnx.payload, config.name)
+            return _built_in(Path(folder), request, onnx.whole, config.name)
 
-    def load(self, payload: bytes, config: EngineConfig) -> Engine:
+    def load(
+        self,
+        payload: bytes,
+        config: EngineConfig,
+        *,
+        interface: Interface | None = None,
+        data: Data = NONE,  # noqa: ARG002  # a plan has its weights inside
+    ) -> Engine:
         """Load a plan onto the GPU; EngineError where there is none, or the plan was not made for it."""
+        _check_interface(interface, config.name)
         if not gpu_names():
             raise EngineError(f"{config.name}: built and recorded, cannot run here: no NVIDIA GPU")
         from madx.deploy.tensorrt_run import load_plan
@@ -74,6 +85,17 @@ class TensorRtBackend:
             return {"missing": _how_it_ended(done)}
         found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
         return found
+
+
+def _check_interface(interface: Interface | None, name: str) -> None:
+    """RefusedFileError for a file that is fed otherwise than madx's own: plans are built and run in that layout."""
+    if interface is not None and interface != Interface.canonical(interface.shape, interface.classes):
+        told = "; ".join(interface.describe().values())
+        raise RefusedFileError(
+            f"{name} takes ONNX files in madx's own layout: input 'input' float32 [batch, C, H, W] in [0, 1], output "
+            f"'logits' [batch, K], any batch; this one is {told}. Export it so, or judge it with an ort-cpu, ort-cuda "
+            "or openvino-cpu engine"
+        )
 
 
 def _built_in(folder: Path, request: Request, model: bytes, name: str) -> BuiltEngine:

@@ -49,6 +49,8 @@ class Row:
     """From images in [0, 1] to what the network is fed."""
     advice: str
     """What to do if it fits, as an imperative."""
+    fed: str = ""
+    """The same for an ONNX file, as keys of a recipe's verify.input; empty where these cannot say it."""
 
 
 _AS_GIVEN = Row("", lambda x: x, "")
@@ -65,6 +67,11 @@ NORMALISATIONS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
     "Fashion-MNIST's mean and deviation": ((0.2860,), (0.3530,)),
 }
 """(mean, deviation) by name, for each channel, or one number for all."""
+CAFFE: dict[str, Sequence[float]] = {
+    "BGR from 0 to 255": (0, 0, 0),
+    "BGR from 0 to 255 less Caffe's mean": (103.939, 116.779, 123.68),
+}
+"""Mean of blue, green and red by name."""
 
 
 def usual_rows(images: Tensor, given: Normalise | None = None) -> tuple[Row, ...]:
@@ -85,17 +92,37 @@ def usual_rows(images: Tensor, given: Normalise | None = None) -> tuple[Row, ...
         rows.insert(
             0,
             Row(
-                "images in [0, 1] without normalisation", lambda x: _undone(x, given), "leave out model.args.normalise"
+                "images in [0, 1] without normalisation",
+                lambda x: _undone(x, given),
+                "leave out model.args.normalise",
+                "scale: 1, mean: 0, std: 1",
             ),
         )
-    rows.append(Row("black and white exchanged", lambda x: 1 - x, "let its forward begin with x = 1 - x"))
+    inverted = "" if given else "scale: -1, mean: -1"
+    rows.append(Row("black and white exchanged", lambda x: 1 - x, "let its forward begin with x = 1 - x", inverted))
     if channels == 3:
         swap = "set data.channel_order to the other of rgb and bgr, or let its forward begin with x = x[:, [2, 1, 0]]"
-        rows.append(Row("channels in the order blue, green, red (BGR)", lambda x: x[:, [2, 1, 0]], swap))
+        bgr = "channel_order: bgr"
+        rows.append(Row("channels in the order blue, green, red (BGR)", lambda x: x[:, [2, 1, 0]], swap, bgr))
+        rows += [_caffe(name, mean, given) for name, mean in CAFFE.items()]
     if images.shape[2] == images.shape[3]:
         turn = "let its forward begin with x = x.transpose(2, 3)"
         rows.append(Row("height and width exchanged", lambda x: x.transpose(2, 3), turn))
     return tuple(rows)
+
+
+def _caffe(name: str, mean: Sequence[float], given: Normalise | None) -> Row:
+    """Both at once: what networks that began in Caffe were trained on."""
+    norm = Normalise([value / 255 for value in mean], [1 / 255] * 3)
+    numbers = ", ".join(f"{value:g}" for value in mean)
+
+    def change(x: Tensor) -> Tensor:
+        found = norm(x[:, [2, 1, 0]])
+        return found if given is None else _undone(found, given)
+
+    advice = f"let its forward begin with x = 255 * x[:, [2, 1, 0]] - torch.tensor([{numbers}]).reshape(-1, 1, 1)"
+    fed = f"channel_order: bgr, scale: 255, mean: [{numbers}]"
+    return Row(name, change, advice, fed if given is None else f"{fed}, std: 1")
 
 
 def _normalised(name: str, mean: Sequence[float], std: Sequence[float], channels: int, given: Normalise | None) -> Row:
@@ -104,7 +131,10 @@ def _normalised(name: str, mean: Sequence[float], std: Sequence[float], channels
     norm = Normalise(means, stds)
     numbers = [", ".join(_number(value) for value in values) for values in (means, stds)]
     advice = f"set model.args.normalise: {{mean: [{numbers[0]}], std: [{numbers[1]}]}}"
-    return Row(name, lambda x: norm(x) if given is None else _undone(norm(x), given), advice)
+    fed = f"scale: 1, mean: [{numbers[0]}], std: [{numbers[1]}]"
+    if set(means) == {0} and set(stds) == {1 / 255}:
+        fed = "scale: 255" if given is None else "scale: 255, mean: 0, std: 1"
+    return Row(name, lambda x: norm(x) if given is None else _undone(norm(x), given), advice, fed)
 
 
 def _number(value: float) -> str:

@@ -67,7 +67,7 @@ def _measured(
             adversaries=attackers,
             threat=recipe.threat,
             eight_bit=recipe.verify.eight_bit,
-            served=Served(recipe.verify.latency.batch, ROUNDING[config.precision]),
+            served=Served(candidate.batch or recipe.verify.latency.batch, ROUNDING[config.precision]),
         )
 
     begin_record(context)

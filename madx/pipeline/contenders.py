@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from madx.artifacts import sha256_bytes
+from madx.deploy.content import content_sha256
+from madx.deploy.external import Data, identity, size
+from madx.deploy.interface import Interface
 from madx.errors import ArtifactError
 from madx.pipeline import files
 from madx.pipeline.context import Context
@@ -25,11 +28,20 @@ class Contender:
     payload: bytes
     twin: nn.Module | None
     """In eval mode, on the CPU; None if it was given without."""
+    interface: Interface | None = None
+    """How it is fed; None as madx's own exports are."""
+    data: Data = field(default_factory=dict)
+    """Its external data, by location."""
 
     @property
     def subject(self) -> Subject:
         """What measurements are bound to."""
-        return Subject(self.role, sha256_bytes(self.payload))
+        return Subject(self.role, identity(self.payload, self.data))
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return size(self.payload, self.data)
 
 
 def contenders(context: Context, config: EngineConfig) -> tuple[Contender | None, Contender]:
@@ -73,7 +85,41 @@ def _contender(context: Context, record: dict[str, Any], role: str) -> Contender
     file = files.recorded(record, role)
     if file is None:
         raise ArtifactError(f"{context.run.root} has no {role} engine: {record['reason']}")
-    return Contender(role, context.read_bytes(file), _twin(context, role))
+    interface = record[role].get("interface")
+    return Contender(
+        role,
+        context.read_bytes(file),
+        _twin(context, role),
+        Interface.from_json(interface) if interface else None,
+        _data(context, record, role),
+    )
+
+
+def how_fed(context: Context, config: EngineConfig) -> list[str]:
+    """What is done outside the files that are judged, a sentence for each: a verdict holds for both together."""
+    record, found = build_record(context, config), []
+    for role in roles(context):
+        interface = record[role].get("interface") if role and files.recorded(record, role) else None
+        if not interface or (fed := Interface.from_json(interface)).plain:
+            continue
+        told = fed.describe()
+        only = "" if fed.batch is None else f" It was measured at batch {fed.batch} alone."
+        found.append(
+            f"{config.name}: the {role}'s ONNX file is not fed images as they are, and the verdict holds for file and "
+            f"feeding together: {told['fed']} -> {told['gives']}.{only}"
+        )
+    return found
+
+
+def content_of(context: Context, record: Mapping[str, Any], role: str) -> str | None:
+    """Hash of what an engine computes (`madx.deploy.content`); None where none was built."""
+    file = files.recorded(record, role)
+    return None if file is None else content_sha256(context.read_bytes(file), _data(context, record, role))
+
+
+def _data(context: Context, record: Mapping[str, Any], role: str) -> Data:
+    beside: Mapping[str, str] = record[role].get("data") or {}
+    return {location: context.read_bytes(file) for location, file in beside.items()}
 
 
 def _twin(context: Context, role: str) -> nn.Module | None:

@@ -127,9 +127,9 @@ def availability_record(config: EngineConfig) -> dict[str, Any]:
 def built_record(name: str, engine: BuiltEngine, artifact: OnnxArtifact) -> dict[str, Any]:
     """What is known of one engine file; no times, so that equal engines have equal records."""
     facts = {key: value for key, value in engine.facts.items() if key != "build_seconds"}
-    depends_on = artifact.facts["depends_on_values"]
-    depending = {"depends_on_values": ", ".join(depends_on)} if depends_on else {}
-    sparsity = {layer: asdict(row) for layer, row in sparsity_2_4(artifact.payload).items()}
+    looks = ("depends_on_values", "batch_wide")
+    depending = {name: ", ".join(artifact.facts[name]) for name in looks if artifact.facts.get(name)}
+    sparsity = {layer: asdict(row) for layer, row in sparsity_2_4(artifact.whole).items()}
     return {
         "file": name,
         "sha256": engine.sha256,

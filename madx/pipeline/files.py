@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from madx.deploy.external import file_of
 from madx.recipe import EngineConfig
 
 DENSE = "dense/model.safetensors"
@@ -45,6 +46,11 @@ def recorded(record: Mapping[str, Any], role: str, fact: Literal["file", "sha256
 def taken_engine(config: EngineConfig, role: str, suffix: str) -> str:
     """An engine that came from outside the run."""
     return f"taken/{config.name}/{role}{suffix}"
+
+
+def taken_data(config: EngineConfig, role: str, location: str) -> str:
+    """A file of its external data, which it names by that location."""
+    return f"taken/{config.name}/{role}.data/{file_of(location)}"
 
 
 def taken_build(config: EngineConfig) -> str:

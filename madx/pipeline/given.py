@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from madx.artifacts import sha256_bytes, sha256_file
+from madx.deploy.external import read_beside
 from madx.errors import ArtifactError, RecipeError
 from madx.report import Invocation
 
@@ -81,10 +82,14 @@ class Source:
     twin: Path | None
     absent: Mapping[str, str] = field(default_factory=dict)
     """By the same name, why a release lacks an engine that the recipe promises."""
+    data: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    """By the same name, external data of its ONNX file, by location."""
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of everything that was given."""
         own = {name: sha256_bytes(payload) for name, payload in self.payloads.items()}
+        for name, files in self.data.items():
+            own |= {f"{name}: {location}": sha256_bytes(content) for location, content in files.items()}
         return own if self.twin is None else own | {"twin": sha256_file(self.twin)}
 
 
@@ -108,11 +113,13 @@ def onnx_source(role: str, path: Path, twin: Path | None, *, names: list[str]) -
 
     Raises:
         ArtifactError: there is no such file.
+        ExportError: its external data cannot be read.
     """
     payload = _read(path, f"--{role}")
     if twin is not None and not twin.is_file():
         raise ArtifactError(f"{twin}: there is no such weights file; expected a .safetensors or torch file")
-    return Source(role, dict.fromkeys(names, payload), {}, twin)
+    data = read_beside(path, payload)
+    return Source(role, dict.fromkeys(names, payload), {}, twin, data=dict.fromkeys(names, data) if data else {})
 
 
 def bundle_source(role: str, path: Path, *, names: Mapping[str, str]) -> Source:
@@ -130,7 +137,8 @@ def bundle_source(role: str, path: Path, *, names: Mapping[str, str]) -> Source:
         return onnx_source(role, path, _beside(path), names=list(names))
     chosen = {name: _onnx_in(path, precision) for name, precision in names.items()}
     payloads = {name: _read(file, f"--{role}") for name, file in chosen.items()}
-    return Source(role, payloads, {}, _twin_in(path, set(chosen.values())))
+    data = {name: beside for name, file in chosen.items() if (beside := read_beside(file, payloads[name]))}
+    return Source(role, payloads, {}, _twin_in(path, set(chosen.values())), data=data)
 
 
 def _read(path: Path, option: str) -> bytes:

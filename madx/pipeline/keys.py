@@ -25,6 +25,8 @@ from madx.prune import IMAGE_FREE, LEARNERS, removes_channels
 from madx.recipe import PruneConfig, Recipe
 from madx.verify.measurements import FORMAT
 
+FED = ("input", "output", "reference_input", "reference_output")
+"""Of verify: how files from outside are fed."""
 METHOD = 2
 """Counts up whenever the same recipe comes to prune otherwise."""
 
@@ -72,8 +74,10 @@ def _without_effect(config: PruneConfig) -> set[str]:
 
 
 def take(context: Context) -> dict[str, Any]:
-    """The bytes that were given, and what becomes of them here."""
-    return export(context) | {"given": {role: source.digests() for role, source in context.sources.items()}}
+    """The bytes that were given, how the recipe says that they are fed, and what becomes of them here."""
+    fed = context.recipe.verify.model_dump(mode="json", include=set(FED))
+    given = {role: source.digests() for role, source in context.sources.items()}
+    return export(context) | {"given": given, "fed": fed}
 
 
 def export(context: Context) -> dict[str, Any]:

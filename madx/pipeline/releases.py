@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from madx.artifacts import parse_object
@@ -49,27 +49,29 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
     run = RunDirectory(path)
     stages = run.manifest()["stages"].values()
     vouched = {name for record in stages for name in record["outputs"]}
-    payloads, suffixes, absent, roles = {}, {}, {}, set()
+    payloads, suffixes, absent, roles, data = {}, {}, {}, set(), {}
     for config in configs:
         released = _released(run, config, vouched)
         if isinstance(released, str):
             absent[config.name] = f"the baseline's run did not build it: {released}"
             continue
-        role, file = released
+        role, file, beside = released
         payloads[config.name] = run.read(file)
         suffixes[config.name] = Path(file).suffix
         roles.add(role)
+        if beside:
+            data[config.name] = {location: run.read(name) for location, name in beside.items()}
     if not roles:
         why = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
         raise ArtifactError(f"--baseline {path}: there is nothing to compare with; {why}. Build an engine there first")
     twin = _TWINS[roles.pop()]
     if twin in vouched:
         run.read(twin)  # refuses other bytes than the run's own
-    return Source("baseline", payloads, suffixes, run.path(twin) if twin in vouched else None, absent)
+    return Source("baseline", payloads, suffixes, run.path(twin) if twin in vouched else None, absent, data)
 
 
-def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> tuple[str, str] | str:
-    """The role and the file of the engine that this run was judged by, or why it built none.
+def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> tuple[str, str, Mapping[str, str]] | str:
+    """The role, the file and the external data of the engine that this run was judged by, or why it built none.
 
     Raises:
         ArtifactError: it does not know such an engine.
@@ -81,7 +83,7 @@ def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> tup
         record = parse_object(run.read(name), name, ("reason",))
         for role in _TWINS:
             if file := files.recorded(record, role):
-                return role, file
+                return role, file, record[role].get("data") or {}
         reasons.append(record["reason"])
     if reasons:
         return str(reasons[0])

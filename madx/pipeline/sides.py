@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from madx.attacks import Attack, Victim, run_suite
 from madx.deploy.engine import Engine, backend
+from madx.deploy.interface import Interface
 from madx.models.folding import folded
 from madx.pipeline.contenders import Contender
 from madx.pipeline.context import Context
@@ -43,6 +44,18 @@ class Side:
     """In eval mode, on the device that attacks are made on."""
     again: Callable[[], Engine] | None = None
     """Loads the engine once more; None for what can only be called."""
+    interface: Interface | None = None
+    """How it is fed; None as madx's own exports are."""
+
+    @property
+    def batch(self) -> int | None:
+        """Images a call, where its file takes no other number of them."""
+        return self.interface.batch if self.interface else None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether images are rounded before its file, which takes whole numbers."""
+        return self.interface is not None and self.interface.whole_numbers
 
     @property
     def label(self) -> str:
@@ -71,9 +84,11 @@ def loaded_sides(
     with ExitStack() as stack:
 
         def loaded(one: Contender) -> Side:
-            load = partial(backend(config.kind).load, one.payload, config)
+            runtime = backend(config.kind)
+            load = partial(runtime.load, one.payload, config, interface=one.interface, data=one.data)
             engine = stack.enter_context(closing(load()))
-            return Side(one.role, engine, _fast_twin(context, one.twin) if one.twin else None, load)
+            twin = _fast_twin(context, one.twin) if one.twin else None
+            return Side(one.role, engine, twin, load, one.interface)
 
         yield loaded(reference) if reference else None, loaded(candidate)
 

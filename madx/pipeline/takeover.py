@@ -5,6 +5,7 @@ Only selection images are looked at. What does not fit stops the run before hour
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from madx.attacks import linear_classifier
 from madx.errors import ModelError
 from madx.models.arguments import RESERVED
-from madx.models.fitting import CONFIDENCE, FAR, MOST_IMAGES, Better, Fit, find_fit, usual_rows
+from madx.models.fitting import CAFFE, CONFIDENCE, FAR, MOST_IMAGES, Better, Fit, Row, find_fit, usual_rows
 from madx.models.modes import evaluating
-from madx.models.normalise import read_normalise
+from madx.models.normalise import Normalise, read_normalise
 from madx.pipeline.context import Context
+from madx.pipeline.given import CANDIDATE
 from madx.pipeline.sides import Side
 from madx.stats import clopper_pearson
 from madx.train import Evaluation, evaluate
@@ -30,6 +32,10 @@ _FEWEST_FITTED, _MOST_FITTED = 100, 1000
 """Selection images that a linear classifier is fitted to."""
 _LISTED = 20
 """Classes whose order is told in full."""
+_LOOK_IT_UP = (
+    "Look up how images were scaled and normalised (mean and deviation) in training: what fits best of the usual ones "
+    "need not be it. docs/onnx.md has the keys of verify.input."
+)
 _PAGE = "docs/own-network.md shows an example."
 
 
@@ -116,9 +122,10 @@ def describe_doubts(fit: Fit) -> list[str]:
 
 def _worse_than_linear(share: float) -> str:
     return (
-        f"A linear classifier that was fitted to other selection images is right on {share:.1%} of these, "
-        "so the network and the labels do not speak of the same thing. Are these the weights of this network, trained "
-        "to the end; are the classes numbered as its outputs are; are images read as it was trained on them?"
+        f"A linear classifier that was fitted to other images of the data is right on {share:.1%} of these, so the "
+        "network and the labels do not speak of the same thing. Are these the weights of this network, trained to the "
+        "end; are the classes numbered as its outputs are; are images read as it was trained on them, with the same "
+        "scaling, normalisation (mean and deviation) and order of the channels?"
     )
 
 
@@ -153,8 +160,8 @@ def _reordering(order: tuple[int, ...]) -> str:
     )
 
 
-def examine_given(context: Context, sides: Sequence[Side | None]) -> None:
-    """Whether the engines that were given fit the images, before they are attacked; doubts are said.
+def examine_given(context: Context, sides: Sequence[Side | None]) -> list[str]:
+    """Whether the engines that were given fit the images, before they are attacked; doubts are said, and returned.
 
     A poor engine is for the gates to judge; one that was made for other images, or another order of the classes, would
     be judged by what it was not asked.
@@ -163,21 +170,57 @@ def examine_given(context: Context, sides: Sequence[Side | None]) -> None:
         ModelError: it is far better on something else than the images as they are read.
     """
     images, labels = context.splits.selection.tensors(0, MOST_IMAGES)
-    rows = [replace(row, advice=_for_engines(row.advice)) for row in usual_rows(images)]
+    doubts = []
     for side in sides:
         if side is None or side.role not in context.taken:
             continue
+        rows = _rows_for(side, images)
         fit = find_fit(_piece_by_piece(side.logits), images, labels, rows=rows, linear=partial(_linear, context))
         problem = explain_misfit(fit)
         if problem and fit.better is not None and fit.better.far:
-            raise ModelError(f"the {side.label} engine: {problem}")
-        for sentence in [problem] if problem else describe_doubts(fit):
-            context.progress.say(f"the {side.label} engine: {sentence}")
+            raise ModelError(f"the {side.label} engine: {problem} {_LOOK_IT_UP}")
+        doubts += [
+            f"the {side.label} engine: {sentence}" for sentence in ([problem] if problem else describe_doubts(fit))
+        ]
+    for sentence in doubts:
+        context.progress.say(sentence)
+    return doubts
 
 
-def _for_engines(advice: str) -> str:
-    """What to do about an ONNX file is done before it is exported."""
-    return advice.replace("set model.args.normalise:", "export the network with a first layer that normalises by")
+def _rows_for(side: Side, images: Tensor) -> list[Row]:
+    """What is tried on an engine, beside how it is fed; one that takes whole numbers is fed nothing outside [0, 1]."""
+    rows = [row for row in usual_rows(images, _given_normalisation(side)) if not (_is_bgr(side) and row.name in CAFFE)]
+    if side.rounds:
+        rows = [row for row in rows if 0 <= float(row.change(images).min()) <= float(row.change(images).max()) <= 1]
+    return [replace(row, advice=_for_engines(row, side)) for row in rows]
+
+
+def _is_bgr(side: Side) -> bool:
+    return side.interface is not None and side.interface.bgr
+
+
+def _given_normalisation(side: Side) -> Normalise | None:
+    """What the recipe does to images before the engine's file, as a normalisation of images in [0, 1]."""
+    fed = side.interface
+    if fed is None or fed.whole_numbers or (fed.scale == 1 and not fed.mean and not fed.std):
+        return None
+    channels = fed.shape[0]
+    mean, std = fed.mean or (0.0,) * channels, fed.std or (1.0,) * channels
+    if fed.bgr:
+        mean, std = mean[::-1], std[::-1]  # rows see the channels as the data has them
+    return Normalise([value / fed.scale for value in mean], [value / fed.scale for value in std])
+
+
+def _for_engines(row: Row, side: Side) -> str:
+    """What to do about an ONNX file is said in the recipe, or done before it is exported."""
+    if not row.fed or (side.rounds and "scale" in row.fed):
+        return row.advice.replace("let its forward begin with", "export the network with a first layer that does")
+    section = "input" if side.role == CANDIDATE else "reference_input"
+    keys = row.fed
+    if _is_bgr(side):  # numbers stand in the file's order, and a second exchange undoes the first
+        keys = keys.replace("channel_order: bgr", "channel_order: rgb")
+        keys = re.sub(r"\[(.*?)\]", lambda found: f"[{', '.join(found[1].split(', ')[::-1])}]", keys)
+    return f"add this to the recipe: verify: {{{section}: {{{keys}}}}}"
 
 
 def _fit(context: Context, module: nn.Module) -> Fit:
@@ -194,9 +237,12 @@ def _piece_by_piece(logits: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Te
 
 
 def _linear(context: Context) -> nn.Module | None:
-    """A linear classifier of selection images that the network is not measured on, if there are enough of them."""
+    """A linear classifier of images that the network is not measured on, if there are enough: never of the gate's."""
     selection = context.splits.selection
-    if len(selection) < MOST_IMAGES + _FEWEST_FITTED:
+    if len(selection) >= MOST_IMAGES + _FEWEST_FITTED:
+        images, labels = selection.tensors(MOST_IMAGES, MOST_IMAGES + _MOST_FITTED)
+    elif len(context.splits.train) >= _FEWEST_FITTED:
+        images, labels = context.splits.train.tensors(0, _MOST_FITTED)
+    else:
         return None
-    images, labels = selection.tensors(MOST_IMAGES, MOST_IMAGES + _MOST_FITTED)
     return linear_classifier(images, labels, selection.classes)

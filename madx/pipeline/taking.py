@@ -1,26 +1,28 @@
 """The take stage: files from outside become part of the run, checked and built as the run's own would be.
 
-An ONNX file is held against the contract of `madx.deploy.check` and built for every engine of the recipe; an engine
-of another run is taken as it is, if its bytes are still those that its manifest vouches for.
+An ONNX file is read (`madx.deploy.outside`), tried and built for every engine of the recipe; an engine of another run
+is taken as it is, if its bytes are still those that its manifest vouches for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from madx.deploy.check import OnnxArtifact, check_onnx
+from madx.deploy.check import OnnxArtifact
 from madx.deploy.engine import BuiltEngine, backend
-from madx.errors import ArtifactError, ExportError, ModelError, RecipeError
+from madx.deploy.outside import check_given, type_names
+from madx.deploy.signature import Expected
+from madx.errors import ArtifactError, ExportError, ModelError, RecipeError, RefusedFileError
 from madx.models import Choice, find_state
 from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.exporting import availability_record, built_record
-from madx.pipeline.given import Source
+from madx.pipeline.given import CANDIDATE, Source
 from madx.prune import resize_to_
-from madx.recipe import AttackConfig, EngineConfig
+from madx.recipe import AttackConfig, EngineConfig, InputConfig, OutputConfig
 
 _A_TWINS = Choice(settable=False)
 """Settings of the recipe speak of model.weights, not of a twin's file."""
@@ -62,10 +64,13 @@ def _engines(context: Context, config: EngineConfig) -> _Engines:
             continue
         if config.name not in source.built and not record["built"]:
             continue  # it cannot be built here; the gates say so
-        engine, facts = _engine(context, config, source)
+        engine, facts = _engine(context, config, source, here=bool(record["built"]))
         name = files.taken_engine(config, role, engine.suffix)
-        record[role] = facts | {"file": name}
+        beside = {location: files.taken_data(config, role, location) for location in engine.data}
+        interface = engine.interface and engine.interface.to_json()
+        record[role] = facts | {"file": name, "data": beside, "interface": interface}
         payloads[name] = engine.payload
+        payloads |= {file: engine.data[location] for location, file in beside.items()}
     record["built"] = all(role in record for role in context.sources)
     return _Engines(config, record, payloads)
 
@@ -77,31 +82,104 @@ def _write(context: Context, engines: _Engines) -> list[str]:
     return [*outputs, context.write_json(files.taken_build(engines.config), engines.record)]
 
 
-def _engine(context: Context, config: EngineConfig, source: Source) -> tuple[BuiltEngine, dict[str, Any]]:
-    """The engine and what is known of it.
+def _engine(
+    context: Context, config: EngineConfig, source: Source, *, here: bool
+) -> tuple[BuiltEngine, dict[str, Any]]:
+    """The engine and what is known of it; `here` is whether this machine can build such engines.
 
     Raises:
-        ExportError: an ONNX file breaks the contract.
-        EngineError: it cannot be built although this machine can build such engines.
+        ExportError: an ONNX file cannot be judged, or its runtime does not take it.
+        EngineError: another engine cannot be built although this machine can build such engines.
     """
     payload = source.payloads[config.name]
-    if suffix := source.built.get(config.name):
-        if suffix == ".onnx":
-            _checked(context, config, source)
+    if (suffix := source.built.get(config.name)) and suffix != ".onnx":
         engine = BuiltEngine.of(payload, suffix, {})
         return engine, {"sha256": engine.sha256, "facts": engine.facts, "sparsity_2_4": {}}
     artifact = _checked(context, config, source)
-    engine = backend(config.kind).build(artifact, config, batch=context.recipe.verify.latency.batch)
+    for sentence in artifact.notes:
+        context.progress.say(f"{config.name}, {source.role}: {sentence}")
+    if here:
+        engine = _built(context, config, source, artifact)
+    else:
+        engine = BuiltEngine.of(payload, ".onnx", {}, interface=artifact.interface, data=artifact.data)
+    _say_how_it_is_fed(context, config, source, engine)
     return engine, built_record("", engine, artifact)
 
 
-def _checked(context: Context, config: EngineConfig, source: Source) -> OnnxArtifact:
-    """The ONNX file, held against the contract and the data; ExportError names who gave it."""
-    train, payload = context.splits.train, source.payloads[config.name]
+def _built(context: Context, config: EngineConfig, source: Source, artifact: OnnxArtifact) -> BuiltEngine:
+    """The engine of a file from outside.
+
+    Raises:
+        ExportError: its runtime does not take it.
+        EngineError: the runtime itself does not work here.
+    """
+    runtime = backend(config.kind)
     try:
-        return check_onnx(payload, shape=train.shape, classes=train.classes, precision=config.precision)
+        return runtime.build(artifact, config, batch=context.recipe.verify.latency.batch)
+    except (RefusedFileError, ExportError) as error:
+        other = type_names(artifact.payload, artifact.data)
+        types = f" The file computes in {other}." if other else ""
+        raise ExportError(f"{_told_of(config, source)}: {error}.{types}") from error
+
+
+def _say_how_it_is_fed(context: Context, config: EngineConfig, source: Source, engine: BuiltEngine) -> None:
+    """Said where a file is not as madx's own; the record of the build has it in any case."""
+    interface = engine.interface
+    if interface is None or interface.plain:
+        return
+    _check_batch(context, config, source.role, interface.batch)
+    told = interface.describe()
+    context.progress.say(f"{config.name}, {source.role}: fed {told['fed']}; gives {told['gives']}")
+    if interface.batch is not None:
+        context.progress.say(
+            f"{config.name}, {source.role}: it takes {interface.batch} images a call and no other number, so it is "
+            "measured at that batch alone; a last short batch is filled up, and the filling's answers are dropped"
+        )
+    if interface.form == "probabilities":
+        context.progress.say(
+            f"{config.name}, {source.role}: the output is probabilities (a softmax); attacks know that and take their "
+            "logarithm, which is the logits but for a constant"
+        )
+
+
+def _check_batch(context: Context, config: EngineConfig, role: str, batch: int | None) -> None:
+    """RecipeError where engines are to be asked or timed at a batch that one of them does not take."""
+    settings = context.recipe.verify
+    if batch is not None and settings.batches and set(settings.batches) != {batch}:
+        raise RecipeError(
+            f"the {role} takes {batch} images a call and no other number, and verify.batches is "
+            f"{list(settings.batches)}: leave it out, or export the file with a dynamic batch ({config.name})"
+        )
+    wanted = settings.latency.batch
+    if batch in (None, wanted) or (len(context.sources) < 2 and context.alone):
+        return
+    raise RecipeError(
+        f"the {role} takes {batch} images a call and no other number, and verify.latency.batch is {wanted}: set it to "
+        f"{batch}, or export the file with a dynamic batch ({config.name})"
+    )
+
+
+def _checked(context: Context, config: EngineConfig, source: Source) -> OnnxArtifact:
+    """The ONNX file, held against the data and the recipe; ExportError names who gave it."""
+    train, payload, settings = context.splits.train, source.payloads[config.name], context.recipe.verify
+    expected = Expected(train.shape, train.classes, config.precision, settings.input, settings.output)
+    if source.role != CANDIDATE:
+        own = Expected(train.shape, train.classes, config.precision, InputConfig(), OutputConfig())
+        usual = expected if context.alone else own  # of a run's own network, nothing is said but by these two
+        expected = replace(
+            usual,
+            input=usual.input if settings.reference_input is None else settings.reference_input,
+            output=usual.output if settings.reference_output is None else settings.reference_output,
+            section="verify.reference_input",
+        )
+    try:
+        return check_given(payload, source.data.get(config.name, {}), expected)
     except ExportError as error:
-        raise ExportError(f"the ONNX file given as {source.role} for {config.name}: {error}") from error
+        raise ExportError(f"{_told_of(config, source)}: {error}") from error
+
+
+def _told_of(config: EngineConfig, source: Source) -> str:
+    return f"the ONNX file given as {source.role} for {config.name}"
 
 
 def _twin(context: Context, source: Source) -> nn.Module:

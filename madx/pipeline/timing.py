@@ -32,6 +32,12 @@ _SLOWED = 1.03
 """Times as long as madx's own export that a reference may take before that is timed in its place."""
 
 
+_CONVERTED = (
+    "Images were turned into what each file takes (type, layout, scaling) before the clock started: whoever does that "
+    "for every call pays for it on top."
+)
+
+
 def time_engines(context: Context, engine: EngineConfig, reference: Side | None, candidate: Side) -> Latency | None:
     """Interleaved; without a reference nothing is timed, as only ratios mean anything.
 
@@ -46,6 +52,8 @@ def time_engines(context: Context, engine: EngineConfig, reference: Side | None,
         raise EngineError(f"the engines cannot be compared: one is timed as {timing!r}, the other as {other!r}")
     shown = timed_images(context, config.batch, candidate)
     load, own_facts, remarks = fastest_reference(context, engine, reference, shown)
+    if any(side.interface is not None and not side.interface.plain for side in (reference, candidate)):
+        remarks = [*remarks, _CONVERTED]
     context.progress.say(f"timing both engines at batch {config.batch}, up to {config.seconds:g} s")
     measured = measure_latency(
         partial(_loaded, load, shown),

@@ -7,19 +7,19 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from madx.artifacts import sha256_bytes
+import torch
+
 from madx.attacks import suite_of
 from madx.closeness import ROUNDING
 from madx.data import describe
 from madx.data.near import MOST_COPIES, near_copies
-from madx.deploy.content import content_sha256
 from madx.deploy.engine import backend
 from madx.machine import describe_machine
 from madx.pipeline import files
 from madx.pipeline.attacking import budget, measure_accuracy
 from madx.pipeline.attempts import counted
 from madx.pipeline.chunks import gate_images, merged
-from madx.pipeline.contenders import build_record, contenders, roles
+from madx.pipeline.contenders import build_record, contenders, content_of, how_fed, roles
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
@@ -31,9 +31,20 @@ from madx.pipeline.takeover import examine_given
 from madx.pipeline.timing import time_again, time_engines
 from madx.pipeline.twins import examples_on, twin
 from madx.pipeline.versions import tool_versions
-from madx.recipe import AttackConfig, EngineConfig
+from madx.recipe import AttackConfig, EngineConfig, InputConfig
 from madx.verify import Measurements, Sizes, judge
-from madx.verify.parity import PARITY_IMAGES, Contract, EngineParity, Parity, contract_alone, measure_parity
+from madx.verify.contract import DYNAMIC, USUAL_CAUSE, Classifier
+from madx.verify.parity import (
+    GREY_LEVEL,
+    JITTER,
+    PARITY_IMAGES,
+    Contract,
+    EngineParity,
+    Parity,
+    contract_alone,
+    in_eight_bits,
+    measure_parity,
+)
 
 PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
 """Makes the adversarial ones of them."""
@@ -44,12 +55,17 @@ def verify(context: Context) -> list[str]:
     world = context.world
     kept = world.share(lambda: what_is_kept(context))
     taken_over = world.share(lambda: kept.provenance.get("merged", []) if kept.measurements else merged(context))
+    if not context.alone and context.recipe.verify.input != InputConfig():
+        context.progress.say(
+            "verify.input speaks of a file that is given with --engine; this run's own needs none of it"
+        )
     if kept.untouched:
         context.progress.say("only gates changed: what was measured is judged again, and nothing is measured")
     measured, missing = [], {}
     anew = any(config.name not in kept.measurements for config in context.recipe.export.engines)
     doubted = world.share(lambda: image_doubts(context)) if anew else ()
     hashes: dict[str, dict[str, str]] = {}
+    fit: dict[str, list[str]] = {}
     for config in context.recipe.export.engines:
         if reason := world.share(partial(why_missing, context, config)):
             context.progress.say(f"{config.name}: missing: {reason}")
@@ -59,11 +75,12 @@ def verify(context: Context) -> list[str]:
         if (before := kept.measurements.get(config.name)) is not None:
             measured.append(time_again(context, config, before) if kept.timed_again else before)
             hashes[config.name] = _hashes_of(before)
+            fit[config.name] = kept.provenance.get("fit", {}).get(config.name, [])
             continue
-        values, hashes[config.name] = _measured(context, config)
+        values, hashes[config.name], fit[config.name] = _measured(context, config)
         if values is not None:
             measured.append(replace(values, image_doubts=doubted))
-    return _judged(context, measured, missing, hashes, kept=kept, merged=taken_over)
+    return _judged(context, measured, missing, hashes, kept=kept, told={"merged": taken_over, "fit": fit})
 
 
 def _judged(
@@ -73,9 +90,12 @@ def _judged(
     hashes: Mapping[str, dict[str, str]],
     *,
     kept: Kept,
-    merged: Sequence[str],
+    told: Mapping[str, Any],
 ) -> list[str]:
-    """Count, write what is new, and judge; nobody can read what was measured before it is counted."""
+    """Count, write what is new, and judge; nobody can read what was measured before it is counted.
+
+    `told` goes into the provenance as it is; its `fit` has, by engine, doubts whether it was made for these images.
+    """
     world, settings = context.world, context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     gates = [gate.model_dump(mode="json") for gate in settings.gates]
@@ -88,14 +108,19 @@ def _judged(
         if values.engine not in kept.untouched:
             context.write_arrays(names[values.engine], values.to_arrays())
     earlier = kept.earlier_timings()
-    verdict = replace(verdict, warnings=(*verdict.warnings, *attempts.warnings(timings_said(earlier))))
+    fed = world.share(
+        lambda: [sentence for config in context.recipe.export.engines for sentence in how_fed(context, config)]
+    )
+    doubts = [f"{name}: {sentence}" for name, sentences in told["fit"].items() for sentence in sentences]
+    warnings = (*verdict.warnings, *fed, *doubts, *attempts.warnings(timings_said(earlier)))
+    verdict = replace(verdict, warnings=warnings)
     attacked = max((values.accuracy.images for values in measured), default=0)
     provenance = _provenance(context, attacked) | attempts.to_json()
     provenance |= {
         "typed": context.typed.portable().to_json(),
         "engines": hashes,
         "gates": gates,
-        "merged": merged,
+        **told,
         "measured_at": world.share(lambda: kept.measured_at(judged)),
         "earlier_timings": earlier,
         "attempts": world.share(context.run.attempts),
@@ -116,10 +141,8 @@ def _contents(context: Context, names: Container[str]) -> dict[str, dict[str, st
     for config in context.recipe.export.engines:
         if config.name in names:
             record = build_record(context, config)
-            files_of = {role: files.recorded(record, role) for role in roles(context) if role is not None}
-            found[config.name] = {
-                role: content_sha256(context.read_bytes(file)) for role, file in files_of.items() if file is not None
-            }
+            contents = {role: content_of(context, record, role) for role in roles(context) if role is not None}
+            found[config.name] = {role: content for role, content in contents.items() if content is not None}
     return found
 
 
@@ -139,20 +162,20 @@ def why_missing(context: Context, config: EngineConfig) -> str:
     return "" if available.can_run or not config.verify else f"it cannot run here: {available.explanation}"
 
 
-def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | None, dict[str, str]]:
-    """Everything about one engine (nothing with verify: false), and the SHA-256 of the bytes that were loaded.
+def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | None, dict[str, str], list[str]]:
+    """All of one engine (nothing with verify: false), the SHA-256 of the bytes that were loaded, and whether it fits.
 
     Raises:
         EngineError: the engine does not work; nothing is recorded, and the next call tries again.
     """
     reference, candidate = contenders(context, config)
-    hashes = {one.role: sha256_bytes(one.payload) for one in (reference, candidate) if one}
+    hashes = {one.role: str(one.subject.sha256) for one in (reference, candidate) if one}
     if not config.verify:
-        return None, hashes
+        return None, hashes, []
     context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if reference else ''}")
     suite = suite_of(context.recipe.verify.attack)
     with loaded_sides(context, config, reference, candidate) as sides:
-        context.world.share(lambda: examine_given(context, sides))
+        doubts = context.world.share(lambda: examine_given(context, sides))
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: time_engines(context, config, *sides))
         parity = context.world.share(lambda: _parity(context, config, *sides))
@@ -165,12 +188,12 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             soundness=context.world.share(lambda: with_doubled(context, config, sound, accuracy, sides)),
             accuracy=accuracy,
             curve=context.world.share(lambda: measure_curve(context, config, accuracy, *sides)),
-            sizes=Sizes(reference=len(reference.payload) if reference else None, candidate=len(candidate.payload)),
+            sizes=Sizes(reference=reference.size if reference else None, candidate=candidate.size),
             reference=reference.subject if reference else None,
             candidate=candidate.subject,
             ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
         )
-    return measurements, hashes
+    return measurements, hashes, doubts
 
 
 def _parity(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Parity:
@@ -183,17 +206,37 @@ def _parity(context: Context, config: EngineConfig, reference: Side | None, cand
 def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EngineParity:
     """The engine beside its own twin, on the first gate images and on examples made from them on that twin."""
     images, labels = context.splits.gate.tensors(0, min(PARITY_IMAGES, gate_images(context)))
-    contract = Contract(ROUNDING[config.precision], served_batches(context, config))
+    contract = _contract_of(context, config, side)
     if side.twin is None:
         return contract_alone(side.engine, clean=images.numpy(), contract=contract)
     adversarial = examples_on(context, side.twin, images, labels, attack=PARITY_ATTACK, stream=("verify-parity",))
     return measure_parity(
         side.engine,
-        twin(side.twin, context.device),
+        rounding_twin(side, context.device),
         clean=images.numpy(),
         adversarial=adversarial.numpy(),
         contract=contract,
     )
+
+
+def _contract_of(context: Context, config: EngineConfig, side: Side) -> Contract:
+    """What this engine is held to, which is no more than its file can take."""
+    batches = served_batches(context, config, side.batch)
+    wide = build_record(context, config).get(side.role, {}).get("facts", {}).get("batch_wide")
+    return Contract(
+        ROUNDING[config.precision],
+        batches,
+        only=side.batch,
+        cause=DYNAMIC if wide else USUAL_CAUSE,
+        jitter=GREY_LEVEL if side.rounds else JITTER,
+    )
+
+
+def rounding_twin(side: Side, device: torch.device) -> Classifier:
+    """The side's torch twin as a callable; where the engine's file takes whole numbers, it is shown the same ones."""
+    assert side.twin is not None  # asked by whoever calls
+    plain = twin(side.twin, device)
+    return (lambda images: plain(in_eight_bits(images))) if side.rounds else plain
 
 
 def image_doubts(context: Context) -> tuple[str, ...]:
@@ -217,8 +260,13 @@ def image_doubts(context: Context) -> tuple[str, ...]:
     return tuple(found)
 
 
-def served_batches(context: Context, config: EngineConfig) -> tuple[int, ...]:
-    """Images a call at which the engine must answer as it does under attack: those that the recipe serves."""
+def served_batches(context: Context, config: EngineConfig, only: int | None = None) -> tuple[int, ...]:
+    """Images a call at which the engine must answer as it does under attack: those that the recipe serves.
+
+    A file that takes `only` that many is served so and not otherwise.
+    """
+    if only is not None:
+        return (only,)
     asked = context.recipe.verify.batches
     return tuple(sorted(set(asked or (1, context.recipe.verify.latency.batch, config.max_batch))))
 

@@ -5,6 +5,7 @@ relative to the recipe file. Images are float32 in [0, 1] and every eps is in th
 """
 
 from madx.recipe.data import DataConfig
+from madx.recipe.feeding import InputConfig, OutputConfig
 from madx.recipe.gates import METRICS, GateConfig, LatencyConfig
 from madx.recipe.models import (
     EngineConfig,
@@ -36,10 +37,12 @@ __all__ = [
     "ExportConfig",
     "FinetuneConfig",
     "GateConfig",
+    "InputConfig",
     "LatencyConfig",
     "LearningConfig",
     "LoopConfig",
     "ModelConfig",
+    "OutputConfig",
     "PruneConfig",
     "Recipe",
     "ThreatConfig",

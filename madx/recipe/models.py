@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from madx.recipe.data import DataConfig
+from madx.recipe.feeding import InputConfig, OutputConfig
 from madx.recipe.gates import GateConfig, LatencyConfig
 from madx.recipe.section import Section
 from madx.recipe.threat import AttackConfig, ThreatConfig
@@ -195,6 +196,14 @@ class VerifyConfig(Section):
     batches: tuple[Count, ...] | None = None
     """Images a call at which an engine must answer alike, whatever stands beside an image; null: 1, verify.latency's
     batch and the engine's largest."""
+    input: InputConfig = InputConfig()
+    """How the ONNX file of --engine wants its images (docs/onnx.md). For other files than madx's own."""
+    output: OutputConfig = OutputConfig()
+    """Which of its outputs are the scores of the classes."""
+    reference_input: InputConfig | None = None
+    """The same of the ONNX file of --reference or --baseline; null: as the engine's. {} is madx's own layout."""
+    reference_output: OutputConfig | None = None
+    """The same; null: as the engine's."""
     latency: LatencyConfig = LatencyConfig()
     """Timing of the engines."""
     gates: tuple[GateConfig, ...] = (

@@ -20,6 +20,15 @@ Classifier = Callable[[Images], NDArray[np.float32]]
 """An engine, a torch twin, or a lambda in a test."""
 
 _ROW_SUM_TOLERANCE = 1e-3
+_SATURATED = 0.5
+"""Share of the images whose answers may name one class and say nothing of the others."""
+USUAL_CAUSE = "train-mode BatchNorm, a wrong batch axis, or an engine that looks at its batch"
+DYNAMIC = (
+    "dynamic quantisation (DynamicQuantizeLinear) takes one scale for the whole batch, so an image's logits depend on "
+    "the images beside it, by design. Quantise it statically, or, if it is served one image at a time, say so in the "
+    "recipe: verify.input: {batch: 1}"
+)
+"""Causes of answers that depend on the batch."""
 
 
 def logits_of(engine: Classifier, images: Images) -> Logits:
@@ -58,7 +67,9 @@ def check_images(images: Images) -> None:
         )
 
 
-def check_contract(engine: Classifier, images: Images, *, tolerance: float = ROUNDING["fp32"]) -> list[str]:
+def check_contract(
+    engine: Classifier, images: Images, *, tolerance: float = ROUNDING["fp32"], cause: str = USUAL_CAUSE
+) -> list[str]:
     """What the engine does against its contract, one sentence each; empty when it keeps it.
 
     Args:
@@ -66,16 +77,19 @@ def check_contract(engine: Classifier, images: Images, *, tolerance: float = ROU
         images: at least 3 different images; they are used at batch 1, at an odd batch and all at once.
         tolerance: largest difference that rounding explains between batch sizes, whose kernels add in different orders:
             as `rounding` in `madx.closeness.apart`.
+        cause: what explains it if the answers depend on the batch.
 
     Raises:
         DataError: if the images are fewer than 3 or not images.
         EngineError: if the output cannot be read as logits at all.
     """
-    found = check_form(engine, images, tolerance=tolerance)
+    found = check_form(engine, images, tolerance=tolerance, cause=cause)
     return found or [*_ignores_input(engine, images), *_far_from_zero(engine, images)]
 
 
-def check_form(engine: Classifier, images: Images, *, tolerance: float = ROUNDING["fp32"]) -> list[str]:
+def check_form(
+    engine: Classifier, images: Images, *, tolerance: float = ROUNDING["fp32"], cause: str = USUAL_CAUSE
+) -> list[str]:
     """The part of `check_contract` that a network owes before it has learned anything: logits may be all the same.
 
     Raises:
@@ -91,10 +105,12 @@ def check_form(engine: Classifier, images: Images, *, tolerance: float = ROUNDIN
         return ["the engine writes into the images it is given"]
     n = len(images)
     odd = n - 1 if n % 2 == 0 else n - 2
+    by_batch = check_batches(engine, images, logits, batches=(1, odd), tolerance=tolerance, at=n, most=0.0)
     found = [
         _changed_between_calls(engine, images, logits),
-        *check_batches(engine, images, logits, batches=(1, odd), tolerance=tolerance, at=n, most=0.0),
+        *explained(by_batch, cause),
         _looks_like_softmax(logits),
+        _names_one_class(logits),
     ]
     return [sentence for sentence in found if sentence]
 
@@ -130,10 +146,14 @@ def check_batches(
             flips = int((answers.argmax(axis=1) != logits.argmax(axis=1)).sum())
             found.append(
                 f"logits at batch {size} differ from those at batch {at} on {int((times > 1).sum())} of {n} images, by "
-                f"up to {times.max():.2g} times what rounding explains, and {flips} labels with them: train-mode "
-                "BatchNorm, a wrong batch axis, or an engine that looks at its batch"
+                f"up to {times.max():.2g} times what rounding explains, and {flips} labels with them"
             )
     return found
+
+
+def explained(found: Iterable[str], cause: str) -> list[str]:
+    """What `check_batches` found, with its cause."""
+    return [f"{sentence}: {cause}" for sentence in found]
 
 
 def in_batches(engine: Classifier, images: Images, size: int, order: NDArray[np.intp] | None = None) -> Logits:
@@ -177,6 +197,20 @@ def _looks_like_softmax(logits: Logits) -> str:
     if sums_to_one and logits.min() >= 0 and logits.max() <= 1:
         return "the outputs look like softmax probabilities (in [0, 1], rows sum to 1); attacks need logits"
     return ""
+
+
+def _names_one_class(logits: Logits) -> str:
+    """Queries climb what the logits say of the other classes; where that is nothing, an attack sees a plain."""
+    others = np.sort(logits, axis=1)[:, :-1]
+    same = int((others[:, 0] == others[:, -1]).sum())
+    if logits.shape[1] == 2:  # one other class is always like itself: then two answers are all there are
+        same = len(logits) if len(np.unique(logits, axis=0)) == 2 < len(logits) else 0
+    if same <= _SATURATED * len(logits):
+        return ""
+    return (
+        f"on {same} of {len(logits)} images all classes but the best have the very same logit: the output is a label, "
+        "or probabilities that were rounded to 0 and 1, and no attack can climb it; take the scores before that"
+    )
 
 
 def _ignores_input(engine: Classifier, images: Images) -> list[str]:

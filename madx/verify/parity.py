@@ -22,7 +22,17 @@ from madx.errors import MadxError
 from madx.seeds import numpy_generator
 from madx.stats import clopper_pearson
 from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
-from madx.verify.contract import Classifier, Images, Logits, check_batches, check_contract, check_images, logits_of
+from madx.verify.contract import (
+    USUAL_CAUSE,
+    Classifier,
+    Images,
+    Logits,
+    check_batches,
+    check_contract,
+    check_images,
+    explained,
+    logits_of,
+)
 
 _BATCH = 64
 _CONTRACT_IMAGES = 16
@@ -30,6 +40,8 @@ _SURE = 0.999
 """One-sided, of an engine that is accused of knowing images by heart."""
 JITTER = 0.49 / 255
 """Less than half a grey level."""
+GREY_LEVEL = 1 / 255
+"""For an engine that is shown images rounded to whole grey levels, and would not see less."""
 PARITY_IMAGES = 256
 """As many gate images at most are compared with the twin."""
 
@@ -127,6 +139,12 @@ class Contract:
     """As in `check_contract`."""
     batches: tuple[int, ...] = ()
     """Images a call, as it is served; it must answer alike at each of these."""
+    only: int | None = None
+    """Images a call, where it takes no other number of them: other batches are then no question."""
+    cause: str = USUAL_CAUSE
+    """What explains answers that depend on the batch."""
+    jitter: float = JITTER
+    """By how much pixels are changed to see whether it knows images by heart."""
 
 
 CONTRACT = Contract()
@@ -177,10 +195,10 @@ def contract_alone(engine: Classifier, *, clean: Images, contract: Contract = CO
     return EngineParity(none, none, none, zero, zero, violations)
 
 
-def jittered(images: Images) -> Images:
-    """Each pixel changed at random by up to `JITTER`, always in the same way; [N, C, H, W] in [0, 1]."""
+def jittered(images: Images, by: float = JITTER) -> Images:
+    """Each pixel changed at random by up to `by`, always in the same way; [N, C, H, W] in [0, 1]."""
     draws = numpy_generator(0, "jitter")
-    changed = images + draws.uniform(-JITTER, JITTER, images.shape)
+    changed = images + draws.uniform(-by, by, images.shape)
     return np.clip(changed, 0, 1).astype(np.float32)
 
 
@@ -191,24 +209,27 @@ def in_eight_bits(images: Images) -> Images:
 
 def _violations(engine: Classifier, clean: Images, contract: Contract, *, others: Sequence[Images]) -> tuple[str, ...]:
     """On a few of the clean images, batch by batch; at the sizes that are served on all of them and on the others."""
-    found = check_contract(engine, clean[:_CONTRACT_IMAGES], tolerance=contract.tolerance)
+    found = check_contract(engine, clean[:_CONTRACT_IMAGES], tolerance=contract.tolerance, cause=contract.cause)
     if not found and contract.batches:
         images = np.concatenate([clean, *others])
         logits = _in_batches(engine, images)
-        found = check_batches(engine, images, logits, batches=contract.batches, tolerance=contract.tolerance, at=_BATCH)
-    return (*found, *_by_heart(engine, clean))
+        at = contract.only or _BATCH
+        by_batch = check_batches(engine, images, logits, batches=contract.batches, tolerance=contract.tolerance, at=at)
+        found = explained(by_batch, contract.cause)
+    return (*found, *_by_heart(engine, clean, contract.jitter))
 
 
-def _by_heart(engine: Classifier, clean: Images) -> list[str]:
-    """Half a grey level changes hardly any answer of a network that generalises at all."""
-    answers, changed = (_in_batches(engine, images).argmax(axis=1) for images in (clean, jittered(clean)))
+def _by_heart(engine: Classifier, clean: Images, jitter: float) -> list[str]:
+    """Half a grey level, or a whole one, changes hardly any answer of a network that generalises at all."""
+    answers, changed = (_in_batches(engine, images).argmax(axis=1) for images in (clean, jittered(clean, jitter)))
     flips, n = int((answers != changed).sum()), len(clean)
     lower, _ = clopper_pearson(flips, n, confidence=_SURE)
     if lower <= MOST_FLIPS:
         return []
+    step = "half a grey level" if jitter < GREY_LEVEL else "more than a grey level"
     return [
-        f"{flips} of {n} images are labelled otherwise when no pixel changes by half a grey level: the engine knows "
-        "certain images by heart, or is noise"
+        f"{flips} of {n} images are labelled otherwise when no pixel changes by {step}: the engine knows certain "
+        "images by heart, or is noise"
     ]
 
 

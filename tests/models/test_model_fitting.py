@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from madx.errors import EngineError
-from madx.models.fitting import FAR, MOST_IMAGES, NORMALISATIONS, Fit, Row, find_fit, usual_rows
+from madx.models.fitting import CAFFE, FAR, MOST_IMAGES, NORMALISATIONS, Fit, Row, find_fit, usual_rows
 from madx.models.normalise import Normalise
+from madx.recipe import InputConfig
 
 SIDE = 4
 BRIGHT = 0.9
@@ -78,6 +80,31 @@ def test_so_is_what_no_normalisation_undoes(name: str, wants: Network) -> None:
     found = fit(wants=wants)
     assert found.better is not None
     assert (found.better.name, found.better.clean, found.better.order) == (name, 1.0, None)
+
+
+@pytest.mark.parametrize("name", CAFFE)
+def test_order_and_scale_at_once_are_found_and_told_as_keys_for_a_file(name: str) -> None:
+    mean = torch.tensor(CAFFE[name]).reshape(3, 1, 1)
+    found = fit(wants=lambda fed: ((fed + mean) / 255).flip(1))
+    assert found.better is not None
+    assert name in (found.better.name, *found.better.alike)
+    row = next(row for row in usual_rows(data()[0]) if row.name == name)
+    keys = InputConfig.model_validate(yaml.safe_load(f"{{{row.fed}}}"))
+    assert (keys.channel_order, keys.scale, keys.mean) == ("bgr", 255, tuple(CAFFE[name]))
+
+
+def test_what_a_row_tells_of_a_file_is_what_a_recipe_takes() -> None:
+    """And does the same to the images."""
+    images = data(8)[0]
+    for row in usual_rows(images):
+        if not row.fed:
+            continue
+        keys = InputConfig.model_validate(yaml.safe_load(f"{{{row.fed}}}"))
+        x = images.flip(1) if keys.channel_order == "bgr" else images
+        mean, std = (
+            torch.tensor(value or (empty,)).reshape(-1, 1, 1) for value, empty in ((keys.mean, 0), (keys.std, 1))
+        )
+        torch.testing.assert_close(((keys.scale or 1) * x - mean) / std, row.change(images), rtol=5e-3, atol=1e-3)
 
 
 def test_the_datas_own_mean_and_deviation_are_told_in_numbers() -> None:

@@ -1,0 +1,71 @@
+"""A file from outside is tried before it is judged: at which batches it answers, and what its answers look like.
+
+What a file declares of its batch is often not so: a Reshape inside may know one image alone. And nothing in a file says
+for certain that its output is probabilities; its answers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from madx.deploy.interface import Form, Interface
+from madx.errors import EngineError, ExportError
+
+if TYPE_CHECKING:
+    from madx.deploy.engine import Engine, Images
+
+_TRIED = 3
+"""Images of the first call: not 1, which is what most files that know one batch know."""
+_USUAL_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+_ROW_SUM_TOLERANCE = 0.02
+"""Of probabilities that were quantised to 8 bits, too."""
+
+
+def tried(load: Callable[[Interface], Engine], interface: Interface, *, form: Form | None = None) -> Interface:
+    """The interface with the batch that the file really takes, and with what it gives.
+
+    Args:
+        load: the engine, fed as an interface says.
+        interface: as the file and the recipe have it.
+        form: what the recipe says of its output; None: what it looks like.
+
+    Raises:
+        EngineError: the runtime does not load the file.
+        ExportError: it answers at no usual batch, or not with a score for each class.
+    """
+    images = np.random.default_rng(0).random((_TRIED, *interface.shape), dtype=np.float32)
+    raw = replace(interface, form="logits")
+    found, problem = _first_that_answers(load, raw, images, (interface.batch,))
+    if found is None and interface.batch is None:
+        found, _ = _first_that_answers(load, raw, images, _USUAL_BATCHES)
+    if found is None:
+        raise ExportError(f"it does not answer {_TRIED} images: {problem}") from problem
+    fed, output = found
+    return replace(fed, form=form or ("probabilities" if _are_probabilities(output) else "logits"))
+
+
+def _first_that_answers(
+    load: Callable[[Interface], Engine], interface: Interface, images: Images, batches: Iterable[int | None]
+) -> tuple[tuple[Interface, Images] | None, EngineError | None]:
+    """The interface with the first batch that works, and the answers; or None and why the first one does not."""
+    problem = None
+    for batch in batches:
+        fed = replace(interface, batch=batch)
+        engine = load(fed)
+        try:
+            return (fed, engine(images)), None
+        except EngineError as error:
+            problem = problem or error
+        finally:
+            engine.close()
+    return None, problem
+
+
+def _are_probabilities(output: Images) -> bool:
+    """Numbers of logits that sum to one in every row, and are in [0, 1], by chance, are of no network."""
+    inside = bool(output.min() >= 0 and output.max() <= 1 + _ROW_SUM_TOLERANCE)
+    return inside and bool(np.abs(output.sum(axis=1) - 1).max() < _ROW_SUM_TOLERANCE)

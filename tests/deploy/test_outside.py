@@ -1,0 +1,425 @@
+"""ONNX files that madx did not make: each is one classifier, and must answer as it, or be refused with what to do."""
+
+from contextlib import closing
+
+import numpy as np
+import onnx
+import outside_cases as cases
+import pytest
+from onnx import TensorProto, helper
+from outside_cases import CLASSES, FLOAT, INT64, SIDE, UINT8, constant, node, value
+
+from madx.deploy.content import content_sha256
+from madx.deploy.engine import backend
+from madx.deploy.external import identity, put_inside, read_beside
+from madx.deploy.interface import Interface
+from madx.deploy.outside import check_given
+from madx.deploy.runtime_words import explain
+from madx.deploy.signature import Expected
+from madx.errors import EngineError, ExportError
+from madx.recipe import EngineConfig, InputConfig, OutputConfig
+
+KINDS = [kind for kind in ("ort-cpu", "openvino-cpu") if backend(kind).availability().can_run]
+NHWC = node("Transpose", "input", "x", perm=[0, 3, 1, 2])
+
+
+def wanted(channels=1, precision="fp32", output=None, classes=CLASSES, **input):
+    shape = (channels, SIDE, SIDE)
+    return Expected(shape, classes, precision, InputConfig(**input), OutputConfig(**(output or {})))
+
+
+def built(model, expected, *, kind="ort-cpu", data=None):
+    """What the take stage makes of it: the engine's record, and the engine."""
+    config = EngineConfig(kind=kind, precision=expected.precision, threads=1)
+    payload = model if isinstance(model, bytes) else model.SerializeToString()
+    found = backend(kind).build(check_given(payload, data or {}, expected), config, batch=1)
+    return found, backend(kind).load(found.payload, config, interface=found.interface, data=found.data)
+
+
+def _softmax(**more):
+    return cases.model(
+        after=[node("Softmax", "z", "p", axis=1)], outputs=[value("p", FLOAT, ("batch", CLASSES))], **more
+    )
+
+
+def _baked(batch):
+    shape = constant("one", [batch, 1, SIDE, SIDE], np.int64)
+    given = ("input", FLOAT, ("batch", 1, SIDE, SIDE))
+    return cases.model(input=given, before=[node("Reshape", "input one", "x")], extra=[shape])
+
+
+def _scaled(name, *, add=None, mul=None, dims=None, channels=1):
+    """Undoes a normalisation that is done outside: x = fed * mul + add."""
+    extra = [
+        constant("mul", np.reshape(mul or [1], (1, -1, 1, 1))),
+        constant("add", np.reshape(add or [0], (1, -1, 1, 1))),
+    ]
+    before = [node("Mul", "input mul", "m"), node("Add", "m add", "x")]
+    given = (name, FLOAT, dims or ("batch", channels, SIDE, SIDE))
+    return cases.model(channels=channels, input=given, before=before, extra=extra)
+
+
+def _uint8(kind=UINT8, offset=0.0):
+    before = [node("Cast", "input", "c", to=FLOAT), node("Add", "c off", "o"), node("Div", "o scale", "x")]
+    given = ("input", kind, ("batch", 1, SIDE, SIDE))
+    return cases.model(input=given, before=before, extra=[constant("scale", 255.0), constant("off", offset)])
+
+
+def _half():
+    kind = TensorProto.FLOAT16
+    given, out = ("x", kind, ("batch", 1, SIDE, SIDE)), [value("z", kind, ("batch", CLASSES))]
+    return cases.model(input=given, outputs=out, weight=np.float16)
+
+
+def _brain():
+    kind = TensorProto.BFLOAT16
+    return cases.model(after=[node("Cast", "z", "b", to=kind)], outputs=[value("b", kind, ("batch", CLASSES))])
+
+
+def _eight_bit_scores():
+    """Logits in 256 steps."""
+    levels = [constant("step", 0.1), constant("zero", 128, np.uint8)]
+    after, out = [node("QuantizeLinear", "z step zero", "q")], [value("q", UINT8, ("batch", CLASSES))]
+    return cases.model(after=after, outputs=out, extra=levels)
+
+
+def _unsorted():
+    model = cases.model(after=[node("Identity", "z", "out")], outputs=[value("out", FLOAT, ("batch", CLASSES))])
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([nodes[1], nodes[2], nodes[0]])
+    return model
+
+
+def _initialisers_as_inputs():
+    model = cases.model(opset=9, ir=3)
+    model.graph.input.append(value("w", FLOAT, (SIDE * SIDE, CLASSES)))
+    return model
+
+
+def _function():
+    inner = [helper.make_node("Identity", ["a"], ["b"])]
+    made = helper.make_function("mine", "Same", ["a"], ["b"], inner, [helper.make_opsetid("", 17)])
+    after, out = [node("Same", "z", "out", domain="mine")], [value("out", FLOAT, ("batch", CLASSES))]
+    return cases.model(after=after, outputs=out, domains=[("mine", 1)], functions=[made])
+
+
+def _two(kinds=("logits", "aux")):
+    after = [node("Identity", "z", kinds[0]), node("Mul", "z zero", kinds[1])]
+    out = [value(name, FLOAT, ("batch", CLASSES)) for name in kinds]
+    return cases.model(after=after, outputs=out, extra=[constant("zero", 0.0)])
+
+
+def _with_its_softmax():
+    out = [value("p", FLOAT, ("batch", CLASSES)), value("z", FLOAT, ("batch", CLASSES))]
+    return cases.model(after=[node("Softmax", "z", "p", axis=1)], outputs=out)
+
+
+def _labels(*, scores=False):
+    out = [value("label", INT64, ("batch",))]
+    after = [node("ArgMax", "z", "label", axis=1, keepdims=0)]
+    return cases.model(after=after, outputs=[*out, value("z", FLOAT, ("batch", CLASSES))] if scores else out)
+
+
+def _described(text):
+    model = cases.model()
+    model.doc_string = text
+    return model
+
+
+def _shaped(dims, kind=FLOAT, **more):
+    return cases.model(input=("pixels", kind, dims), **more)
+
+
+FLAT = (None, SIDE * SIDE)
+BGR = [node("Gather", "input order", "x", axis=1)]
+ORDER = [constant("order", [2, 1, 0], np.int64)]
+COLOUR = ("input", FLOAT, ("batch", 3, SIDE, SIDE))
+OUT_4D = [node("Unsqueeze", "z axes", "out")], [value("out", FLOAT, ("batch", CLASSES, 1, 1))]
+
+ACCEPTED = {
+    "any names": (lambda: _shaped(("batch", 1, SIDE, SIDE)), {}),
+    "symbolic throughout": (lambda: _shaped(("b", "c", "h", "w")), {}),
+    "batch without a name": (lambda: _shaped((None, 1, SIDE, SIDE)), {}),
+    "batch of 1": (lambda: _shaped((1, 1, SIDE, SIDE), outputs=[value("z", FLOAT, (1, CLASSES))]), {}),
+    "batch of 4": (lambda: _shaped((4, 1, SIDE, SIDE), outputs=[value("z", FLOAT, (4, CLASSES))]), {}),
+    "batch of 1 inside": (lambda: _baked(1), {}),
+    "batch of 8 inside": (lambda: _baked(8), {}),
+    "batch that the recipe names": (cases.model, {"batch": 2}),
+    "all in a row": (lambda: _shaped(FLAT), {}),
+    "grey without a channel": (lambda: _shaped(("batch", SIDE, SIDE)), {}),
+    "channels last": (
+        lambda: cases.model(channels=3, input=("input", FLOAT, ("batch", SIDE, SIDE, 3)), before=[NHWC]),
+        {"channels": 3},
+    ),
+    "channels last, symbolic": (
+        lambda: cases.model(channels=3, input=("input", FLOAT, ("b", "h", "w", "c")), before=[NHWC]),
+        {"channels": 3, "layout": "NHWC"},
+    ),
+    "uint8": (_uint8, {}),
+    "int8": (lambda: _uint8(TensorProto.INT8, offset=128.0), {}),
+    "int32": (lambda: _uint8(TensorProto.INT32), {"dtype": "int32"}),
+    "0 to 255": (lambda: _scaled("input", mul=[1 / 255]), {"scale": 255}),
+    "normalised": (
+        lambda: _scaled("input", add=[0.4, 0.5, 0.6], mul=[0.2, 0.3, 0.1], channels=3),
+        {"channels": 3, "mean": [0.4, 0.5, 0.6], "std": ["0.2", 0.3, 0.1]},
+    ),
+    "blue, green, red": (
+        lambda: cases.model(channels=3, input=COLOUR, before=BGR, extra=ORDER),
+        {"channels": 3, "channel_order": "bgr"},
+    ),
+    "float16 outside": (_half, {"precision": "fp16"}),
+    "initialisers as inputs": (_initialisers_as_inputs, {}),
+    "unsorted": (_unsorted, {}),
+    "a function of its own": (_function, {}),
+    "dimensions of 1": (
+        lambda: cases.model(after=OUT_4D[0], outputs=OUT_4D[1], extra=[constant("axes", [2, 3], np.int64)]),
+        {},
+    ),
+    "the output that is named": (_two, {"output": {"name": "logits"}}),
+    "logits beside their softmax": (_with_its_softmax, {}),
+    "scores beside a label": (lambda: _labels(scores=True), {}),
+    "a path in the metadata": (lambda: _described("/home/me/net.py"), {}),
+    "softmax": (_softmax, {}),
+    "softmax by the recipe's word": (_softmax, {"output": {"form": "probabilities"}}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_it_answers_as_the_classifier_that_it_is(case, kind):
+    make, told = ACCEPTED[case]
+    told = wanted(**told)
+    x = cases.images(11, told.shape[0])
+    model = make()
+    if (kind, case) == ("openvino-cpu", "a function of its own"):
+        with pytest.raises(EngineError, match=r"OpenVINO has no operator mine.Same; "):
+            built(model, told, kind=kind)
+        return
+    found, engine = built(model, told, kind=kind)
+    assert found.payload == model.SerializeToString()  # the file is never rewritten
+    with closing(engine):
+        logits = engine(x)
+    assert (logits.dtype, logits.shape) == (np.float32, (11, CLASSES))
+    truth = cases.expected(x)
+    off = (logits - truth) - (logits - truth).mean(1, keepdims=True)
+    assert np.abs(off).max() < (0.05 if told.precision == "fp16" else 1e-3)
+    assert ("probabilities" in found.facts["gives"]) is ("softmax" in case and "beside" not in case)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_timer_is_given_what_the_file_takes(kind):
+    """In its type and layout, of the right images; and a file of one batch size is timed at no other."""
+    _, engine = built(_uint8(), wanted(), kind=kind)
+    with closing(engine):
+        assert engine.timer(cases.images(9), np.array([[0, 1, 2], [8, 4, 4]]))(1).seconds > 0
+    _, engine = built(_baked(1), wanted(), kind=kind)
+    with closing(engine):
+        assert engine.timer(cases.images(1))().seconds > 0
+        with pytest.raises(EngineError, match=r"takes 1 images a call .* set verify.latency.batch: 1"):
+            engine.timer(cases.images(3))
+
+
+def _zipmap():
+    maps = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(FLOAT, []))
+    out = [value("label", INT64, ("batch",)), helper.make_value_info("maps", helper.make_sequence_type_proto(maps))]
+    made = [
+        node("ArgMax", "z", "label", axis=1, keepdims=0),
+        node("ZipMap", "z", "maps", domain="ai.onnx.ml", classlabels_int64s=list(range(CLASSES))),
+    ]
+    return cases.model(after=made, outputs=out, domains=[("ai.onnx.ml", 3)])
+
+
+def _two_inputs():
+    model = cases.model()
+    model.graph.input.append(value("temperature", FLOAT, (1,)))
+    return model
+
+
+def _random_in_a_function():
+    inner = [
+        helper.make_node("RandomNormalLike", ["a"], ["n"], scale=1e-6),
+        helper.make_node("Add", ["a", "n"], ["b"]),
+    ]
+    made = helper.make_function("mine", "Noise", ["a"], ["b"], inner, [helper.make_opsetid("", 17)])
+    out = [value("out", FLOAT, ("batch", CLASSES))]
+    return cases.model(
+        after=[node("Noise", "z", "out", domain="mine")], outputs=out, domains=[("mine", 1)], functions=[made]
+    )
+
+
+def _nan():
+    model = cases.model()
+    model.graph.initializer[0].CopyFrom(constant("w", np.full((SIDE * SIDE, CLASSES), np.nan)))
+    return model
+
+
+def _boxes():
+    out = [value("boxes", FLOAT, ("batch", 6, 14))]
+    return cases.model(
+        after=[node("Reshape", "z s", "boxes")], outputs=out, extra=[constant("s", [-1, 6, 14], np.int64)]
+    )
+
+
+def _many_faults():
+    return cases.model(
+        input=("pixels", FLOAT, ("batch", 3, SIDE, SIDE)),
+        after=[node("ArgMax", "z", "label", axis=1, keepdims=0)],
+        outputs=[value("label", INT64, ("batch",))],
+        weight=np.float16,
+    )
+
+
+REFUSED = {
+    "labels": (_labels, {}, [r"'label' int64", "labels, not scores", "ArgMax"]),
+    "zipmap": (_zipmap, {}, ["sequence of maps", r"options=\{'zipmap': False\}"]),
+    "two inputs": (_two_inputs, {}, [r"'temperature' float32 \[1\]", "constants of the file"]),
+    "which output": (_two, {}, [r"verify.output: \{name: logits\} or \{name: aux\}"]),
+    "no such output": (_two, {"output": {"name": "main"}}, ["no output 'main'"]),
+    "one score for two classes": (
+        lambda: cases.model(
+            after=[node("Slice", "z from to axes", "s")],
+            outputs=[value("s", FLOAT, ("batch", 1))],
+            extra=[constant(name, [at], np.int64) for name, at in (("from", 0), ("to", 1), ("axes", 1))],
+        ),
+        {"classes": 2},
+        [r"\[-z, z\] of a logit"],
+    ),
+    "bfloat16 outside": (_brain, {}, [r"bfloat16 \['batch', 5\]", "put a Cast to float32 behind it"]),
+    "a row for each class": (
+        lambda: cases.model(after=[node("Transpose", "z", "t", perm=[1, 0])], outputs=[value("t", FLOAT, ("a", "b"))]),
+        {},
+        [r"is \[5, 3\] for 3 images; expected \[3, 5\]"],
+    ),
+    "a detector": (_boxes, {}, [r"6, 14\]", "detector"]),
+    "other channels": (lambda: _shaped(("b", 3, SIDE, SIDE)), {}, [r"'b', 3, 4, 4\]; expected \[batch, 1, 4, 4\]"]),
+    "no batch": (lambda: _shaped((1, SIDE, SIDE + 1)), {}, ["expected"]),
+    "another layout than the recipe's": (
+        lambda: cases.model(channels=3, input=COLOUR),
+        {"channels": 3, "layout": "NHWC"},
+        [r"expected \[batch, 4, 4, 3\], as verify.input says layout NHWC"],
+    ),
+    "another type than the recipe's": (_uint8, {"dtype": "float32"}, ["says dtype float32", "is uint8"]),
+    "another batch than the recipe's": (lambda: _shaped((4, 1, SIDE, SIDE)), {"batch": 1}, ["says batch 1", "takes 4"]),
+    "means of other channels": (cases.model, {"mean": [0.1, 0.2, 0.3]}, ["mean has 3 numbers", r"1 channel\(s\)"]),
+    "bgr of one channel": (cases.model, {"channel_order": "bgr"}, ["several channels"]),
+    "NaN": (_nan, {}, ["NaN or infinite"]),
+    "half precision that is not named": (_half, {}, ["float16", "precision: fp16"]),
+    "float32 called fp16": (cases.model, {"precision": "fp16"}, ["float32", "precision: fp32"]),
+    "random numbers in a function": (_random_in_a_function, {}, ["random numbers"]),
+    "no operator of that name": (
+        lambda: cases.model(
+            after=[node("Sharpen", "z", "out", domain="acme")],
+            outputs=[value("out", FLOAT, ("batch", CLASSES))],
+            domains=[("acme", 1)],
+        ),
+        {},
+        ["no operator acme::Sharpen"],
+    ),
+    "too new": (lambda: cases.model(ir=99), {}, ["IR version 99", "older IR version"]),
+    "every reason at once": (
+        _many_faults,
+        {},
+        ["3 things", r"\(1\) the ONNX input", r"\(2\) the ONNX file has the outputs", r"\(3\) .*float16"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_judged_is_refused_with_what_to_do(case):
+    make, told, words = REFUSED[case]
+    with pytest.raises((ExportError, EngineError)) as caught:
+        built(make(), wanted(**told))
+    for word in words:
+        assert caught.match(word)
+    assert "onnxruntime_src" not in str(caught.value)
+    assert "ONNXRuntimeError" not in str(caught.value)
+
+
+def test_weights_beside_the_file_are_part_of_the_engine(tmp_path):
+    """They are read from there, count in its identity and in what it computes, and must be whole."""
+    file = tmp_path / "model.onnx"
+    onnx.save(cases.model(), file, save_as_external_data=True, location="sub.data", size_threshold=0)
+    payload = file.read_bytes()
+    data = read_beside(file, payload)
+    assert list(data) == ["sub.data"]
+    for kind in KINDS:
+        found, engine = built(payload, wanted(), kind=kind, data=data)
+        assert (found.payload, found.sha256) == (payload, identity(payload, data))
+        with closing(engine):
+            np.testing.assert_allclose(engine(cases.images(5)), cases.expected(cases.images(5)), atol=1e-4)
+    other = {"sub.data": bytes(len(data["sub.data"]))}
+    assert identity(payload, other) != identity(payload, data) != identity(payload)
+    assert content_sha256(payload, other) != content_sha256(payload, data)
+    with pytest.raises(ExportError, match="ends after 3 bytes"):
+        built(payload, wanted(), data={"sub.data": b"abc"})
+    (tmp_path / "sub.data").unlink()
+    with pytest.raises(ExportError, match=r"sub.data cannot be read .* put it beside"):
+        read_beside(file, payload)
+
+
+@pytest.mark.parametrize(("offset", "length"), [("-4", "4"), ("0", "-4"), ("a", "4"), ("8", "4e3")])
+def test_weights_lie_where_whole_numbers_say(offset, length):
+    """A runtime and a check that read other bytes of one file would speak of two networks."""
+    model = cases.model()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, said in (("location", "w"), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=said)
+    with pytest.raises(ExportError, match="other than whole numbers"):
+        built(model, wanted(), data={"w": bytes(64)})
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../b"])
+def test_weights_are_looked_for_in_the_file_s_own_folder(tmp_path, location):
+    model = cases.model()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    with pytest.raises(ExportError, match="outside its own folder"):
+        read_beside(tmp_path / "model.onnx", model.SerializeToString())
+    with pytest.raises(ExportError, match="was not given"):
+        put_inside(model, {})
+
+
+def test_what_a_function_computes_is_part_of_what_the_file_computes():
+    one, other = _function(), _function()
+    other.functions[0].node[0].op_type = "Neg"
+    assert content_sha256(one.SerializeToString()) != content_sha256(other.SerializeToString())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_in_eight_bits_are_scores(kind):
+    _, engine = built(_eight_bit_scores(), wanted(), kind=kind)
+    with closing(engine):
+        found = engine(cases.images(20)) / 10
+    truth = cases.expected(cases.images(20))
+    assert np.abs((found - truth) - (found - truth).mean(1, keepdims=True)).max() <= 0.1 + 1e-3
+
+
+def test_an_interface_survives_its_record():
+    fed = Interface(
+        (3, 4, 4), 5, (4, 4, 3), input="x", layout="NHWC", batch=8, mean=(1.0, 2.0, 3.0), form="probabilities"
+    )
+    assert Interface.from_json(fed.to_json()) == fed
+    assert not fed.plain
+    assert Interface.canonical((3, 4, 4), 5).plain
+
+
+def test_whole_numbers_are_rounded_and_stay_in_their_range():
+    fed = Interface((1, 1, 3), 2, (1, 1, 3), dtype="uint8", scale=255.0)
+    x = np.array([-0.1, 0.4 / 255, 1.2], np.float32).reshape(1, 1, 1, 3)
+    assert fed.fed(x).ravel().tolist() == [0, 0, 255]
+
+
+def test_a_probability_of_zero_is_no_infinite_logit():
+    fed = Interface((1, 1, 3), 3, (1, 1, 3), form="probabilities")
+    assert np.isfinite(fed.logits(np.array([[1.0, 0.0, 0.0]], np.float32), 1)).all()
+
+
+def test_words_of_a_runtime_that_nobody_knows_are_cut_short():
+    said = explain("[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/core/x.cc:12 a strange thing " + "y" * 500)
+    assert said.startswith("its reason is 'a strange thing")
+    assert (len(said) < 260, "-v shows all of it" in said) == (True, True)
