@@ -45,7 +45,9 @@ def homeless(request: pytest.FixtureRequest, tmp_path: Path):
     return call
 
 
-@pytest.mark.parametrize("homeless", HOMES, indirect=True)
+@pytest.mark.parametrize(
+    "homeless", ["none", *(pytest.param(home, marks=pytest.mark.slow) for home in list(HOMES)[1:])], indirect=True
+)
 def test_doctor_needs_no_home(homeless) -> None:
     done = homeless("doctor", "--json")
     assert (done.returncode, done.stderr) == (0, ""), "libraries complain of the missing home"

@@ -67,6 +67,34 @@ def extra():
         def set_extra_state(self, state):
             pass
     return Extra()
+
+def compiled():
+    return torch.compile(Net())
+
+def compiled_in_place():
+    net = Net()
+    net.compile()
+    return net
+
+def parallel():
+    return nn.DataParallel(Net())
+
+def parallel_inside():
+    net = nn.DataParallel(Net())
+    return nn.Sequential(nn.Identity(), nn.DataParallel(nn.Sequential(net)))
+
+def script():
+    return torch.jit.script(Net())
+
+def traced_inside():
+    return nn.Sequential(torch.jit.trace(Net().eval(), torch.rand(2, 3, 8, 8)))
+
+def in_place():
+    class InPlace(Net):
+        def forward(self, x):
+            gate = torch.sigmoid(self.first(x.flatten(1)))
+            return self.last(gate.mul_(gate.exp()))
+    return InPlace()
 """
 SHAPE = (3, 8, 8)
 
@@ -119,6 +147,20 @@ def test_normalise_wraps_the_network_and_does_not_reach_the_factory() -> None:
         torch.testing.assert_close(network(x), expected)
 
 
+@pytest.mark.parametrize(
+    ("wrapped", "prefix"), [("compiled", ""), ("compiled_in_place", ""), ("parallel", ""), ("parallel_inside", "1.0.")]
+)
+def test_wrappers_are_taken_off(wrapped: str, prefix: str) -> None:
+    """The network inside keeps its own names, and gives what it gives without them."""
+    network, bare = build(wrapped), build()
+    assert list(network.state_dict()) == [prefix + key for key in bare.state_dict()]
+    kinds = {type(module).__name__ for module in network.modules()}
+    assert kinds <= {"Net", "Linear", "Dropout", "Sequential", "Identity"}
+    assert all(module._compiled_call_impl is None for module in network.modules())
+    x = torch.rand(2, *SHAPE)
+    assert torch.equal(network(x), bare(x))
+
+
 BAD = [
     pytest.param("nothing", {}, ["no 'nothing'", "users_networks.py"], id="no attribute"),
     pytest.param("net", {"depth": 3}, ["depth=3", "TypeError", "unexpected keyword argument 'depth'"], id="type error"),
@@ -130,6 +172,9 @@ BAD = [
     pytest.param("pair", {}, ["gives tuple", "[2, 3]"], id="two outputs"),
     pytest.param("labels", {}, ["gives int64 [2, 3]"], id="labels"),
     pytest.param("loses_batch", {}, ["gives float32 [3]"], id="loses the batch"),
+    pytest.param("script", {}, ["TorchScript", "Return the Python network"], id="script"),
+    pytest.param("traced_inside", {}, ["TorchScript", "Return the Python network"], id="traced part"),
+    pytest.param("in_place", {}, ["backward pass fails", "RuntimeError", "x = x * y"], id="in place"),
     pytest.param("extra", {}, ["_extra_state", "no tensor"], id="extra state"),
 ]
 

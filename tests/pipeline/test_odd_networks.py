@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,10 @@ def call(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.chdir(tmp_path)
     Path("odd_networks.py").write_text(NETS)
 
-    def called(command: str, network: str, *settings: str) -> Answer:
+    def called(command: str, network: str, *settings: str, options: Sequence[str] = ("--run-dir", "run")) -> Answer:
         Path("tiny.yaml").write_text(TINY.replace(RESNET, f"{{name: factory, factory: 'odd_networks:{network}'}}"))
-        options = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
-        return cli(command, "tiny.yaml", "--run-dir", "run", *options)
+        changes = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
+        return cli(command, "tiny.yaml", *options, *changes)
 
     return called
 
@@ -82,3 +83,17 @@ def test_a_network_that_cannot_lose_channels_is_refused_before_its_saliency(call
     assert "does not run with fewer channels" in " ".join(answer.err.split())
     assert "saliency after" not in answer.err
     assert call("prune", "by_heart", "prune.structure=unstructured").code == 0
+
+
+def test_groups_are_shown_before_any_work(call: Cli) -> None:
+    answer = call("inspect", "net", "prune.keep=[head]", options=("--groups",))
+    assert answer.code == 0, answer.err
+    assert "8 of 16 channels go: made by conv, read by" in answer.out
+    assert "spare stays whole: the forward pass does not use this layer" in answer.out
+    assert not Path("run").exists()
+    found = json.loads(call("inspect", "by_heart", options=("--groups", "--json")).out)
+    assert found["groups"] == []
+    assert "does not run with fewer channels" in found["whole"]["0"]
+    answer = call("inspect", "net", "prune.only=[stem]", options=("--groups",))
+    assert answer.code == 2
+    assert "prune.only: 'stem' names no layer of this network; there are conv" in " ".join(answer.err.split())

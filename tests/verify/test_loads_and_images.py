@@ -97,7 +97,9 @@ def test_engines_are_loaded_anew_and_the_control_compares_two_loads():
     assert loads == ["A", "B", "A"] * len(np.unique(value.loads))
 
 
-@pytest.mark.parametrize("spread", [0.005, 0.01, 0.02])
+@pytest.mark.parametrize(
+    "spread", [pytest.param(0.005, marks=pytest.mark.slow), 0.01, pytest.param(0.02, marks=pytest.mark.slow)]
+)
 def test_loads_that_differ_make_no_verdict_a_toss_of_a_coin(spread):
     """With limits over pairs alone more than a fifth of these pass; allowed are 5 % and the noise of 80 simulations."""
     outcomes = [judged(Loaded(seed, spread=spread).compare(BOUND, seed=seed), "speedup", BOUND) for seed in range(80)]
