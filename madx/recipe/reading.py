@@ -136,7 +136,7 @@ def _explain(detail: ErrorDetails) -> str:
         close = difflib.get_close_matches(str(detail["loc"][-1]), legal, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(legal))}"
         return f"unknown key {where!r}; {hint}"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     message = message[:1].lower() + message[1:]
     if detail["type"] == "value_error":
         return f"{where}: {message}" if where else message

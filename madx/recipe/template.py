@@ -53,6 +53,8 @@ def _section_lines(section: BaseModel, *, indent: int) -> list[str]:
         if nested:
             lines.append(f"{pad}{name}:")
             lines += _section_lines(value, indent=indent + 2)
+        elif isinstance(value, tuple) and not value:
+            lines.append(f"{pad}{name}: []")
         elif isinstance(value, tuple):
             lines.append(f"{pad}{name}:")
             lines += [f"{pad}  - {_inline(item)}" for item in value]

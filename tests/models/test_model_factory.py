@@ -147,6 +147,7 @@ def test_normalise_wraps_the_network_and_does_not_reach_the_factory() -> None:
         torch.testing.assert_close(network(x), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize(
     ("wrapped", "prefix"), [("compiled", ""), ("compiled_in_place", ""), ("parallel", ""), ("parallel_inside", "1.0.")]
 )
@@ -179,6 +180,7 @@ BAD = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize(("name", "args", "words"), BAD)
 def test_a_bad_factory_is_one_clear_error(name: str, args: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ModelError) as caught:
