@@ -57,23 +57,12 @@ def export_onnx(
         ExportError: The network cannot be exported or converted, or the written file breaks the layout.
     """
     require_known(precision)
-    model = _traced(_inference_copy(module), shape, opset)
+    model = _traced(copied(module).cpu().eval(), shape, opset)
     if precision == "fp16":
         model = _to_fp16(model)
     _strip(model)
     payload = model.SerializeToString(deterministic=True)
     return check_onnx(payload, shape=shape, classes=classes, opset=opset, precision=precision)
-
-
-def _inference_copy(module: nn.Module) -> nn.Module:
-    """A copy on the CPU in evaluation mode, so that flags, devices and parameters of the original stay."""
-    try:
-        return copied(module).cpu().eval()
-    except RuntimeError as error:
-        raise ExportError(
-            f"the network cannot be copied for the export ({_reason(error)}); its tensors must be plain parameters "
-            "and buffers, so remove pruning hooks first (torch.nn.utils.prune.remove)"
-        ) from error
 
 
 def _traced(module: nn.Module, shape: tuple[int, int, int], opset: int) -> ModelProto:
