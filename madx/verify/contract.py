@@ -202,7 +202,7 @@ def _looks_like_softmax(logits: Logits) -> str:
 def _names_one_class(logits: Logits) -> str:
     """Queries climb what the logits say of the other classes; where that is nothing, an attack sees a plain."""
     others = np.sort(logits, axis=1)[:, :-1]
-    same = int((others[:, 0] == others[:, -1]).sum())
+    same = int(((others[:, 0] == others[:, -1]) & (logits.max(axis=1) > others[:, -1])).sum())
     if logits.shape[1] == 2:  # one other class is always like itself: then two answers are all there are
         same = len(logits) if len(np.unique(logits, axis=0)) == 2 < len(logits) else 0
     if same <= _SATURATED * len(logits):
