@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -46,14 +47,14 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         DataError: the file cannot be read, or is not one name a line.
     """
     if config.classes is not None:
-        return tuple(config.classes)
+        return tuple(_composed(name) for name in config.classes)
     if config.class_map is None:
         return CLASS_NAMES.get(config.name, ())
     try:
         text = config.class_map.read_text(encoding="utf-8-sig")  # some editors begin with a mark that no one sees
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.class_map {config.class_map} cannot be read: {error}") from None
-    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    names = tuple(_composed(line.strip()) for line in text.rstrip().split("\n"))
     if "" in names:
         raise DataError(
             f"data.class_map {config.class_map}: line {names.index('') + 1} is empty, and every line names an output "
@@ -65,3 +66,8 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
             "one class name a line, each once, in the order of the network's outputs"
         )
     return names
+
+
+def _composed(name: str) -> str:
+    """Letters with their accents in one, as folders' names are compared: systems differ in how they keep them."""
+    return unicodedata.normalize("NFC", name)

@@ -14,7 +14,16 @@ _LISTED = 20
 
 def describe(splits: Splits) -> list[str]:
     """One sentence for everything that the numbers of a verdict depend on and do not show."""
-    return [*_order(splits.gate), *splits.copies.sentences(), *_counts(splits.gate)]
+    return [*splits.remarks, *_alone(splits), *_order(splits.gate), *splits.copies.sentences(), *_counts(splits.gate)]
+
+
+def _alone(splits: Splits) -> list[str]:
+    if not splits.test_alone:
+        return []
+    return [
+        f"there are test images only: all {len(splits.gate)} are the gate, and what is tried beside it is tried on "
+        "some of them, so an engine that knows them by heart is not noticed"
+    ]
 
 
 def _order(gate: Split) -> list[str]:

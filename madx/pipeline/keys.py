@@ -23,6 +23,7 @@ from madx.pipeline.versions import tool_versions
 from madx.plugins import source_digest
 from madx.prune import IMAGE_FREE, LEARNERS, removes_channels
 from madx.recipe import PruneConfig, Recipe
+from madx.recipe.data import DATA_FILES
 from madx.verify.measurements import FORMAT
 
 METHOD = 2
@@ -152,7 +153,7 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
 def _common(context: Context, *splits: str) -> dict[str, Any]:
     """What all stages depend on, and these splits; networks do not depend on how many gate images will judge them."""
     recipe = context.recipe
-    hidden = {"path", "class_map"} if "gate" in splits else {"path", "class_map", "gate"}
+    hidden = {*DATA_FILES, *(() if "gate" in splits else ("gate",))}
     return {
         "seed": recipe.seed,
         "threads": recipe.threads,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from madx.errors import RecipeError
+from madx.recipe.data import DATA_FILES
 from madx.recipe.dialect import Loader
 from madx.recipe.models import KINDS_OF_ATTACK, RECIPE_VERSION, Recipe
 
@@ -87,7 +88,8 @@ def resolve_paths(recipe: Recipe, base: Path) -> Recipe:
         except (RuntimeError, ValueError, OSError) as error:
             raise RecipeError(f"the path {str(path)!r} cannot be resolved: {error}") from None
 
-    data = recipe.data.model_copy(update={name: resolved(getattr(recipe.data, name)) for name in ("path", "class_map")})
+    files = {name: resolved(getattr(recipe.data, name)) for name in DATA_FILES}
+    data = recipe.data.model_copy(update=files)
     model = recipe.model.model_copy(update={"weights": resolved(recipe.model.weights)})
     return recipe.model_copy(update={"data": data, "model": model})
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from madx.data.own import read_factory, read_npz
+from madx.data.own import read_arrays as read_npz
+from madx.data.own import read_factory
 from madx.data.readers import read
 from madx.errors import DataError
 from madx.recipe import DataConfig
@@ -56,8 +57,8 @@ def test_bad_npz_content_is_refused(tmp_path, changes, words):
 
 
 def test_npz_with_other_keys_says_which_are_wanted(tmp_path):
-    np.savez(tmp_path / "a.npz", images=PIXELS, labels=LABELS)
-    with pytest.raises(DataError, match=r"has the keys images, labels; expected .* x_train, y_train"):
+    np.savez(tmp_path / "a.npz", u=PIXELS, v=LABELS)
+    with pytest.raises(DataError, match=r"has the keys u, v; expected .*x_train, y_train"):
         read_npz(DataConfig(name="npz", path=tmp_path / "a.npz"))
 
 
