@@ -56,8 +56,8 @@ class _Arrays(pickle.Unpickler):
                 "(np.savez), or let a factory of yours read it (data.name: factory)"
             )
         if own in ("multiarray", "numeric"):
-            core = getattr(np, "_core", None) or np.core
-            return getattr(getattr(core, own), name)
+            core = "numpy._core" if hasattr(np, "_core") else "numpy.core"
+            return super().find_class(f"{core}.{own}", name)
         return super().find_class(module, name)
 
 

@@ -217,6 +217,6 @@ _BELONGS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (ENCODED, ("skip_damaged",)),
     ((*ARRAYS, "factory"), ("layout", "normalised")),
     ((*ARRAYS, "factory", "parquet", "arrow", "webdataset"), ("first_label",)),
-    (OWN, ("range", "split")),
+    (OWN, ("range",)),
 )
 """Names, and what only they can say."""
