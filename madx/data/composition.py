@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from madx.data.splits import Split, Splits
+from madx.data.splits import GATE_SHARE, Split, Splits
 
 _SKEWED = 0.8
 """A share of one class from which it is said: its answer alone has that accuracy."""
@@ -18,6 +18,11 @@ def describe(splits: Splits) -> list[str]:
 
 
 def _alone(splits: Splits) -> list[str]:
+    if splits.divided:
+        return [
+            f"there is no test part: {len(splits.gate)} images, {GATE_SHARE:.0%} of every class, are the gate; if all "
+            "are test images of a finished network, say data.split: test"
+        ]
     if not splits.test_alone:
         return []
     return [

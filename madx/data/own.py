@@ -102,6 +102,7 @@ def reading(
 ) -> Reading:
     """Both parts, checked; unless the recipe does, the training labels say how many classes there are."""
     names, meaning = class_names(config), meaning_of(config)
+    training, test = (part and (part[0], _numbered(part[1], names, meaning, where)) for part in (training, test))
     classes = len(names) or config.num_classes
     source = None
     if training is not None:
@@ -113,6 +114,19 @@ def reading(
         classes = source.classes
     found = array_source(*test, where=f"{where} (test)", classes=classes, names=names, meaning=meaning)
     return source, replace(found, remarks=(*found.remarks, *remarks))
+
+
+def _numbered(labels: NDArray[Any], names: tuple[str, ...], meaning: Meaning, where: str) -> NDArray[Any]:
+    """Labels that are names as the numbers that the recipe gives them."""
+    if labels.dtype.kind not in "US":
+        return labels
+    texts, rows = np.unique(labels.astype(str), return_inverse=True)
+    if unknown := sorted(set(texts.tolist()) - set(names)):
+        raise DataError(
+            f"{where}: labels are names, and {', '.join(unknown[:3])} is none of the {len(names)} that the recipe "
+            "lists; list all classes of the network in data.classes or data.class_map, in the order of its outputs"
+        )
+    return np.array([names.index(text) + meaning.first_label for text in texts.tolist()])[rows].reshape(labels.shape)
 
 
 def _require_known(labels: NDArray[Any], trained: NDArray[np.int64], meaning: Meaning, where: str) -> None:

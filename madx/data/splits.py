@@ -135,6 +135,8 @@ class Splits:
     """What was left out of them."""
     test_alone: bool = False
     """Whether there are test images only, so that the selection is some of the gate."""
+    divided: bool = False
+    """Whether the set has no test part, so that the gate is a share of all images."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -155,6 +157,7 @@ def load_splits(config: DataConfig, seed: int, *, trains: bool = True) -> Splits
         DataError: if the set cannot be read, or is too small for data.selection or data.gate.
     """
     source, test = read(config)
+    divided = test is None
     if source is None:
         return _test_alone(test, config, seed, trains=trains)
     if test is None:
@@ -175,6 +178,7 @@ def load_splits(config: DataConfig, seed: int, *, trains: bool = True) -> Splits
         selection=Split("selection", source, chosen),
         gate=Split("gate", test, gate),
         copies=copies,
+        divided=divided,
     )
 
 
