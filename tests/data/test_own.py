@@ -219,5 +219,5 @@ def test_a_class_map_in_json(tmp_path, content):
 @pytest.mark.parametrize("content", ["[1.5]", '{"a": 1, "b": 2}', '{"a": 0, "b": 0}', "nothing"])
 def test_a_class_map_in_json_that_is_none(tmp_path, content):
     (tmp_path / "map.json").write_text(content)
-    with pytest.raises(DataError, match="is no list of names|is not JSON"):
+    with pytest.raises(DataError, match=r"is no list of names|is not JSON"):
         class_names(DataConfig(name="npz", path="x", class_map=tmp_path / "map.json"))
