@@ -105,6 +105,11 @@ def recipe_schema() -> dict[str, Any]:
     return Recipe.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 
 
+def parse_value(text: str, source: str) -> Any:
+    """One value as a recipe writes it; RecipeError, naming `source`, if it is no YAML."""
+    return _parse_yaml(text, source)
+
+
 def _parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=Loader)
