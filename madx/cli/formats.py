@@ -53,7 +53,7 @@ def data_inspect(
         typer.Option("--set", help="More of the data section, such as image_size=224; may be given more than once."),
     ] = None,
 ) -> None:
-    """Say what madx reads there: parts, classes, sizes, copies, what is damaged or unclear, and the section to paste."""
+    """Say what madx reads there: parts, classes, sizes, copies, what is unclear, and the section to paste."""
     from madx.data.inspecting import look
     from madx.errors import DataError
     from madx.recipe.reading import parse_value
