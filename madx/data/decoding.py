@@ -35,6 +35,8 @@ DAMAGED = (
 )
 """Pillow has no common error for a damaged file."""
 _ORIENTATION = 0x0112
+_UPRIGHT, _SIDEWAYS = 1, 5
+"""Its value where nothing is to be turned, and the first one by which height and width change places."""
 _DEEP = "IF"
 """First letters of Pillow's modes of more than 8 bits a channel."""
 _END = 1024
@@ -79,7 +81,7 @@ class Decoding:
         if self.size is not None:
             return self
         with _opened(name, content) as image:
-            turned = bool(self.exif) and image.getexif().get(_ORIENTATION, 1) >= 5
+            turned = bool(self.exif) and _orientation(image) >= _SIDEWAYS
             width, height = reversed(image.size) if turned else image.size
         return replace(self, size=(height, width))
 
@@ -147,7 +149,7 @@ def examine(name: str, content: bytes, how: Decoding) -> None:
     with _opened(name, content) as image:
         try:
             _check_frames(name, image)
-            turned = _rotation(name, image, how) and image.getexif()[_ORIENTATION] >= 5
+            turned = _rotation(name, image, how) and _orientation(image) >= _SIDEWAYS
             if _is_transparent(image) and how.background is None:
                 _on_background(name, image, how)
             _check_depth(name, image, how)
@@ -171,8 +173,7 @@ def _damaged(name: str, why: str) -> DataError:
 
 def _rotation(name: str, image: Image.Image, how: Decoding) -> bool:
     """Whether the image is to be turned."""
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    if not isinstance(orientation, int) or not 1 < orientation <= 8:
+    if _orientation(image) == _UPRIGHT:
         return False
     if how.exif is None:
         raise UnclearError(
@@ -182,6 +183,12 @@ def _rotation(name: str, image: Image.Image, how: Decoding) -> bool:
             "they are stored (Pillow and torchvision do not): data.exif: false",
         )
     return how.exif
+
+
+def _orientation(image: Image.Image) -> int:
+    """As EXIF has it, 1 to 8; every reader turns TIFF files by itself, Pillow while it loads them."""
+    found = image.getexif().get(_ORIENTATION, _UPRIGHT) if image.format != "TIFF" else _UPRIGHT
+    return found if isinstance(found, int) and found in range(1, 9) else _UPRIGHT
 
 
 def _is_transparent(image: Image.Image) -> bool:

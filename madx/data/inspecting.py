@@ -94,7 +94,8 @@ def look(path: Path, keys: dict[str, Any]) -> Found:
     try:
         config = DataConfig.model_validate(section)
     except ValidationError as error:
-        raise DataError(f"data: {'; '.join(str(detail['msg']) for detail in error.errors())}") from None
+        told = [".".join(("data", *map(str, detail["loc"]))) + f": {detail['msg']}" for detail in error.errors()]
+        raise DataError("; ".join(told)) from None
     found = Found(config.name, section=f"data: {json.dumps(section)}")
     try:
         training, test = read(config)

@@ -90,7 +90,7 @@ class Listing:
             elif _ends(entry.name, NOTES):
                 self.passed_over[f"*{Path(entry.name).suffix.lower()}"] += 1
             else:
-                self.problems.append(f"{shown(entry.path)} is not an image file ({', '.join(sorted(SUFFIXES))})")
+                self.problems.append(f"{shown(entry.path)} is not an image file")
         return files
 
     def check(self) -> None:
@@ -99,7 +99,8 @@ class Listing:
             return
         more = len(self.problems) - _TOLD
         told = [*self.problems[:_TOLD], *([f"and {more} more such problems"] if more > 0 else [])]
-        raise DataError("; ".join(told) + "; class folders hold images only, so move anything else elsewhere")
+        known = ", ".join(sorted(SUFFIXES))
+        raise DataError(f"{'; '.join(told)}; class folders hold images only ({known}), so move anything else elsewhere")
 
     def remarks(self, root: Path) -> tuple[str, ...]:
         """What was passed over, in one sentence."""

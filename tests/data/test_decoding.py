@@ -106,6 +106,15 @@ def test_a_rotation_in_exif_is_applied_ignored_or_asked_about(orientation, kind)
                 look("a", content, of(image_size=8))
 
 
+@pytest.mark.parametrize("exif", [None, True, False])
+def test_every_reader_turns_tiff_files_so_nothing_is_asked(exif):
+    image = picture(12, 8)
+    content = stored(image, "TIFF", tiffinfo={0x0112: 6})
+    how = Decoding(None, exif=exif, asked="size").fitted("a", content)
+    examine("a", content, how)
+    np.testing.assert_array_equal(decode("a", content, how), np.rot90(np.asarray(image), -1))
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparency_is_put_on_the_background_or_asked_about(mode):
     rgba = np.zeros((6, 6, 4), np.uint8)
