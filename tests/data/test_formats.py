@@ -8,6 +8,7 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from madx.data.formats import FORMATS
 from madx.data.naming import choose, kind_of, part_of, words
+from madx.data.published import CIFAR10, read_cifar
 from madx.data.readers import READERS, read
 from madx.errors import DataError
 from madx.recipe import DataConfig
@@ -300,3 +302,14 @@ def test_what_is_missing_for_tables_is_named(tmp_path, monkeypatch):
         (tmp_path / f"train.{name}").touch()
         with pytest.raises(DataError, match=r"needs the package pyarrow: pip install 'madx\[datasets\]'"):
             read(DataConfig(name=name, path=tmp_path))
+
+
+def test_cifar_in_its_python_version(tmp_path):
+    """As torchvision unpacks it; another number of images is another set."""
+    write_batches(tmp_path)
+    small = replace(CIFAR10, train=("data_batch_1.bin",), train_records=6, test_records=4)
+    training, test = read_cifar(DataConfig(name="cifar10", path=tmp_path), small)
+    np.testing.assert_array_equal(training.images(np.arange(6)), PIXELS.astype(np.float32) / 255)
+    assert (test.labels.tolist(), test.names[0], test.classes) == (LABELS[:4].tolist(), "airplane", 10)
+    with pytest.raises(DataError, match=r"has 6 training and 4 test images.*data\.name: pickles.*binary"):
+        read(DataConfig(name="cifar10", path=tmp_path))
