@@ -87,8 +87,9 @@ HEAVY = {
     "PIL",
     "safetensors",
     "cuda",
+    "pyarrow",
 }
-OPTIONAL = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "polygraphy", "cuda")
+OPTIONAL = ("pyarrow", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "polygraphy", "cuda")
 """Engines and their tools: a module may need them when it is used, but not when it is imported."""
 HELP_TURNS = 14_000_000
 """Turns of an empty loop that `madx --help` may take as long as: half a second where this was written. Seconds would

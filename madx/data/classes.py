@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from madx.errors import DataError
@@ -46,14 +49,18 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         DataError: the file cannot be read, or is not one name a line.
     """
     if config.classes is not None:
-        return tuple(config.classes)
+        return tuple(_composed(name) for name in config.classes)
     if config.class_map is None:
         return CLASS_NAMES.get(config.name, ())
     try:
         text = config.class_map.read_text(encoding="utf-8-sig")  # some editors begin with a mark that no one sees
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.class_map {config.class_map} cannot be read: {error}") from None
-    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    if config.class_map.suffix.lower() == ".json":
+        lines = _from_json(config.class_map, text)
+    else:
+        lines = text.rstrip().split("\n")
+    names = tuple(_composed(line.strip()) for line in lines)
     if "" in names:
         raise DataError(
             f"data.class_map {config.class_map}: line {names.index('') + 1} is empty, and every line names an output "
@@ -65,3 +72,27 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
             "one class name a line, each once, in the order of the network's outputs"
         )
     return names
+
+
+def _from_json(path: Path, text: str) -> list[str]:
+    """A list of names, {name: number} (torchvision), {number: name} or {number: [folder, name]} (Keras)."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"data.class_map {path} is not JSON ({error})") from None
+    if isinstance(content, list) and all(isinstance(name, str | int) for name in content):
+        return [str(name) for name in content]
+    if isinstance(content, dict):
+        by_name = all(isinstance(value, int) for value in content.values())
+        pairs = content.items() if by_name else [(name, number) for number, name in content.items()]
+        numbered = {str(number): name[0] if isinstance(name, list) else str(name) for name, number in pairs}
+        if len(numbered) == len(content) and set(numbered) == {str(number) for number in range(len(content))}:
+            return [numbered[str(number)] for number in range(len(content))]
+    raise DataError(
+        f"data.class_map {path} is no list of names and no mapping between names and all numbers from 0; expected one"
+    )
+
+
+def _composed(name: str) -> str:
+    """Letters with their accents in one, as folders' names are compared: systems differ in how they keep them."""
+    return unicodedata.normalize("NFC", name)

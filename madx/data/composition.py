@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from madx.data.splits import Split, Splits
+from madx.data.splits import GATE_SHARE, Split, Splits
 
 _SKEWED = 0.8
 """A share of one class from which it is said: its answer alone has that accuracy."""
@@ -14,7 +14,21 @@ _LISTED = 20
 
 def describe(splits: Splits) -> list[str]:
     """One sentence for everything that the numbers of a verdict depend on and do not show."""
-    return [*_order(splits.gate), *splits.copies.sentences(), *_counts(splits.gate)]
+    return [*splits.remarks, *_alone(splits), *_order(splits.gate), *splits.copies.sentences(), *_counts(splits.gate)]
+
+
+def _alone(splits: Splits) -> list[str]:
+    if splits.divided:
+        return [
+            f"there is no test part: {len(splits.gate)} images, {GATE_SHARE:.0%} of every class, are the gate; if all "
+            "are test images of a finished network, say data.split: test"
+        ]
+    if not splits.test_alone:
+        return []
+    return [
+        f"there are test images only: all {len(splits.gate)} are the gate, and what is tried beside it is tried on "
+        "some of them, so an engine that knows them by heart is not noticed"
+    ]
 
 
 def _order(gate: Split) -> list[str]:

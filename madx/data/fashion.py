@@ -45,7 +45,10 @@ FILES = {
 }
 """The four files by their plain names; with .gz they are compressed."""
 
-AGAIN = f"; delete it, then {HOW_TO_GET['fashion-mnist']} again"
+AGAIN = (
+    "; if it is of another set of IDX files (MNIST, say), data.name: idx reads those as they are; if not, remove it, "
+    f"then {HOW_TO_GET['fashion-mnist']} again"
+)
 """What to do about a file that is not the published one."""
 
 

@@ -1,314 +1,197 @@
-"""Folders of image files, one folder per class, decoded when they are needed.
+"""Folders of image files, one folder per class, or one folder and a table of file names and classes.
 
-Layouts: path/train/<class>/* with path/test/<class>/* or path/val/<class>/* (ImageNet), or path/<class>/*,
-which is divided by seed. Classes are numbered as the recipe lists them, or in the order of their sorted names.
-Images become RGB, [3, S, S] in [0, 1].
+Layouts: path/train/<class>/* with path/test/<class>/* or path/val/<class>/* (ImageNet; other usual names of the parts,
+in any case, too), a test part alone, or path/<class>/*, which is divided by seed. Below a class folder there may be
+folders, whose images belong to the class. Classes are numbered as the recipe lists them, or in the order of their
+sorted names.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import stat
-import struct
-import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from madx.data.classes import class_names
-from madx.data.sources import DIGEST, Reading, digest
+from madx.data.decoding import Decoding, decoding_of
+from madx.data.files import FileSource, ImageFile, file_source
+from madx.data.listing import NOTES, Listing, has_images
+from madx.data.places import few, shown
+from madx.data.sources import Reading
+from madx.data.tables import labelled
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""What counts as an image; any other visible file is an error, so that nothing is left out in silence."""
-
-DECODERS = 8
-"""Threads at most; Pillow decodes outside of Python's lock."""
-
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""Pillow has no common error for a damaged file."""
+TRAIN = ("train", "training")
+TEST = ("test", "testing", "tests")
+VALIDATION = ("val", "valid", "validation", "dev", "eval")
+"""What the parts of a set are called, in any case; a test part with labels goes before one for validation."""
+_ANNOTATIONS = "_annotations.txt"
+"""How the table of Tiny-ImageNet's val ends."""
 
 
-PROBED = 64
-"""Images of a choice whose pixels are part of its identity, evenly spaced, so that another decoding is another set."""
+@dataclass(frozen=True)
+class Part:
+    """A folder of images to read."""
 
-MOST_READ = 20_000, 2**28
-"""Files and bytes of a set up to which every command reads all of it, to know its content."""
-
-
-_LISTED = 5
-"""Damaged files that are named."""
-_END = 1024
-"""Bytes at the end of a file in which its last marker is looked for: some programs write on behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """A file as it was when the set was listed."""
-
-    path: str
-    target: str
-    """Where its bytes really are if it, or the folder of its class, is a link; else empty."""
-    size: int
-    """Bytes."""
-    modified: int
-    """In nanoseconds."""
-
-    def read(self) -> bytes:
-        """Its bytes.
-
-        Raises:
-            DataError: it cannot be read, or was changed since it was listed.
-        """
-        try:
-            with Path(self.path).open("rb") as file:
-                status, content = os.fstat(file.fileno()), file.read()
-        except OSError as error:
-            raise DataError(f"the image {self.path} cannot be read ({error.strerror}); replace or remove it") from None
-        if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
-            raise _changed(self.path)
-        return content
-
-    def name_and(self, *facts: object) -> bytes:
-        """Its class and name, which stay when the set is moved, and what else is to be told of it."""
-        *_, folder, name = Path(self.path).parts
-        return os.fsencode("\x1f".join([folder, name, *map(str, facts)]) + "\n")
-
-
-def _changed(path: str) -> DataError:
-    return DataError(f"the image {path} was changed while madx was at work; run the command again when the data rest")
-
-
-@dataclass(frozen=True, eq=False)
-class FolderSource:
-    """Image files, decoded on demand by several threads."""
-
-    files: tuple[ImageFile, ...]
-    labels: NDArray[np.int64]
-    """[N], in [0, classes)."""
+    root: Path
     names: tuple[str, ...]
-    """Of the classes: of their folders, and of those that have none here."""
-    size: int
-    """Height and width of the images."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(3, size, size)."""
-        return 3, self.size, self.size
-
-    @property
-    def classes(self) -> int:
-        """How many classes there are."""
-        return len(self.names)
-
-    def images(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The images at the positions `index`, in that order: [n, 3, size, size] in [0, 1].
-
-        Raises:
-            DataError: if a file is damaged, or is not the one that was listed; it names the file.
-        """
-        batch = np.empty((len(index), *self.shape), np.float32)
-        with _pool() as pool:
-            for image, pixels in zip(batch, pool.map(self._decoded, index), strict=True):
-                np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=image)
-        return batch
-
-    def _decoded(self, position: int) -> NDArray[np.uint8]:
-        file = self.files[position]
-        content = file.read()
-        if self._digests is not None and digest(content) != _whole(self._digests[position]):
-            raise _changed(file.path)
-        return decode(file.path, self.size, content)
-
-    @cached_property
-    def _digests(self) -> NDArray[np.bytes_] | None:
-        if len(self.files) > MOST_READ[0] or sum(file.size for file in self.files) > MOST_READ[1]:
-            return None
-        with _pool() as pool:
-            found = list(pool.map(self._examined, self.files))
-        if damaged := [problem for _, problem in found if problem]:
-            more = f"; and {len(damaged) - _LISTED} more" if len(damaged) > _LISTED else ""
-            raise DataError("; ".join(damaged[:_LISTED]) + more)
-        return np.array([content for content, _ in found], DIGEST)
-
-    def _examined(self, file: ImageFile) -> tuple[bytes, str]:
-        """The digest of a file, and what is wrong with it: one that seems to be cut short is decoded to know."""
-        content = file.read()
-        if _seems_whole(content):
-            return digest(content), ""
-        try:
-            decode(file.path, self.size, content)
-        except DataError as problem:
-            return digest(content), str(problem)
-        return digest(content), ""
-
-    def digests(self, index: NDArray[np.int64]) -> NDArray[np.bytes_] | None:
-        """Of the files' bytes; None where the set is too large to read all of it for a command."""
-        return None if self._digests is None else self._digests[index]
-
-    def identity(self, index: NDArray[np.int64]) -> Iterator[bytes]:
-        """The files' bytes, or their names and sizes where those are too many; and the pixels of some."""
-        digests = self.digests(index)
-        if digests is None:
-            yield from (self.files[position].name_and(self.files[position].size) for position in index)
-        else:
-            yield digests.tobytes()
-        some = np.unique(np.linspace(0, len(index) - 1, PROBED).astype(np.int64)) if len(index) else index
-        yield self.images(index[some]).tobytes()
-
-    def stamps(self, index: NDArray[np.int64]) -> Iterator[bytes]:
-        """Where each file's bytes are, how many, and when they were last written; nothing where all are read anyway."""
-        if self._digests is not None:
-            return
-        for position in index:
-            file = self.files[position]
-            yield file.name_and(file.target, file.size, file.modified)
-
-
-def _seems_whole(content: bytes) -> bool:
-    """Whether the end is there: JPEG's or PNG's last marker, or as many bytes as the head of a WebP or BMP says.
-
-    Of anything else there is no telling.
-    """
-    if content.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" in content[-_END:]
-    if content.startswith(b"\x89PNG"):
-        return b"IEND" in content[-_END:]
-    if content.startswith(b"RIFF"):
-        return len(content) >= 8 + int.from_bytes(content[4:8], "little")
-    if content.startswith(b"BM"):
-        return len(content) >= int.from_bytes(content[2:6], "little")
-    return False
-
-
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1))
-
-
-def _whole(stored: bytes) -> bytes:
-    """A digest with the zeros that NumPy drops at its end."""
-    return bytes(stored).ljust(np.dtype(DIGEST).itemsize, b"\0")
-
-
-def decode(path: Path | str, size: int, content: bytes | None = None) -> NDArray[np.uint8]:
-    """The image as RGB uint8 [size, size, 3]: shorter side resized (bilinear, antialiased), centre cut out.
-
-    The rounding of the longer side and of the cut follows torchvision's Resize and CenterCrop. Transparency
-    is dropped and EXIF rotation is not applied, as there.
-
-    Args:
-        path: of the file.
-        size: pixels.
-        content: the file's bytes, if they were read already.
-
-    Raises:
-        DataError: if the file is damaged or has more than 8 bits a channel.
-    """
-    try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
-            if image.mode[0] in "IF":  # Pillow would clip 16-bit greys at 255 and call it RGB
-                raise DataError(f"{path} has more than 8 bits a channel (Pillow mode {image.mode}); convert it to 8")
-            return np.asarray(_centre(image.convert("RGB"), size))
-    except UnidentifiedImageError:
-        raise DataError(f"the image {path} cannot be decoded (no format that is known); replace or remove it") from None
-    except DAMAGED as error:
-        raise DataError(f"the image {path} cannot be decoded ({error}); replace or remove it") from None
-
-
-def _centre(image: Image.Image, size: int) -> Image.Image:
-    shorter = min(image.size)
-    width, height = (int(size * side / shorter) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+    """Of the classes, as far as they are known."""
+    table: Path | None = None
+    """File names and classes, if the recipe gives them."""
 
 
 def read_folders(config: DataConfig) -> Reading:
-    """The folders of data.path, in one of the two layouts above; test/ before val/ if both have classes.
+    """The folders of data.path, in one of the layouts above; test/ before val/ if both have labels.
 
     Raises:
         DataError: if the layout is another, a class is empty, a file is no image, or a folder's class is not known.
     """
-    root, size, names = config.path, config.image_size, class_names(config)
-    if root is None or size is None or not root.is_dir():
-        raise DataError(f"data.path {root} is not a folder; imagefolder needs one, and data.image_size")
-    if not (root / "train").is_dir():
-        return read_folder(root, size, names), None
-    test_root = next((root / name for name in ("test", "val") if _folder_names(root / name)), None)
-    if test_root is None:
-        raise DataError(f"{root} has train/ but neither test/ nor val/ with one folder per class beside it")
-    training = read_folder(root / "train", size, names)
-    return training, read_folder(test_root, size, training.names)
+    root = config.path
+    if root is None or not root.is_dir():
+        raise DataError(f"data.path {root} is not a folder; imagefolder needs one")
+    how, names = decoding_of(config), class_names(config)
+    train_root = _named(root, config.train) if config.train else _usual(root, TRAIN)
+    if config.split == "test" or (train_root is None and not config.train_labels):
+        test_root = _test_alone(root, config)
+        if test_root is None:
+            return read_folder(Part(root, names, config.labels), how), None
+        return None, read_folder(Part(test_root, names, config.labels), how)
+    training = read_folder(Part(train_root or root, names, config.train_labels), how)
+    test_root, remarks = _test_root(root, training.names, config)
+    test = read_folder(Part(test_root, training.names, config.labels), training.how)
+    return training, replace(test, remarks=(*test.remarks, *remarks), classes=training.classes)
 
 
-def read_folder(root: Path, size: int, names: tuple[str, ...] = ()) -> FolderSource:
-    """All images of the class folders in `root`, class by class.
+def _named(root: Path, name: str) -> Path:
+    if not (root / name).is_dir():
+        there = sorted(Listing().folders(root))
+        raise DataError(f"{root} has no folder {name}; there are {few(there)}")
+    return root / name
 
-    Args:
-        root: of the class folders.
-        size: height and width of the images.
-        names: of the classes, in the order of the network's outputs; without them, the folders' names, sorted.
-    """
-    found = _folder_names(root)
-    if not found:
-        raise DataError(f"{root} has no folders; expected one per class")
-    names = names or tuple(found)
-    if unknown := sorted(set(found) - set(names)):
+
+def _usual(root: Path, names: Sequence[str]) -> Path | None:
+    """The folder of one of these names, in any case."""
+    found = [real for text, real in Listing().folders(root).items() if text.lower() in names]
+    if len(found) > 1:
         raise DataError(
-            f"{root} has folders of other classes than the {len(names)} there are ({_few(list(names))}): "
-            f"{_few(unknown)}; remove them, add them to the training images, or list all classes of the network in "
+            f"{root} has {' and '.join(found)}; say which one is meant: data.{'train' if names == TRAIN else 'test'}"
+        )
+    return root / found[0] if found else None
+
+
+def _test_alone(root: Path, config: DataConfig) -> Path | None:
+    """Where the images of a finished network lie, all of which are the gate; None for a set that is to be divided."""
+    if config.test:
+        return _named(root, config.test)
+    folders = {text.lower() for text in Listing().folders(root)}
+    if folders & set(TRAIN) or (folders and folders <= {*TEST, *VALIDATION}):
+        return _usual(root, TEST) or _usual(root, VALIDATION)
+    return root if config.split == "test" else None
+
+
+def _test_root(root: Path, names: tuple[str, ...], config: DataConfig) -> tuple[Path, tuple[str, ...]]:
+    """The folder of the test images, and what to say of others."""
+    if config.test:
+        return _named(root, config.test), ()
+    test, validation = _usual(root, TEST), _usual(root, VALIDATION)
+    if config.labels is not None and (test is None or validation is None):
+        return test or validation or root, ()
+    if test is not None and _has_labels(test, names):
+        return test, (f"{validation.name}/ is not read: {test.name}/ is the gate",) if validation else ()
+    if validation is not None and (test is None or _has_labels(validation, names)):
+        remarks = (f"{test.name}/ has no folder of any class, so {validation.name}/ is the gate",) if test else ()
+        return validation, remarks
+    if test is not None and (Listing().folders(test) or not validation):
+        return test, ()
+    raise DataError(
+        f"{root} has train/ but neither test/ nor val/ with one folder per class beside it; where are the test images? "
+        "Say so with data.test, and with data.labels (a table of file names and classes) if they are in one folder"
+    )
+
+
+def _has_labels(root: Path, names: tuple[str, ...]) -> bool:
+    """Whether one of its folders is a class, or a table of Tiny-ImageNet's kind lies there."""
+    return bool(set(Listing().folders(root)) & set(names)) or _annotations(root) is not None
+
+
+def _annotations(root: Path) -> Path | None:
+    return next(iter(sorted(root.glob(f"*{_ANNOTATIONS}"))), None)
+
+
+def read_folder(part: Part, how: Decoding) -> FileSource:
+    """All images of a part, class by class, or in the order of its table."""
+    root, listing = part.root, Listing()
+    folders = listing.folders(root)
+    table = part.table or (None if set(folders) & set(part.names) else _annotations(root))
+    if table is not None:
+        return _from_table(part, table, listing, how)
+    if not folders:
+        listing.check()
+        raise _no_classes(root)
+    names = part.names or tuple(sorted(folders))
+    if unknown := sorted(set(folders) - set(names)):
+        raise DataError(
+            f"{root} has folders of other classes than the {len(names)} there are ({few(list(names))}): "
+            f"{few(unknown)}; remove them, add them to the training images, or list all classes of the network in "
             "data.classes or data.class_map, in the order of its outputs"
         )
-    present = [(label, name) for label, name in enumerate(names) if name in set(found)]
-    files = [(label, file) for label, name in present for file in _image_files(root / name)]
-    labels = np.array([label for label, _ in files], np.int64)
-    return FolderSource(tuple(file for _, file in files), labels, names, size)
+    labels: list[int] = []
+    files: list[ImageFile] = []
+    for label, name in enumerate(names):
+        if name in folders:
+            found = listing.images(str(root / folders[name]))
+            if not found:
+                listing.problems.append(f"the class folder {shown(root / name)} is empty; remove it or fill it")
+            files += found
+            labels += [label] * len(found)
+    listing.check()
+    remarks = (*listing.remarks(root), *_beside(root), *(() if part.names else _order(names)))
+    return file_source(files, np.array(labels, np.int64), names, how, remarks=remarks)
 
 
-def _folder_names(root: Path) -> list[str]:
-    if not root.is_dir():
-        return []
-    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
-    if broken := [entry.path for entry in entries if entry.is_symlink() and not Path(entry.path).exists()]:
-        raise DataError(f"{_few(sorted(broken))}: the link leads nowhere; mount or mend it, or remove it")
-    return sorted(entry.name for entry in entries if entry.is_dir())
-
-
-def _image_files(folder: Path) -> list[ImageFile]:
-    linked = folder.is_symlink()
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    files = [_listed(entry, linked) for entry in entries if not entry.name.startswith(".")]
+def _from_table(part: Part, table: Path, listing: Listing, how: Decoding) -> FileSource:
+    files = listing.images(str(part.root))
+    listing.check()
     if not files:
-        raise DataError(f"the class folder {folder} is empty; remove it or fill it")
-    return files
+        raise DataError(f"{part.root} holds no images, so {table} has none to name")
+    found = labelled(table, files, part.root, part.names)
+    remarks = (*listing.remarks(part.root), *found.remarks)
+    return file_source(found.files, found.labels, found.names, how, classes=found.classes, remarks=remarks)
 
 
-def _listed(entry: os.DirEntry[str], linked: bool) -> ImageFile:
-    """One entry of a class folder, which may be a link itself."""
-    if Path(entry.name).suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"{entry.path} is not an image file ({', '.join(sorted(SUFFIXES))}); class folders hold images only, so "
-            "move it elsewhere"
-        )
-    try:
-        status = entry.stat()
-    except OSError as error:
-        raise DataError(f"the image {entry.path} cannot be read ({error.strerror}); replace or remove it") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{entry.path} is not a file (a pipe, a device or a folder); move it elsewhere")
-    target = os.path.realpath(entry.path) if linked or entry.is_symlink() else ""
-    return ImageFile(entry.path, target, status.st_size, status.st_mtime_ns)
+def _no_classes(root: Path) -> DataError:
+    """Of a folder without folders; the tables that lie about are named, for one of them may be the labels."""
+    if not has_images(root):
+        return DataError(f"{root} has no folders; expected one per class")
+    tables = [*root.iterdir(), *root.parent.iterdir()]
+    near = sorted(shown(path.name) for path in tables if path.suffix.lower() in NOTES and path.is_file())
+    hint = f" (beside them: {few(near)})" if near else ""
+    return DataError(
+        f"{root} has no folders; expected one per class. Its images lie in one folder, so say of which class each is: "
+        f"data.labels, a .csv, .tsv or .txt file of file names and classes{hint}"
+    )
 
 
-def _few(names: list[str]) -> str:
-    shown = ", ".join(names[:3]) or "none"
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+def _beside(root: Path) -> tuple[str, ...]:
+    """Images that lie beside the class folders."""
+    if not has_images(root):
+        return ()
+    return (f"image files in {shown(root.name)} itself, beside its class folders, are of no class and were not read",)
+
+
+def _order(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Where text and numbers sort differently, who trained may have had the other order."""
+
+    def natural(name: str) -> list[tuple[int, str]]:
+        return [(int(digits), "") if digits else (-1, text) for digits, text in re.findall(r"(\d+)|(\D+)", name)]
+
+    if sorted(names, key=natural) == list(names):
+        return ()
+    return (
+        "the folders are numbered in the order of text (10 before 2), as torchvision and Keras do; if the network was "
+        "trained in another order, list it in data.classes",
+    )

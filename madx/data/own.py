@@ -1,70 +1,60 @@
-"""The user's own arrays: a .npz file, or a Python callable that returns them.
+"""The user's own arrays: from files (`madx.data.formats`), or from a Python callable that returns them.
 
-Images are uint8 in 0..255 or floats in [0, 1]; [N, H, W], [N, C, H, W] or [N, H, W, C]; labels count from 0.
+Images are uint8 in 0..255, floats in [0, 1], or what the recipe says; [N, H, W], [N, C, H, W] or [N, H, W, C].
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.checks import checked_labels
 from madx.data.classes import class_names
-from madx.data.sources import Reading, array_source, checked_labels
+from madx.data.collecting import collected
+from madx.data.formats import Arrays, open_arrays
+from madx.data.naming import Pair, choose
+from madx.data.sources import Meaning, Reading, array_source
 from madx.errors import DataError
 from madx.plugins import USER_ERRORS, describe, load_callable
 from madx.recipe import DataConfig
 
-NPZ_KEYS = (
-    ("x_train", "y_train", "x_test", "y_test"),
-    ("train_images", "train_labels", "test_images", "test_labels"),
-)
-"""Keras' names and MedMNIST's; a file uses one of these sets, other keys (val_images) are not read."""
+Part = tuple[NDArray[Any], NDArray[Any]]
+"""Images and labels."""
 
 
-def read_npz(config: DataConfig) -> Reading:
-    """A .npz file with one of the sets of keys in `NPZ_KEYS`. Pickled objects are refused: they run code.
+def read_arrays(config: DataConfig) -> Reading:
+    """Arrays of one of the formats that `FORMATS` lists. Pickled objects are refused: they run code.
 
     Raises:
-        DataError: if the file cannot be read, lacks a key, or an array is not as stated above.
+        DataError: if a file cannot be read, lacks an array, or an array is not as stated above.
     """
-    if config.path is None or not config.path.is_file():
-        raise DataError(f"data.path {config.path} is not a file; data.name: npz reads one .npz file")
-    images, labels, test_images, test_labels = _load_npz(config.path)
-    return _reading(config, (images, labels), (test_images, test_labels), where=str(config.path))
+    if config.path is None or not config.path.exists():
+        raise DataError(f"data.path {config.path} is not a file and not a folder; data.name: {config.name} reads one")
+    _, arrays = open_arrays(config.name, config.path)
+    where = str(config.path)
+    chosen = choose(arrays, where=where, keys=dict(config.keys or {}))
+    if config.split == "test":
+        wanted = chosen.test or chosen.whole
+        if wanted is None:
+            raise DataError(f"{where} has no test images; data.split: test takes all images of the test part")
+        return reading(config, None, _loaded(arrays, wanted), where=where)
+    training = chosen.train or chosen.whole
+    parts = [None if pair is None else _loaded(arrays, pair) for pair in (training, chosen.test)]
+    return reading(config, parts[0], parts[1], where=where, remarks=chosen.remarks)
 
 
-def _load_npz(path: Path) -> list[NDArray[Any]]:
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array (.npy); {_wanted_keys()}")
-            return [archive[key] for key in _keys_of(path, set(archive.files))]
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as .npz without pickled objects: {error}") from None
-
-
-def _keys_of(path: Path, found: set[str]) -> tuple[str, ...]:
-    """The set of keys that the file uses."""
-    matching = [keys for keys in NPZ_KEYS if found.issuperset(keys)]
-    if len(matching) != 1:
-        problem = "uses both sets of keys" if matching else f"has the keys {', '.join(sorted(found)) or '(none)'}"
-        raise DataError(f"{path} {problem}; {_wanted_keys()}")
-    return matching[0]
-
-
-def _wanted_keys() -> str:
-    return "expected a .npz with " + ", or with ".join(", ".join(keys) for keys in NPZ_KEYS)
+def _loaded(arrays: Arrays, pair: Pair) -> Part:
+    return arrays[pair[0]](), arrays[pair[1]]()
 
 
 def read_factory(config: DataConfig) -> Reading:
-    """What data.factory returns: {'train': (images, labels), 'test': (images, labels)}, arrays or tensors.
+    """What data.factory returns: {'train': part, 'test': part}; a part alone must be the test part.
+
+    A part is a pair (images, labels) of arrays or tensors, a torch Dataset or a DataLoader.
 
     Raises:
         DataError: if it cannot be imported or returns anything else.
@@ -73,11 +63,19 @@ def read_factory(config: DataConfig) -> Reading:
         raise DataError("data.name: factory takes data.factory, and no data.path")
     where = f"data.factory {config.factory}"
     parts = _call(load_callable(config.factory, error=DataError), where)
-    if not (isinstance(parts, Mapping) and set(parts) == {"train", "test"}):
-        given = f"a mapping with the keys {sorted(map(str, parts))}" if isinstance(parts, Mapping) else _kind(parts)
-        raise DataError(f"{where} returned {given}; expected {{'train': (images, labels), 'test': (images, labels)}}")
-    training, test = (_pair(parts[name], f"{where}, {name}") for name in ("train", "test"))
-    return _reading(config, training, test, where=where)
+    if not (isinstance(parts, Mapping) and set(parts) in ({"train", "test"}, {"test"})):
+        given = (
+            f"a mapping with the keys {sorted(map(str, parts))}"
+            if isinstance(parts, Mapping)
+            else f"a {type(parts).__name__}"
+        )
+        raise DataError(
+            f"{where} returned {given}; expected {{'train': part, 'test': part}}, or {{'test': part}} for a finished "
+            "network; a part is (images, labels), a torch Dataset or a DataLoader"
+        )
+    names = ("test",) if config.split == "test" else tuple(parts)
+    found = {name: collected(parts[name], f"{where}, {name}") for name in names}
+    return reading(config, found.get("train"), found["test"], where=where)
 
 
 def _call(factory: Callable[[], object], where: str) -> object:
@@ -87,48 +85,58 @@ def _call(factory: Callable[[], object], where: str) -> object:
         raise DataError(f"{where} failed with {describe(problem)}") from problem
 
 
-def _pair(value: object, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    if not (isinstance(value, tuple | list) and len(value) == 2):
-        length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
-        raise DataError(f"{where}: expected the pair (images, labels), this is {_kind(value)}{length}")
-    images, labels = value
-    return _as_array(images, f"{where} images"), _as_array(labels, f"{where} labels")
+def meaning_of(config: DataConfig) -> Meaning:
+    """What the recipe says of arrays."""
+    undone = config.normalised
+    return Meaning(
+        layout=config.layout,
+        range=config.range,
+        mean=undone.mean if undone else (),
+        std=undone.std if undone else (),
+        first_label=config.first_label,
+    )
 
 
-def _as_array(value: object, where: str) -> NDArray[Any]:
-    """`value` as a NumPy array; lists are refused, for their type would be guessed."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        tensor = value.detach().cpu()
-        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    if isinstance(value, np.ndarray):
-        return value
-    raise DataError(f"{where}: expected a NumPy array or a tensor, this is {_kind(value)}")
-
-
-def _kind(value: object) -> str:
-    return f"a {type(value).__name__}"
-
-
-def _reading(
-    config: DataConfig,
-    training: tuple[NDArray[Any], NDArray[Any]],
-    test: tuple[NDArray[Any], NDArray[Any]],
-    *,
-    where: str,
+def reading(
+    config: DataConfig, training: Part | None, test: Part | None, *, where: str, remarks: tuple[str, ...] = ()
 ) -> Reading:
     """Both parts, checked; unless the recipe does, the training labels say how many classes there are."""
-    names = class_names(config)
+    names, meaning = class_names(config), meaning_of(config)
+    training, test = (part and (part[0], _numbered(part[1], names, meaning, where)) for part in (training, test))
     classes = len(names) or config.num_classes
-    source = array_source(*training, where=f"{where} (train)", classes=classes, names=names)
-    any_label = np.iinfo(np.int64).max
-    labels = checked_labels(test[1], where=f"{where} (test)", classes=classes or any_label)
-    unknown = np.setdiff1d(labels, source.labels)
-    if classes is None and len(unknown):
-        all_classes = max(source.classes, int(unknown[-1]) + 1)
+    source = None
+    if training is not None:
+        source = array_source(*training, where=f"{where} (train)", classes=classes, names=names, meaning=meaning)
+    if test is None:
+        return source, None
+    if source is not None and classes is None:
+        _require_known(test[1], source.labels, meaning, where)
+        classes = source.classes
+    found = array_source(*test, where=f"{where} (test)", classes=classes, names=names, meaning=meaning)
+    return source, replace(found, remarks=(*found.remarks, *remarks))
+
+
+def _numbered(labels: NDArray[Any], names: tuple[str, ...], meaning: Meaning, where: str) -> NDArray[Any]:
+    """Labels that are names as the numbers that the recipe gives them."""
+    if labels.dtype.kind not in "US":
+        return labels
+    texts, rows = np.unique(labels.astype(str), return_inverse=True)
+    if unknown := sorted(set(texts.tolist()) - set(names)):
         raise DataError(
-            f"{where} (test): no training image has label {unknown[0]}, and test images have. If the network knows "
-            f"that class all the same, say how many it knows: data.num_classes: {all_classes}"
+            f"{where}: labels are names, and {', '.join(unknown[:3])} is none of the {len(names)} that the recipe "
+            "lists; list all classes of the network in data.classes or data.class_map, in the order of its outputs"
         )
-    return source, array_source(*test, where=f"{where} (test)", classes=source.classes, names=names)
+    return np.array([names.index(text) + meaning.first_label for text in texts.tolist()])[rows].reshape(labels.shape)
+
+
+def _require_known(labels: NDArray[Any], trained: NDArray[np.int64], meaning: Meaning, where: str) -> None:
+    """That test images have no class that no training image has."""
+    first = meaning.first_label
+    checked = checked_labels(labels, where=f"{where} (test)", classes=np.iinfo(np.int64).max - first, first=first)
+    unknown = np.setdiff1d(checked, trained)
+    if len(unknown):
+        classes = max(int(trained.max()), int(unknown[-1])) + 1
+        raise DataError(
+            f"{where} (test): no training image has label {unknown[0] + first}, and test images have. If the network "
+            f"knows that class all the same, say how many it knows: data.num_classes: {classes}"
+        )

@@ -87,3 +87,14 @@ def read_whole(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def shown(path: Path | str) -> str:
+    """A name for messages: bytes that are no UTF-8 text, as zip files of other systems have them, by their numbers."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def few(names: list[str]) -> str:
+    """The first three, and how many more there are."""
+    told = ", ".join(names[:3]) or "none"
+    return told if len(names) <= 3 else f"{told} and {len(names) - 3} more"

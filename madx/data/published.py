@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.data.classes import class_names
+from madx.data.formats import open_arrays
 from madx.data.places import HOW_TO_GET, find_folder, read_whole, require_files
 from madx.data.sources import ArraySource, Reading, array_source
 from madx.errors import DataError
@@ -38,6 +39,8 @@ class Cifar:
     """As in data.name."""
     subfolder: str
     """The folder inside the official archive."""
+    python_folder: str
+    """The one inside the archive of the Python version."""
     train: tuple[str, ...]
     test: str
     classes: int
@@ -51,6 +54,7 @@ class Cifar:
 CIFAR10 = Cifar(
     "cifar10",
     "cifar-10-batches-bin",
+    "cifar-10-batches-py",
     tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     "test_batch.bin",
     classes=10,
@@ -61,6 +65,7 @@ CIFAR10 = Cifar(
 CIFAR100 = Cifar(
     "cifar100",
     "cifar-100-binary",
+    "cifar-100-python",
     ("train.bin",),
     "test.bin",
     classes=100,
@@ -89,6 +94,8 @@ def read_cifar(config: DataConfig, layout: Cifar) -> Reading:
     folder = find_folder(config)
     if (folder / layout.subfolder).is_dir():
         folder = folder / layout.subfolder
+    elif not (folder / layout.test).is_file() and (found := _python_version(folder, layout)):
+        return _of_python(config, layout, found)
     require_files(folder, (*layout.train, layout.test), hint=HOW_TO_GET[layout.name])
     parts = [_cifar_file(folder / name, layout, layout.train_records) for name in layout.train]
     pixels = np.concatenate([pixels for pixels, _ in parts])
@@ -98,6 +105,33 @@ def read_cifar(config: DataConfig, layout: Cifar) -> Reading:
     return (
         array_source(pixels, labels, where=f"{folder} (train)", classes=layout.classes, names=names),
         array_source(test_pixels, test_labels, where=f"{folder} (test)", classes=layout.classes, names=names),
+    )
+
+
+def _python_version(folder: Path, layout: Cifar) -> Path | None:
+    """The folder of the files that torchvision unpacks, if they are there."""
+    places = (folder / layout.python_folder, folder)
+    test = layout.test.removesuffix(".bin")
+    return next((place for place in places if (place / test).is_file()), None)
+
+
+def _of_python(config: DataConfig, layout: Cifar, folder: Path) -> Reading:
+    """The same from pickles, read without running what is in them."""
+    _, arrays = open_arrays("pickles", folder)
+    names, images = class_names(config), {key: arrays[key]() for key in sorted(arrays)}
+    counts = tuple(len(images.get(key, ())) for key in ("x_train", "x_test"))
+    expected = (len(layout.train) * layout.train_records, layout.test_records)
+    if counts != expected:
+        raise DataError(
+            f"{folder} has {counts[0]} training and {counts[1]} test images, and {layout.name} has {expected[0]} and "
+            f"{expected[1]}: it is truncated or another set, which data.name: pickles reads as it is; or "
+            f"{HOW_TO_GET[layout.name]} ({layout.train[0]} and so on)"
+        )
+    return tuple(  # type: ignore[return-value]
+        array_source(
+            images[f"x_{part}"], images[f"y_{part}"], where=f"{folder} ({part})", classes=layout.classes, names=names
+        )
+        for part in ("train", "test")
     )
 
 
@@ -121,6 +155,9 @@ def read_svhn(config: DataConfig) -> Reading:
     """
     folder = find_folder(config)
     names = ("train_32x32.mat", "test_32x32.mat")
+    if config.split == "test":
+        require_files(folder, names[1:], hint=HOW_TO_GET["svhn"])
+        return None, _svhn_file(folder / names[1])
     require_files(folder, names, hint=HOW_TO_GET["svhn"])
     training, test = (_svhn_file(folder / name) for name in names)
     return training, test

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.checks import require_fit
 from madx.data.fashion import read_fashion
+from madx.data.files import FileSource
 from madx.data.folders import read_folders
-from madx.data.own import read_factory, read_npz
+from madx.data.formats import FORMATS
+from madx.data.own import read_arrays, read_factory
 from madx.data.published import read_cifar10, read_cifar100, read_digits, read_svhn
-from madx.data.sources import Reading, Source, require_fit
+from madx.data.shards import read_shards
+from madx.data.sources import Reading, Source
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
@@ -26,7 +30,11 @@ READERS: Mapping[str, Callable[[DataConfig], Reading]] = MappingProxyType(
         "cifar100": read_cifar100,
         "svhn": read_svhn,
         "imagefolder": read_folders,
-        "npz": read_npz,
+        "parquet": read_shards,
+        "arrow": read_shards,
+        "webdataset": read_shards,
+        "arrays": read_arrays,
+        **dict.fromkeys(FORMATS, read_arrays),
         "factory": read_factory,
     }
 )
@@ -39,10 +47,19 @@ def read(config: DataConfig) -> Reading:
         DataError: if the set is missing, damaged, or holds values outside the contract of `Source`.
     """
     training, test = READERS[config.name](config)
+    if config.split == "test" and training is not None:
+        training, test = None, training if test is None else test
     require_fit(training, test, where=f"data.name: {config.name}")
-    if config.channel_order == "bgr":
-        return _exchanged(training), None if test is None else _exchanged(test)
-    return training, test
+    return _as_said(training, config), _as_said(test, config)
+
+
+def _as_said(source: Source | None, config: DataConfig) -> Source | None:
+    """Without damaged files and with the channels exchanged, if the recipe says so."""
+    if source is None:
+        return None
+    if config.skip_damaged and isinstance(source, FileSource):
+        source = source.without_damaged()
+    return _exchanged(source) if config.channel_order == "bgr" else source
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """What a data set is to madx: a `Source`. `ArraySource` is one in memory; here its arrays are checked.
 
-Canonical layout: pixels [N, C, H, W], uint8 in 0..255 or float32 in [0, 1]; labels int64 [N] in [0, classes).
+Canonical layout: pixels [N, C, H, W], as they are stored; images float32 in [0, 1]; labels int64 [N] in [0, classes).
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.checks import check_pixels, checked_labels
 from madx.errors import DataError
 
 MOST_CHANNELS = 4
@@ -43,6 +44,11 @@ class Source(Protocol):
         """Of the classes, in the order of the network's outputs; empty where nobody said."""
         ...
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences for whoever reads the verdict: how the data were read, what was passed over."""
+        ...
+
     def images(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """The images at the positions `index`, in that order: [n, C, H, W] in [0, 1], a new array."""
         ...
@@ -65,22 +71,70 @@ DIGEST = "S16"
 _AT_ONCE = 2**23
 """Bytes of images that are compared at a time."""
 
-Reading: TypeAlias = tuple[Source, Source | None]
-"""What a reader returns: the training set, and the test set if there is one."""
+Reading: TypeAlias = tuple[Source | None, Source | None]
+"""What a reader returns: the training set, and the test set if there is one; one of them may be all there is."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How stored arrays are to be understood, as the recipe says."""
+
+    layout: Literal["nchw", "nhwc"] | None = None
+    """Order of the axes; None: the axis of at most four entries is the channels."""
+    range: tuple[float, float] | None = None
+    """The stored values that are 0 and 1."""
+    mean: tuple[float, ...] = ()
+    """Of each channel, if the data are (image - mean) / std; else empty."""
+    std: tuple[float, ...] = ()
+    first_label: int = 0
+
+    @property
+    def converts(self) -> bool:
+        """Whether values are not 0..255 or [0, 1] as they are."""
+        return self.range is not None or bool(self.mean)
+
+    def images(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Stored pixels [n, C, H, W] as a new float32 array in [0, 1], whatever the strides of the stored ones."""
+        found = np.empty(stored.shape, np.float32)
+        if self.range is not None:
+            low, high = self.range
+            np.subtract(stored, np.float32(low), out=found, casting="unsafe")
+            found /= np.float32(high - low)
+        elif self.mean:
+            mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (self.mean, self.std))
+            np.multiply(stored, std, out=found, casting="unsafe")
+            found += mean
+        elif stored.dtype == np.uint8:
+            np.divide(stored, np.float32(255), out=found)
+        else:
+            found[:] = stored
+        return np.clip(found, 0, 1, out=found) if self.converts else found
+
+    def sentence(self) -> tuple[str, ...]:
+        """What was done to the values."""
+        if self.range is not None:
+            return ("stored values {:g} to {:g} became 0 to 1; eps is in that unit".format(*self.range),)
+        if self.mean:
+            numbers = (", ".join(f"{number:g}" for number in numbers) for numbers in (self.mean, self.std))
+            told = "the stored normalisation (mean {}, std {}) was undone: the network is given images in [0, 1]"
+            return (told.format(*numbers),)
+        return ()
 
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Images in memory. Made by `array_source`, which checks them."""
+    """Images in memory, or in a file that is mapped into it. Made by `array_source`, which checks them."""
 
     pixels: NDArray[Any]
-    """[N, C, H, W], uint8 in 0..255 (kept so: a quarter of the memory) or float32 in [0, 1]."""
+    """[N, C, H, W] as they are stored (mostly uint8, a quarter of the memory); never copied as a whole."""
     labels: NDArray[np.int64]
     """[N], in [0, classes)."""
     classes: int
     """How many classes there are."""
     names: tuple[str, ...] = ()
     """Of the classes; empty where nobody said."""
+    meaning: Meaning = Meaning()
+    remarks: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -90,18 +144,15 @@ class ArraySource:
 
     def images(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """The images at the positions `index`, in that order: [n, C, H, W] in [0, 1], a new array."""
-        chosen = self.pixels[index]
-        if chosen.dtype == np.uint8:
-            shares: NDArray[np.float32] = np.divide(chosen, np.float32(255), dtype=np.float32)
-            return shares
-        return chosen
+        return self.meaning.images(self.pixels[index])
 
     @cached_property
     def _digests(self) -> NDArray[np.bytes_]:
         found = np.empty(len(self.pixels), DIGEST)
         at_once = max(1, _AT_ONCE // self.pixels[0].nbytes)
         for start in range(0, len(found), at_once):
-            for row, image in enumerate(_as_bytes(self.pixels[start : start + at_once]), start):
+            stored = self.pixels[start : start + at_once]
+            for row, image in enumerate(stored if self.meaning.converts else _as_bytes(stored), start):
                 found[row] = digest(np.ascontiguousarray(image))
         return found
 
@@ -128,6 +179,7 @@ def _as_bytes(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
     if pixels.dtype == np.uint8:
         yield from pixels
         return
+    pixels = pixels.astype(np.float32)
     levels = np.rint(pixels * np.float32(255)).astype(np.uint8)
     lossless = (np.divide(levels, np.float32(255), dtype=np.float32) == pixels).reshape(len(pixels), -1).all(1)
     for image, level, same in zip(pixels, levels, lossless, strict=True):
@@ -141,28 +193,32 @@ def array_source(
     where: str,
     classes: int | None = None,
     names: tuple[str, ...] = (),
+    meaning: Meaning = Meaning(),
 ) -> ArraySource:
     """A checked source of arrays.
 
     Args:
-        images: uint8 in 0..255 or floats in [0, 1]; [N, H, W], [N, C, H, W] or [N, H, W, C] (see `to_nchw`).
+        images: uint8 in 0..255 or floats in [0, 1], or what `meaning` says; [N, H, W], [N, C, H, W] or [N, H, W, C].
         labels: Integers, [N] or [N, 1].
         where: The file or part the arrays came from; errors begin with it.
         classes: How many classes there are; without it, the largest label plus one, and label 0 must occur.
         names: Of the classes, if they have any.
+        meaning: of axes, values and labels.
 
     Raises:
         DataError: if an array breaks this contract.
     """
-    pixels = _checked_pixels(to_nchw(images, where=where), where)
-    checked = checked_labels(labels, where=where, classes=classes)
+    pixels = to_nchw(images, where=where, layout=meaning.layout)
+    check_pixels(pixels, meaning, where)
+    checked = checked_labels(labels, where=where, classes=classes, first=meaning.first_label)
     if len(pixels) != len(checked):
         raise DataError(f"{where}: there are {len(pixels)} images but {len(checked)} labels; each image needs one")
-    return ArraySource(pixels, checked, int(checked.max()) + 1 if classes is None else classes, names)
+    count = int(checked.max()) + 1 if classes is None else classes
+    return ArraySource(pixels, checked, count, names, meaning, meaning.sentence())
 
 
-def to_nchw(images: NDArray[Any], *, where: str) -> NDArray[Any]:
-    """`images` as [N, C, H, W].
+def to_nchw(images: NDArray[Any], *, where: str, layout: Literal["nchw", "nhwc"] | None = None) -> NDArray[Any]:
+    """`images` as [N, C, H, W], a view.
 
     [N, H, W] is greyscale. Of four axes, the channels are the second or the last, whichever has at most four
     entries; if both have, or neither, nothing is guessed.
@@ -176,85 +232,12 @@ def to_nchw(images: NDArray[Any], *, where: str) -> NDArray[Any]:
     if images.ndim != 4:
         raise DataError(f"{where}: images have the shape {shape}; expected [N, H, W], [N, C, H, W] or [N, H, W, C]")
     first, last = (1 <= images.shape[axis] <= MOST_CHANNELS for axis in (1, 3))
-    if first == last:
+    if layout is None and first == last:
         either = "both could" if first else "neither can"
         raise DataError(
-            f"{where}: images have the shape {shape}; of the second and the last axis {either} be the "
-            f"channels (1 to {MOST_CHANNELS}); store them as [N, C, H, W] with H and W above {MOST_CHANNELS}"
+            f"{where}: images have the shape {shape}; of the second and the last axis {either} be the channels (1 to "
+            f"{MOST_CHANNELS} where nothing is said); say which: data.layout: nchw ([N, C, H, W]) or nhwc "
+            "([N, H, W, C])"
         )
-    return images if first else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
-def _checked_pixels(pixels: NDArray[Any], where: str) -> NDArray[Any]:
-    """`pixels` as uint8 or float32, with values that can be images."""
-    if pixels.size == 0:
-        raise DataError(f"{where}: images have the shape {list(pixels.shape)}; there is not one pixel in them")
-    if pixels.dtype == np.uint8:
-        if pixels.max() <= 1:
-            raise DataError(
-                f"{where}: uint8 images run from 0 to 255, but the largest value here is {pixels.max()}; "
-                "if they are shares of white, store them as float32"
-            )
-        return pixels
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise DataError(f"{where}: images are of type {pixels.dtype}; expected uint8 in 0..255 or floats in [0, 1]")
-    low, high = pixels.min(), pixels.max()  # a NaN anywhere makes both NaN
-    if low >= 0 and 0 < high <= 1.5 / 255:
-        raise DataError(
-            f"{where}: float images run from 0 to 1, but the largest value here is {high:.4g}: were they divided by "
-            "255 twice? Divide them once, or store them as uint8 in 0..255"
-        )
-    if not (low >= 0 and high <= 1):
-        found = f"values from {low:g} to {high:g}" if np.isfinite([low, high]).all() else "infinite values or NaN"
-        raise DataError(
-            f"{where}: float images must be finite and in [0, 1], but there are {found}; "
-            "undo any normalisation (it belongs into the model) or store them as uint8 in 0..255"
-        )
-    return pixels.astype(np.float32, copy=False)
-
-
-def checked_labels(labels: NDArray[Any], *, where: str, classes: int | None) -> NDArray[np.int64]:
-    """`labels` as int64 [N] in [0, classes); [N, 1] is accepted too.
-
-    Raises:
-        DataError: if they are not integers, not one per image, or out of range.
-    """
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        raise DataError(
-            f"{where}: labels have the shape {list(labels.shape)}; expected [N], one class number per image "
-            "(several labels per image and one-hot labels are not supported)"
-        )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{where}: labels are of type {labels.dtype}; expected integers, for example int64")
-    if labels.size == 0:
-        raise DataError(f"{where}: there is no label, so there is nothing to learn or to measure")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (classes is not None and high >= classes):
-        top = "" if classes is None else f" and end at {classes - 1}"
-        raise DataError(f"{where}: labels run from {low} to {high}; they must start at 0{top}")
-    if classes is None and low > 0:
-        raise DataError(
-            f"{where}: labels run from {low} to {high}, and no image has label 0; if they start at {low}, subtract "
-            f"{low}; if the first classes have no images here, say how many there are: data.num_classes: {high + 1}"
-        )
-    return labels.astype(np.int64)
-
-
-def require_fit(training: Source, test: Source | None, *, where: str) -> None:
-    """Check that the training set has classes to tell apart and that the test set is of the same kind.
-
-    Raises:
-        DataError: if fewer than two classes occur in the training set, or shapes differ.
-    """
-    present = np.unique(training.labels)
-    if len(present) < 2:
-        raise DataError(
-            f"{where}: every training image is of class {present[0]}; a classifier needs at least 2 classes"
-        )
-    if test is not None and test.shape != training.shape:
-        raise DataError(
-            f"{where}: training images have the shape {list(training.shape)}, but test images "
-            f"{list(test.shape)}; they must be equal"
-        )
+    channels_first = first if layout is None else layout == "nchw"
+    return images if channels_first else images.transpose(0, 3, 1, 2)

@@ -133,6 +133,16 @@ class Splits:
     """For the measurements that gates judge, and nothing else."""
     copies: Copies = field(default_factory=Copies)
     """What was left out of them."""
+    test_alone: bool = False
+    """Whether there are test images only, so that the selection is some of the gate."""
+    divided: bool = False
+    """Whether the set has no test part, so that the gate is a share of all images."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How the data were read and what was passed over, each once."""
+        parts = (self.train, self.gate)
+        return tuple(dict.fromkeys(remark for part in parts for remark in part.source.remarks))
 
 
 def load_splits(config: DataConfig, seed: int, *, trains: bool = True) -> Splits:
@@ -147,6 +157,9 @@ def load_splits(config: DataConfig, seed: int, *, trains: bool = True) -> Splits
         DataError: if the set cannot be read, or is too small for data.selection or data.gate.
     """
     source, test = read(config)
+    divided = test is None
+    if source is None:
+        return _test_alone(test, config, seed, trains=trains)
     if test is None:
         pool, gate = _divide(source.labels)
         test = source
@@ -165,6 +178,34 @@ def load_splits(config: DataConfig, seed: int, *, trains: bool = True) -> Splits
         selection=Split("selection", source, chosen),
         gate=Split("gate", test, gate),
         copies=copies,
+        divided=divided,
+    )
+
+
+def _test_alone(test: Source | None, config: DataConfig, seed: int, *, trains: bool) -> Splits:
+    """All images are the gate. What is tried on selection images (scalings, orders) is tried on some of them too.
+
+    Raises:
+        DataError: something is to be trained or pruned on them.
+    """
+    if test is None:
+        raise DataError(f"data.name: {config.name} found no images")
+    if trains:
+        raise DataError(
+            f"these data ({config.name}) are test images only, all of which are the gate, and training, pruning and "
+            "export need images of their own: judge a finished network with madx verify --engine, or give training "
+            "images (a part called train) as well"
+        )
+    order = seeds.numpy_generator(seed, "split", "gate").permutation(np.arange(len(test.labels)))
+    if config.gate is not None and config.gate > len(order):
+        raise DataError(f"data.gate is {config.gate}, but {config.name} has only {len(order)} test images; lower it")
+    nothing = np.empty(0, np.int64)
+    _, gate, copies = distinct(
+        test, test, train=nothing, selection=nothing, gate=order, limit=config.gate, trains=trains
+    )
+    chosen = gate[: config.selection or LARGEST_SELECTION]
+    return Splits(
+        Split("train", test, nothing), Split("selection", test, chosen), Split("gate", test, gate), copies, True
     )
 
 

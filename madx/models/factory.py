@@ -90,6 +90,7 @@ def check_network(network: nn.Module, *, name: str, shape: tuple[int, int, int],
         raise ModelError(
             f"model.factory: the network of {name} failed on a float32 batch {list(images.shape)},"
             f" the shape of the data's images, with {describe(problem)}."
+            " What image files become, data.image_size and data.channels (1: grey) say."
         ) from problem
     wanted = f"expected floating-point logits {[_TRIAL_BATCH, classes]} for a batch {list(images.shape)}"
     if not isinstance(logits, Tensor):

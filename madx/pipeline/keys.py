@@ -23,6 +23,7 @@ from madx.pipeline.versions import tool_versions
 from madx.plugins import source_digest
 from madx.prune import IMAGE_FREE, LEARNERS, removes_channels
 from madx.recipe import PruneConfig, Recipe
+from madx.recipe.data import DATA_FILES
 from madx.verify.measurements import FORMAT
 
 FED = ("input", "output", "reference_input", "reference_output")
@@ -156,7 +157,7 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
 def _common(context: Context, *splits: str) -> dict[str, Any]:
     """What all stages depend on, and these splits; networks do not depend on how many gate images will judge them."""
     recipe = context.recipe
-    hidden = {"path", "class_map"} if "gate" in splits else {"path", "class_map", "gate"}
+    hidden = {*DATA_FILES, *(() if "gate" in splits else ("gate",))}
     return {
         "seed": recipe.seed,
         "threads": recipe.threads,

@@ -76,7 +76,8 @@ def measure_pace(context: Context, wanted: Collection[Pass]) -> Pace:
             example |= role == "pruned" and not own
             network = network.to(context.device)
             parameters[role] = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-            images, labels = context.splits.train.tensors(0, max(BATCH, context.batch_size(context.recipe.prune)))
+            split = context.splits.train if len(context.splits.train) else context.splits.selection
+            images, labels = split.tensors(0, max(BATCH, context.batch_size(context.recipe.prune)))
             activations = max(activations, _activations(network, images[:FEW].to(context.device)) * len(images) // FEW)
             for way in ways:
                 if way.kind != "engine":

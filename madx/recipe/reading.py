@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from madx.errors import RecipeError
+from madx.recipe.data import DATA_FILES
 from madx.recipe.dialect import Loader
 from madx.recipe.models import KINDS_OF_ATTACK, RECIPE_VERSION, Recipe
 
@@ -87,7 +88,8 @@ def resolve_paths(recipe: Recipe, base: Path) -> Recipe:
         except (RuntimeError, ValueError, OSError) as error:
             raise RecipeError(f"the path {str(path)!r} cannot be resolved: {error}") from None
 
-    data = recipe.data.model_copy(update={name: resolved(getattr(recipe.data, name)) for name in ("path", "class_map")})
+    files = {name: resolved(getattr(recipe.data, name)) for name in DATA_FILES}
+    data = recipe.data.model_copy(update=files)
     model = recipe.model.model_copy(update={"weights": resolved(recipe.model.weights)})
     return recipe.model_copy(update={"data": data, "model": model})
 
@@ -101,6 +103,11 @@ def canonical_json(value: BaseModel | dict[str, Any] | list[Any]) -> str:
 def recipe_schema() -> dict[str, Any]:
     """JSON Schema of the recipe, for editors."""
     return Recipe.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
+
+def parse_value(text: str, source: str) -> Any:
+    """One value as a recipe writes it; RecipeError, naming `source`, if it is no YAML."""
+    return _parse_yaml(text, source)
 
 
 def _parse_yaml(text: str, source: str) -> Any:

@@ -64,7 +64,7 @@ def _section_lines(section: BaseModel, *, indent: int) -> list[str]:
 
 
 def _choices(schema: dict[str, Any]) -> str:
-    return f" One of: {', '.join(schema['enum'])}." if "enum" in schema else ""
+    return f" One of: {', '.join(map(str, schema['enum']))}." if "enum" in schema else ""
 
 
 def _comment(text: str, indent: int) -> list[str]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from madx.data.own import read_factory, read_npz
+from madx.data.classes import class_names
+from madx.data.own import read_arrays as read_npz
+from madx.data.own import read_factory
 from madx.data.readers import read
 from madx.errors import DataError
 from madx.recipe import DataConfig
@@ -56,8 +58,8 @@ def test_bad_npz_content_is_refused(tmp_path, changes, words):
 
 
 def test_npz_with_other_keys_says_which_are_wanted(tmp_path):
-    np.savez(tmp_path / "a.npz", images=PIXELS, labels=LABELS)
-    with pytest.raises(DataError, match=r"has the keys images, labels; expected .* x_train, y_train"):
+    np.savez(tmp_path / "a.npz", u=PIXELS, v=LABELS)
+    with pytest.raises(DataError, match=r"has the keys u, v; expected .*x_train, y_train"):
         read_npz(DataConfig(name="npz", path=tmp_path / "a.npz"))
 
 
@@ -189,3 +191,33 @@ def test_what_cannot_be_said_of_classes_and_channels(fields, words):
 
 def test_classes_that_yaml_reads_as_numbers():
     assert DataConfig(name="npz", path="x.npz", classes=[0, 1, "n02"]).classes == ["0", "1", "n02"]
+
+
+def test_labels_that_are_names(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 6)).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=["cat", "ant"], x_test=images, y_test=["ant", "cat"])
+    training, test = read(DataConfig(name="npz", path=tmp_path / "a.npz", classes=["bee", "ant", "cat"]))
+    assert (training.labels.tolist(), test.labels.tolist(), test.classes) == ([2, 1], [1, 2], 3)
+    with pytest.raises(DataError, match="labels are names, and ant, cat is none of the 0"):
+        read(DataConfig(name="npz", path=tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '["a", "b", "c"]',
+        '{"b": 1, "c": 2, "a": 0}',
+        '{"0": "a", "2": "c", "1": "b"}',
+        '{"0": ["a", "x"], "1": ["b", "y"], "2": ["c", "z"]}',
+    ],
+)
+def test_a_class_map_in_json(tmp_path, content):
+    (tmp_path / "map.json").write_text(content)
+    assert class_names(DataConfig(name="npz", path="x", class_map=tmp_path / "map.json")) == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("content", ["[1.5]", '{"a": 1, "b": 2}', '{"a": 0, "b": 0}', "nothing"])
+def test_a_class_map_in_json_that_is_none(tmp_path, content):
+    (tmp_path / "map.json").write_text(content)
+    with pytest.raises(DataError, match=r"is no list of names|is not JSON"):
+        class_names(DataConfig(name="npz", path="x", class_map=tmp_path / "map.json"))

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from madx.data.sources import array_source, require_fit, to_nchw
+from madx.data.checks import require_fit
+from madx.data.sources import array_source, to_nchw
 from madx.errors import DataError
 
 ALL_BYTES = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
@@ -120,7 +121,7 @@ def test_labels_of_any_integer_type_and_as_a_column(dtype):
 
 
 def test_labels_that_start_at_one_are_not_taken_for_an_absent_class():
-    with pytest.raises(DataError, match=r"from 1 to 3, and no image has label 0; .*subtract 1; .*data.num_classes: 4"):
+    with pytest.raises(DataError, match=r"from 1 to 3, and no image has label 0; .*first_label: 1; .*num_classes: 4"):
         array_source(noise(3, 6, 6), np.array([1, 2, 3]), where="x")
     assert array_source(noise(3, 6, 6), np.array([1, 2, 3]), where="x", classes=4).classes == 4
 

@@ -94,7 +94,7 @@ VALUES: dict[str, list[str]] = {
     "data: {name: digits, path: x}": ["data.name: digits reads no files", "data.path"],
     "data: {name: factory, factory: 'a:b', path: x}": ["data.name: factory reads no files", "data.path"],
     "data: {name: npz}": ["data.name: npz needs data.path"],
-    "data: {name: imagefolder, path: x}": ["needs data.image_size"],
+    "data: {name: imagefolder}": ["needs data.path"],
     "data: {image_size: 32}": ["data.image_size belongs to data.name: imagefolder"],
     "data: {factory: 'a:b'}": ["data.factory belongs to data.name: factory"],
     "data: {name: factory}": ["data.factory belongs to data.name: factory"],

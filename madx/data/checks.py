@@ -1,0 +1,162 @@
+"""What arrays of pixels and labels must be before anything is computed from them; what is wrong is told with a remedy.
+
+A wrong unit gives wrong numbers in silence: so values are looked at, all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madx.errors import DataError
+
+if TYPE_CHECKING:
+    from madx.data.sources import Meaning, Source
+
+_AT_ONCE = 2**26
+"""Bytes that are looked at together, so that a mapped file is never in memory as a whole."""
+_ROUNDING = 1e-3
+"""How far outside of [0, 1] a value may be that was normalised and is brought back."""
+
+
+def check_pixels(pixels: NDArray[Any], meaning: Meaning, where: str) -> None:
+    """Look at all values of pixels [N, C, H, W].
+
+    Raises:
+        DataError: they cannot be images, or not in the unit that is said.
+    """
+    if pixels.size == 0:
+        raise DataError(f"{where}: images have the shape {list(pixels.shape)}; there is not one pixel in them")
+    if meaning.converts:
+        _check_converted(pixels, meaning, where)
+    elif pixels.dtype == np.uint8:
+        if (high := _limits(pixels)[1]) <= 1:
+            raise DataError(
+                f"{where}: uint8 images run from 0 to 255, but the largest value here is {high:g}; "
+                "if they are shares of white, store them as float32, or say so: data.range: [0, 1]"
+            )
+    elif np.issubdtype(pixels.dtype, np.floating):
+        _check_floats(*_limits(pixels), where)
+    else:
+        raise DataError(
+            f"{where}: images are of type {pixels.dtype}; expected uint8 in 0..255 or floats in [0, 1]; for other "
+            "numbers say which values are 0 and 1: data.range: [0, 255] or [0, 65535], say"
+        )
+
+
+def _limits(pixels: NDArray[Any]) -> tuple[float, float]:
+    """The smallest and the largest value; a NaN anywhere makes both NaN."""
+    step = max(1, _AT_ONCE // max(1, pixels[0].nbytes))
+    parts = [pixels[start : start + step] for start in range(0, len(pixels), step)]
+    return float(np.min([part.min() for part in parts])), float(np.max([part.max() for part in parts]))
+
+
+def _check_floats(low: float, high: float, where: str) -> None:
+    if low >= 0 and 0 < high <= 1.5 / 255:
+        raise DataError(
+            f"{where}: float images run from 0 to 1, but the largest value here is {high:.4g}: were they divided by "
+            "255 twice? Divide them once, or store them as uint8 in 0..255"
+        )
+    if low >= 0 and high <= 1:
+        return
+    if not np.isfinite([low, high]).all():
+        raise DataError(f"{where}: float images must be finite and in [0, 1], but there are infinite values or NaN")
+    told = f"{where}: float images must be finite and in [0, 1], but there are values from {low:g} to {high:g}; "
+    if low >= 0:
+        raise DataError(
+            told + f"store them as uint8 in 0..255, or say which values are 0 and 1: data.range: {_span(high)}"
+        )
+    raise DataError(
+        told
+        + "if they were normalised, say how, and let the network do it inside: data.normalised: {mean: [...], std: "
+        "[...]} undoes it, model.args.normalise: {mean: [...], std: [...]} does it in the network. If they are in "
+        f"another unit, say which values are 0 and 1: data.range: [{low:.4g}, {high:.4g}], say"
+    )
+
+
+def _span(high: float) -> str:
+    return "[0, 255]" if high <= 255 else "[0, 65535]" if high <= 65535 else f"[0, {high:g}]"
+
+
+def _check_converted(pixels: NDArray[Any], meaning: Meaning, where: str) -> None:
+    if not (np.issubdtype(pixels.dtype, np.floating) or np.issubdtype(pixels.dtype, np.integer)):
+        raise DataError(f"{where}: images are of type {pixels.dtype}; expected numbers")
+    if meaning.range is not None:
+        low, high = _limits(pixels)
+        slack = 1e-6 * (meaning.range[1] - meaning.range[0])
+        if not (low >= meaning.range[0] - slack and high <= meaning.range[1] + slack):
+            raise DataError(
+                f"{where}: there are values from {low:g} to {high:g}, and data.range says "
+                f"{meaning.range[0]:g} to {meaning.range[1]:g}; widen it"
+            )
+        return
+    if len(meaning.mean) != pixels.shape[1]:
+        raise DataError(
+            f"{where}: images have {pixels.shape[1]} channels, and data.normalised gives {len(meaning.mean)} numbers; "
+            "expected one for each channel"
+        )
+    limits = np.array([_limits(pixels[:, channel, None]) for channel in range(pixels.shape[1])])
+    back = limits * np.array(meaning.std)[:, None] + np.array(meaning.mean)[:, None]
+    if not (back.min() >= -_ROUNDING and back.max() <= 1 + _ROUNDING):
+        raise DataError(
+            f"{where}: with data.normalised undone there are values from {back.min():.4g} to {back.max():.4g}; "
+            "expected [0, 1]: are mean and std those that the data were normalised with, in the unit of [0, 1]?"
+        )
+
+
+def checked_labels(labels: NDArray[Any], *, where: str, classes: int | None, first: int = 0) -> NDArray[np.int64]:
+    """`labels` as int64 [N] in [0, classes); [N, 1] is accepted too.
+
+    Args:
+        labels: as they are stored.
+        where: they came from.
+        classes: how many there are, if that is known.
+        first: the label of the first class.
+
+    Raises:
+        DataError: if they are not integers, not one per image, or out of range.
+    """
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise DataError(
+            f"{where}: labels have the shape {list(labels.shape)}; expected [N], one class number per image "
+            "(several labels per image and one-hot labels are not supported)"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{where}: labels are of type {labels.dtype}; expected integers, for example int64")
+    if labels.size == 0:
+        raise DataError(f"{where}: there is no label, so there is nothing to learn or to measure")
+    low, high = int(labels.min()), int(labels.max())
+    if low < first or (classes is not None and high >= classes + first):
+        top = "" if classes is None else f" and end at {classes - 1 + first}"
+        raise DataError(f"{where}: labels run from {low} to {high}; they must start at {first}{top}")
+    if classes is None and low > first:
+        raise DataError(
+            f"{where}: labels run from {low} to {high}, and no image has label {first}; if they start at {low}, say "
+            f"so: data.first_label: {low}; if the first classes have no images here, say how many there are: "
+            f"data.num_classes: {high + 1 - first}"
+        )
+    return labels.astype(np.int64) - first
+
+
+def require_fit(training: Source | None, test: Source | None, *, where: str) -> None:
+    """Check that the training set has classes to tell apart and that the test set is of the same kind.
+
+    Raises:
+        DataError: if fewer than two classes occur in the training set, or shapes differ.
+    """
+    if training is None:
+        return
+    present = np.unique(training.labels)
+    if len(present) < 2:
+        raise DataError(
+            f"{where}: every training image is of class {present[0]}; a classifier needs at least 2 classes"
+        )
+    if test is not None and test.shape != training.shape:
+        raise DataError(
+            f"{where}: training images have the shape {list(training.shape)}, but test images "
+            f"{list(test.shape)}; they must be equal"
+        )

@@ -1,0 +1,310 @@
+"""Formats of arrays: a row for each, with how its files are known and how one is opened.
+
+What a file or a folder holds is a mapping of names to functions that load the array, so that only what is meant is
+read; `madx.data.naming` says what is meant.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madx.data.pickles import load_arrays
+from madx.data.places import few, read_whole
+from madx.errors import DataError
+
+Load = Callable[[], NDArray[Any]]
+Arrays = Mapping[str, Load]
+_DEPTH = 2
+"""Folders below the one that is given in which files are looked for, where it has none itself (MNIST/raw)."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way of keeping arrays in files."""
+
+    what: str
+    """In words."""
+    pattern: str
+    """Regular expression of its files' names, in small letters."""
+    open: Callable[[Path], Arrays]
+    batches: str = ""
+    """Of names of files that are pieces of one set."""
+
+    def files(self, folder: Path) -> list[Path]:
+        """Of this format, sorted."""
+        found = [file for file in sorted(folder.iterdir()) if re.fullmatch(self.pattern, file.name.lower())]
+        return [file for file in found if file.is_file()]
+
+
+def _open_npz(path: Path) -> Arrays:
+    with _archive(path) as archive:
+        names = list(archive.files)
+
+    def load(key: str) -> NDArray[Any]:
+        with _archive(path) as archive:
+            found: NDArray[Any] = archive[key]
+        return found
+
+    return {key: lambda key=key: load(key) for key in names}  # type: ignore[misc]
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[Any]:
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} is a single array (.npy); expected a .npz file with images and labels")
+            yield archive
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as .npz without pickled objects: {error}") from None
+
+
+def _open_npy(path: Path) -> Arrays:
+    def load() -> NDArray[Any]:
+        try:
+            found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(f"{path} cannot be read as .npy without pickled objects: {error}") from None
+        return found
+
+    return {"": load}
+
+
+def _open_pt(path: Path) -> Arrays:
+    import pickle
+
+    import torch
+
+    try:
+        with warnings.catch_warnings():  # of other pickle protocols, which it refuses or reads
+            warnings.simplefilter("ignore")
+            content = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        told = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{path} cannot be read as tensors without running code ({told}); save a dictionary of tensors, or let a "
+            "factory of yours read it (data.name: factory)"
+        ) from None
+    return _flat(content, "")
+
+
+def _open_pickle(path: Path) -> Arrays:
+    return _flat(load_arrays(path), "")
+
+
+def _flat(value: Any, name: str) -> dict[str, Load]:
+    """Arrays and tensors of nested dictionaries and pairs, by their names with dots; whatever is no array is left."""
+    if isinstance(value, Mapping):
+        named = {
+            (key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)): item
+            for key, item in value.items()
+        }
+        return {key: load for part, item in named.items() for key, load in _flat(item, _joined(name, part)).items()}
+    if isinstance(value, tuple | list) and len(value) == 2 and all(hasattr(item, "shape") for item in value):
+        return _flat({"x": value[0], "y": value[1]}, name)
+    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
+        return {name: lambda: np.array(value)}
+    if isinstance(value, np.ndarray):
+        return {name: lambda: value}
+    if hasattr(value, "detach"):
+        return {name: lambda: as_numpy(value)}
+    return {}
+
+
+def as_numpy(tensor: Any) -> NDArray[Any]:
+    """A tensor as NumPy has it; of floats NumPy does not know bfloat16."""
+    plain = tensor.detach().cpu()
+    try:
+        found: NDArray[Any] = plain.numpy()
+    except TypeError:
+        found = plain.float().numpy()
+    return found
+
+
+def _joined(first: str, second: str) -> str:
+    return f"{first}.{second}" if first else second
+
+
+_IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
+def _open_idx(path: Path) -> Arrays:
+    return {"": lambda: _idx(path)}
+
+
+def _idx(path: Path) -> NDArray[Any]:
+    """IDX: two zero bytes, the type, the number of axes, each axis as a big-endian uint32, then the entries."""
+    content = read_whole(path)
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is a damaged or truncated gzip file ({error})") from None
+    kind, axes = (content[2], content[3]) if len(content) >= 4 and content[:2] == b"\0\0" else (0, 0)
+    header = 4 + 4 * axes
+    if kind not in _IDX_TYPES or not axes or len(content) < header:
+        raise DataError(f"{path} is not an IDX file: it begins with 0x{content[:4].hex()}")
+    shape = np.frombuffer(content, ">u4", axes, 4).astype(np.int64)
+    entries = (
+        np.frombuffer(content, np.dtype(_IDX_TYPES[kind]), offset=header) if len(content) > header else np.empty(0)
+    )
+    if len(entries) != int(np.prod(shape, dtype=object)):
+        raise DataError(f"{path}: the header promises {shape.tolist()} entries, but {len(entries)} follow it")
+    return entries.astype(entries.dtype.newbyteorder("=")).reshape(shape)
+
+
+def _open_mat(path: Path) -> Arrays:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    if re.fullmatch(r"(train|test|extra)_32x32\.mat", path.name):
+        raise DataError(f"{path} is a file of SVHN, where the label 10 means 0: say data.name: svhn")
+    try:
+        content = loadmat(path)
+    except (MatReadError, OSError, EOFError, ValueError, TypeError, NotImplementedError, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read as a MATLAB file ({error}); one of version 7.3 is HDF5: save it with -v7"
+        ) from None
+    arrays = {
+        key: value for key, value in content.items() if not key.startswith("__") and isinstance(value, np.ndarray)
+    }
+    return {key: lambda value=value: _images_first(value) for key, value in arrays.items()}  # type: ignore[misc]
+
+
+def _images_first(array: NDArray[Any]) -> NDArray[Any]:
+    """MATLAB counts images on the last axis, and its vectors are rows or columns."""
+    if array.ndim >= 3:
+        return np.moveaxis(array, -1, 0)
+    return array.ravel() if 1 in array.shape else array
+
+
+_BATCHES = r"(train_)?data_batch(_\d+)?"
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "npz": Format("a .npz file", r".*\.npz", _open_npz),
+        "npy": Format(".npy files", r".*\.npy", _open_npy),
+        "pt": Format(".pt files of tensors", r".*\.pth?", _open_pt),
+        "idx": Format("IDX files (as MNIST's)", r".*[-._]idx\d([-._]ubyte)?(\.gz)?", _open_idx),
+        "mat": Format(".mat files", r".*\.mat", _open_mat),
+        "pickles": Format(
+            "Python pickles of arrays (as CIFAR's)",
+            rf".*\.(pkl|pickle|p)|{_BATCHES}|test_batch|val_data|train|test",
+            _open_pickle,
+            batches=rf"{_BATCHES}|test_batch|val_data|train|test",
+        ),
+    }
+)
+"""By data.name. A new format is a new row (and its name a choice of the recipe's)."""
+
+
+def open_arrays(name: str, path: Path) -> tuple[str, Arrays]:
+    """What the file or folder holds, and in which format.
+
+    Args:
+        name: of a format, or `arrays` for whichever there is.
+        path: of a file, or of a folder of files.
+
+    Raises:
+        DataError: there is nothing of that format, or two formats.
+    """
+    wanted = dict(FORMATS) if name == "arrays" else {name: FORMATS[name]}
+    if path.is_file():
+        fitting = [key for key, row in wanted.items() if re.fullmatch(row.pattern, path.name.lower())]
+        if not fitting and name != "arrays":
+            fitting = [name]
+        if not fitting:
+            raise DataError(f"data.path {path} is none of {_known(wanted)}")
+        return fitting[0], wanted[fitting[0]].open(path)
+    if not path.is_dir():
+        raise DataError(f"data.path {path} is not a file and not a folder; data.name: {name} reads {_known(wanted)}")
+    folder, found = _found(path, wanted)
+    if len(found) > 1:
+        raise DataError(
+            f"{folder} has {' and '.join(map(_known_one, found))}; say which are meant: data.name: {' or '.join(found)}"
+        )
+    key, files = next(iter(found.items()))
+    return key, _of_files(wanted[key], files)
+
+
+def _found(path: Path, wanted: Mapping[str, Format]) -> tuple[Path, dict[str, list[Path]]]:
+    """The folder that has such files, which may lie in the one that is given, and the files by format."""
+    level = [path]
+    for _ in range(_DEPTH + 1):
+        having = {}
+        for folder in level:
+            found = {key: files for key, row in wanted.items() if (files := row.files(folder))}
+            if found:
+                having[folder] = found
+        if len(having) > 1:
+            raise DataError(
+                f"{few([str(folder) for folder in having])} all have such files; give one of them as data.path"
+            )
+        if having:
+            return next(iter(having.items()))
+        level = [entry for folder in level for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    raise DataError(f"{path} has none of {_known(wanted)}")
+
+
+def _of_files(row: Format, files: list[Path]) -> Arrays:
+    pieces = [file for file in files if row.batches and re.fullmatch(row.batches, file.name.lower())]
+    if pieces:
+        return _of_batches(row, pieces)
+    if len(files) == 1:
+        return row.open(files[0])
+    return {_joined(_stem(file), key): load for file in files for key, load in row.open(file).items()}
+
+
+def _stem(file: Path) -> str:
+    return re.sub(r"\.(gz|npz|npy|pth?|mat|pkl|pickle|p)$", "", re.sub(r"\.gz$", "", file.name))
+
+
+def _of_batches(row: Format, files: list[Path]) -> Arrays:
+    """CIFAR's Python version: rows of channels, height, width; CIFAR-100's fine labels; ImageNet 32 x 32 alike."""
+    found: dict[str, list[Mapping[str, NDArray[Any]]]] = {"train": [], "test": []}
+    for file in sorted(files, key=lambda file: [int(digits) for digits in re.findall(r"\d+", file.name)]):
+        arrays = {key: load() for key, load in row.open(file).items()}
+        labels = arrays.get("fine_labels", arrays.get("labels"))
+        if "data" not in arrays or labels is None:
+            raise DataError(
+                f"{file} has {few(sorted(arrays))}; expected data and labels, as CIFAR's Python version has"
+            )
+        part = "test" if file.name.lower() in ("test_batch", "val_data", "test") else "train"
+        found[part].append({"x": _square(arrays["data"], file), "y": labels})
+    return {
+        f"{key}_{part}": lambda batches=batches, key=key: np.concatenate([one[key] for one in batches])  # type: ignore[misc]
+        for part, batches in found.items()
+        if batches
+        for key in ("x", "y")
+    }
+
+
+def _square(rows: NDArray[Any], file: Path) -> NDArray[Any]:
+    """[N, 3 * S * S] as [N, 3, S, S]."""
+    if rows.ndim == 4:
+        return rows
+    side = round((rows.shape[1] / 3) ** 0.5) if rows.ndim == 2 else 0
+    if rows.ndim != 2 or 3 * side * side != rows.shape[1]:
+        raise DataError(f"{file}: data has the shape {list(rows.shape)}; expected rows of three square channels")
+    return rows.reshape(-1, 3, side, side)
+
+
+def _known(rows: Mapping[str, Format]) -> str:
+    return ", ".join(row.what for row in rows.values())
+
+
+def _known_one(key: str) -> str:
+    return FORMATS[key].what

@@ -1,0 +1,134 @@
+"""What madx would read at a path: what it is, how many images of what, and the `data:` section for a recipe.
+
+Nothing is guessed: what the recipe has to say is told as the question that a run would end with.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import ValidationError
+
+from madx.data.composition import describe
+from madx.data.decoding import DAMAGED
+from madx.data.files import FileSource
+from madx.data.formats import FORMATS
+from madx.data.listing import LITTER, SUFFIXES
+from madx.data.readers import read
+from madx.data.sources import Source
+from madx.data.splits import load_splits
+from madx.errors import DataError
+from madx.recipe import DataConfig
+
+_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+_CLASSES = 20
+"""Classes that are counted by name."""
+_LOOKED_AT = 2000
+"""Files whose mode and size are counted, evenly spaced."""
+
+
+@dataclass
+class Found:
+    """What lies at a path."""
+
+    name: str
+    """The reader's, as in data.name."""
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """train and test: how many images, of which classes, shapes and modes."""
+    remarks: list[str] = field(default_factory=list)
+    """What a run would say of them."""
+    question: str = ""
+    """What has to be said or mended before anything can be read; empty if nothing."""
+    section: str = ""
+    """To paste into a recipe."""
+
+
+def recognised(path: Path) -> str:
+    """The reader for a path: by the endings of what lies there.
+
+    Raises:
+        DataError: nothing that can be read is there.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path.is_file():
+        by_ending = _SUFFIXES.get(path.suffix.lower())
+        if by_ending is None and not any(_is_of(name, path) for name in FORMATS):
+            raise DataError(f"{path} is no set of images that madx reads; docs/data.md has a table of them")
+        return by_ending or "arrays"
+    for folder, _, files in os.walk(path):  # the first file that tells, so that large sets are not listed
+        for file in files:
+            suffix = Path(file).suffix.lower()
+            if suffix in _SUFFIXES:
+                return _SUFFIXES[suffix]
+            if suffix in SUFFIXES and Path(folder).name.lower() not in LITTER:
+                return "imagefolder"
+    places = [path, *(entry for entry in sorted(path.iterdir()) if entry.is_dir())]
+    has_arrays = any(row.files(place) for row in FORMATS.values() for place in places)
+    return "arrays" if has_arrays else "imagefolder"
+
+
+def _is_of(name: str, path: Path) -> bool:
+    return path in FORMATS[name].files(path.parent)
+
+
+def look(path: Path, keys: dict[str, Any]) -> Found:
+    """What a recipe with these keys beside `path` would read.
+
+    Args:
+        path: of a file or folder.
+        keys: more of the data section, as a recipe says it; `name` goes before what is recognised.
+
+    Raises:
+        DataError: there is nothing to read, or the keys are none.
+    """
+    section = {"name": recognised(path), "path": str(path), **keys}
+    try:
+        config = DataConfig.model_validate(section)
+    except ValidationError as error:
+        told = [".".join(("data", *map(str, detail["loc"]))) + f": {detail['msg']}" for detail in error.errors()]
+        raise DataError("; ".join(told)) from None
+    found = Found(config.name, section=f"data: {json.dumps(section)}")
+    try:
+        training, test = read(config)
+        for name, source in (("train", training), ("test", test)):
+            if source is not None:
+                found.parts[name] = _counted(source)
+        found.remarks = describe(load_splits(config, 0, trains=training is not None))
+    except DataError as problem:
+        found.question = str(problem)
+    return found
+
+
+def _counted(source: Source) -> dict[str, Any]:
+    counts = np.bincount(source.labels, minlength=source.classes)
+    names = source.names or tuple(map(str, range(source.classes)))
+    told = dict(zip(names[:_CLASSES], counts[:_CLASSES].tolist(), strict=True))
+    found = {"images": len(source.labels), "shape": list(source.shape), "classes": source.classes, "by_class": told}
+    if isinstance(source, FileSource):
+        found |= _kinds(source)
+    return found
+
+
+def _kinds(source: FileSource) -> dict[str, Any]:
+    """Formats, modes and sizes (width x height) of the files, as they are before they are resized."""
+    rows = np.unique(np.linspace(0, len(source.files) - 1, _LOOKED_AT).astype(np.int64))
+    kinds: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for row in rows:
+        file = source.files[row]
+        try:
+            with Image.open(io.BytesIO(file.read())) as image:
+                kinds[f"{image.format} {image.mode}"] += 1
+                sizes[f"{image.width} x {image.height}"] += 1
+        except DAMAGED:
+            kinds["damaged"] += 1
+    return {"looked_at": len(rows), "kinds": dict(kinds.most_common(8)), "sizes": dict(sizes.most_common(8))}

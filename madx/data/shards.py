@@ -1,0 +1,274 @@
+"""Image files that lie together in tables (Parquet and Arrow of Hugging Face's layout) or archives (WebDataset's tar).
+
+The parts of a set are told from the names of its files and folders (train-00000-of-00002.parquet, test/data.arrow).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from madx.data.checks import checked_labels
+from madx.data.classes import class_names
+from madx.data.decoding import Decoding, decoding_of
+from madx.data.files import Cell, FileSource, ImageFile, Stored, file_source
+from madx.data.listing import SUFFIXES, called
+from madx.data.naming import LABELS, part_of, words
+from madx.data.places import few, shown
+from madx.data.sources import Reading
+from madx.errors import DataError
+from madx.recipe import DataConfig
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_EXTRA = "needs the package pyarrow: pip install 'madx[datasets]'"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The images of one file, with labels as they are written there."""
+
+    files: Sequence[Stored]
+    labels: Sequence[Any]
+    """Numbers or names."""
+    names: tuple[str, ...] = ()
+    """Of the classes by number, if the file tells them."""
+
+
+def read_shards(config: DataConfig) -> Reading:
+    """All shards of data.path, by part.
+
+    Raises:
+        DataError: there are none, a file is damaged, or it is not clear what is image and what is label.
+    """
+    suffix, opened = _KINDS[config.name]
+    parts = _by_part(config, suffix)
+    how, said = decoding_of(config), class_names(config)
+    if config.split == "test":
+        wanted = parts.get("test") or parts.get("val") or parts.get("")
+        if wanted is None:
+            raise DataError(f"{config.path} has no test part; data.split: test takes all images of it")
+        return None, _source([opened(file, config, "test") for file in wanted], config, said, how)
+    test_files = parts.get("test") or parts.get("val")
+    train_files = parts.get("train") or parts.get("")
+    training = None
+    if train_files:
+        training = _source([opened(file, config, "train") for file in train_files], config, said, how)
+    if not test_files:
+        return training, None
+    known = said or (training.names if training else ())
+    shards = [opened(file, config, "test") for file in test_files]
+    test = _source(shards, config, known, training.how if training else how, training.classes if training else None)
+    unread = (
+        ("the part for validation is not read: the test part is the gate",)
+        if len(parts.keys() & {"test", "val"}) > 1
+        else ()
+    )
+    return training, replace(test, remarks=(*test.remarks, *unread))
+
+
+def _by_part(config: DataConfig, suffix: str) -> dict[str, list[Path]]:
+    """The files of train, test, val and "" (which does not say), each sorted."""
+    root = config.path
+    if root is None or not root.exists():
+        raise DataError(f"data.path {root} does not exist; data.name: {config.name} reads *{suffix} files")
+    files = [root] if root.is_file() else sorted(path for path in root.rglob(f"*{suffix}") if not _is_cache(path))
+    if not files:
+        raise DataError(f"{root} has no *{suffix} files, which data.name: {config.name} reads")
+    parts: dict[str, list[Path]] = {}
+    for file in files:
+        relative = file.name if root.is_file() else str(file.relative_to(root).with_suffix(""))
+        parts.setdefault(part_of(relative) or "", []).append(file)
+    if "" in parts and len(parts) > 1:
+        told = few([shown(file.name) for file in parts[""]])
+        raise DataError(
+            f"{root}: of which part are {told}? Their names say neither train nor test; move or rename them"
+        )
+    return parts
+
+
+def _is_cache(path: Path) -> bool:
+    return path.name.startswith(("cache-", ".")) or any(part.startswith(".") for part in path.parts[-3:-1])
+
+
+def _source(
+    shards: Sequence[Shard], config: DataConfig, names: tuple[str, ...], how: Decoding, classes: int | None = None
+) -> FileSource:
+    """One source of all shards of a part."""
+    files = [file for shard in shards for file in shard.files]
+    written = [label for shard in shards for label in shard.labels]
+    if not files:
+        raise DataError(f"data.path {config.path} holds no images")
+    names = names or shards[0].names
+    if all(isinstance(label, int) for label in written):
+        count = len(names) or config.num_classes or classes
+        labels = checked_labels(np.array(written), where=str(config.path), classes=count, first=config.first_label)
+        return file_source(files, labels, names, how, classes=count or int(labels.max()) + 1)
+    texts = [called(str(label)) for label in written]
+    names = names or tuple(sorted(set(texts)))
+    if unknown := sorted(set(texts) - set(names)):
+        raise DataError(f"{config.path} has classes that are none of the {len(names)} there are: {few(unknown)}")
+    numbers = {name: number for number, name in enumerate(names)}
+    return file_source(files, np.array([numbers[text] for text in texts], np.int64), names, how)
+
+
+def _parquet(path: Path, config: DataConfig, part: str) -> Shard:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise DataError(f"data.name: parquet {_EXTRA} (or convert the set to image folders or .npz)") from None
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as parquet ({error})") from None
+    return _of_table(table, path, config, part)
+
+
+def _arrow(path: Path, config: DataConfig, part: str) -> Shard:
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise DataError(f"data.name: arrow {_EXTRA} (or convert the set to image folders or .npz)") from None
+    for opened in (pa.ipc.open_stream, pa.ipc.open_file):
+        try:
+            return _of_table(opened(pa.memory_map(str(path))).read_all(), path, config, part)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            problem = error
+    raise DataError(f"{path} cannot be read as an Arrow file ({problem})")
+
+
+def _of_table(table: pa.Table, path: Path, config: DataConfig, part: str) -> Shard:
+    keys: dict[Any, str] = dict(config.keys or {})
+    image, label = (keys.get(f"{kind}_{part}") or _column(table, path, kind) for kind in ("x", "y"))
+    if missing := sorted({image, label} - set(table.column_names)):
+        raise DataError(f"{path} has no column {missing[0]}; there are {', '.join(table.column_names)}")
+    cells = []
+    for row, value in enumerate(table.column(image).to_pylist()):
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(content, bytes):
+            raise DataError(f"{path}: row {row} of the column {image} holds no bytes of an image (a path only?)")
+        cells.append(Cell(f"{path.name}, row {row}", content))
+    labels = table.column(label).to_pylist()
+    if any(value is None or value == -1 for value in labels):
+        raise DataError(f"{path}: some rows have no {label}; a part without labels cannot be measured")
+    return Shard(cells, labels, _label_names(table, label))
+
+
+def _column(table: pa.Table, path: Path, kind: str) -> str:
+    """The only column that can be the images (x) or the labels (y)."""
+    import pyarrow.types as kinds
+
+    fields = list(table.schema)
+    if kind == "x":
+        found = [field.name for field in fields if kinds.is_struct(field.type) or kinds.is_binary(field.type)]
+    else:
+        plain = [field.name for field in fields if kinds.is_integer(field.type) or kinds.is_string(field.type)]
+        found = [name for name in plain if LABELS & set(words(name))] if len(plain) > 1 else plain
+    if len(found) == 1:
+        return str(found[0])
+    what = "images" if kind == "x" else "labels"
+    raise DataError(
+        f"{path} has the columns {', '.join(table.column_names)}, and {few(found)} could be the {what}; say which: "
+        f"data.keys: {{x_train: NAME, y_train: NAME, x_test: NAME, y_test: NAME}}"
+    )
+
+
+def _label_names(table: pa.Table, label: str) -> tuple[str, ...]:
+    """The names that Hugging Face keeps beside a column of class numbers."""
+    try:
+        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[label]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _tar(path: Path, config: DataConfig, part: str) -> Shard:  # noqa: ARG001 - a shard has no columns
+    """WebDataset: neighbouring members with one name up to the first dot are a sample."""
+    status = path.stat()
+    files: list[Stored] = []
+    labels: list[Any] = []
+    for sample in _samples(path):
+        images = [suffix for suffix in sample if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
+        if len(images) != 1:
+            raise DataError(
+                f"{path}: the sample of {next(iter(sample.values()))[0].name} has {len(images)} images; expected one"
+            )
+        member = sample[images[0]][0]
+        place = ImageFile(
+            str(path),
+            os.path.realpath(path),
+            member.size,
+            status.st_mtime_ns,
+            member.offset_data,
+            member.name,
+            status.st_size,
+        )
+        files.append(place)
+        labels.append(_label_of(sample, f"{path}: {member.name}"))
+    return Shard(files, labels)
+
+
+Sample = dict[str, tuple[tarfile.TarInfo, bytes]]
+"""Ending -> member, and its bytes where it may be a label."""
+
+
+def _samples(path: Path) -> Iterator[Sample]:
+    key, sample = "", Sample()
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if not member.isfile() or not stem:
+                    continue
+                if sample and f"{folder}/{stem}" != key:
+                    yield sample
+                    sample = {}
+                key, suffix = f"{folder}/{stem}", suffix.lower()
+                small = archive.extractfile(member) if suffix in _LABEL_SUFFIXES else None
+                sample[suffix] = member, small.read() if small else b""
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be read as an archive ({error}); a compressed one is to be unpacked first"
+        ) from None
+    if sample:
+        yield sample
+
+
+_LABEL_SUFFIXES = ("cls", "label", "json", "txt")
+"""Endings under which a sample's label is looked for, in this order."""
+
+
+def _label_of(sample: Sample, where: str) -> Any:
+    suffix = next((suffix for suffix in _LABEL_SUFFIXES if suffix in sample), None)
+    if suffix is None:
+        raise DataError(
+            f"{where} has no label; expected a member {' or '.join(f'.{name}' for name in _LABEL_SUFFIXES)}"
+        )
+    text = sample[suffix][1].decode("utf-8", "replace").strip()
+    if suffix == "json":
+        try:
+            content = json.loads(text)
+        except ValueError:
+            raise DataError(f"{where}: its .json is damaged") from None
+        found = [name for name in ("label", "cls", "class", "target") if isinstance(content, dict) and name in content]
+        if len(found) != 1:
+            raise DataError(f"{where}: its .json has {len(found)} of label, cls, class, target; expected one of them")
+        return content[found[0]]
+    return int(text) if text.isdigit() else text
+
+
+_KINDS: Mapping[str, tuple[str, Callable[[Path, DataConfig, str], Shard]]] = MappingProxyType(
+    {"parquet": (".parquet", _parquet), "arrow": (".arrow", _arrow), "webdataset": (".tar", _tar)}
+)
+"""By data.name: the ending of the files, and what reads one."""

@@ -1,0 +1,315 @@
+"""Arrays in every format: one set written in each of them is read as the same images; what is not clear is asked."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from madx.data.formats import FORMATS
+from madx.data.naming import choose, kind_of, part_of, words
+from madx.data.published import CIFAR10, read_cifar
+from madx.data.readers import READERS, read
+from madx.errors import DataError
+from madx.recipe import DataConfig
+from madx.recipe.data import ARRAYS, DATA_FILES, ENCODED
+
+PIXELS = np.random.default_rng(5).integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)
+LABELS = np.array([0, 1, 2, 2, 1, 0])
+SET = {"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS[:4], "y_test": LABELS[:4]}
+
+
+def write_npz(folder: Path) -> None:
+    np.savez(folder / "a.npz", **SET)
+
+
+def write_npz_by_part(folder: Path) -> None:
+    for part in ("train", "test"):
+        np.savez(folder / f"{part}.npz", images=SET[f"x_{part}"], labels=SET[f"y_{part}"])
+
+
+def write_npy(folder: Path) -> None:
+    for key, array in SET.items():
+        np.save(folder / f"{key}.npy", array)
+
+
+def write_pt(folder: Path) -> None:
+    torch.save(
+        {part: (torch.tensor(SET[f"x_{part}"]), torch.tensor(SET[f"y_{part}"])) for part in ("train", "test")},
+        folder / "set.pt",
+    )
+
+
+def write_pt_by_part(folder: Path) -> None:
+    for part, name in (("train", "training"), ("test", "test")):
+        torch.save((torch.tensor(SET[f"x_{part}"]), torch.tensor(SET[f"y_{part}"])), folder / f"{name}.pt")
+
+
+def write_idx(folder: Path) -> None:
+    (folder / "MNIST" / "raw").mkdir(parents=True)
+    for part, name in (("train", "train"), ("test", "t10k")):
+        for kind, array in (("images-idx4", SET[f"x_{part}"]), ("labels-idx1", SET[f"y_{part}"].astype(np.uint8))):
+            head = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape)
+            content = head + array.tobytes()
+            path = folder / "MNIST" / "raw" / f"{name}-{kind}-ubyte"
+            if part == "train":
+                path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content))
+            else:
+                path.write_bytes(content)
+
+
+def write_mat(folder: Path) -> None:
+    last = {key: np.moveaxis(array, 0, -1) if array.ndim > 1 else array[:, None] for key, array in SET.items()}
+    scipy.io.savemat(folder / "set.mat", last)
+
+
+def write_pickles(folder: Path) -> None:
+    for part in ("train", "test"):
+        content = {"features": SET[f"x_{part}"], "labels": SET[f"y_{part}"], "n": np.float64(3)}
+        (folder / f"{part}.p").write_bytes(pickle.dumps(content))
+
+
+def write_batches(folder: Path) -> None:
+    place = folder / "cifar-10-batches-py"
+    place.mkdir()
+    parts = {
+        "data_batch_1": slice(4),
+        "data_batch_10": slice(5, 6),
+        "data_batch_2": slice(4, 5),
+        "test_batch": slice(4),
+    }
+    for name, rows in parts.items():
+        content = {b"data": PIXELS[rows].reshape(-1, 192), b"labels": LABELS[rows].tolist(), b"batch_label": b"x"}
+        (place / name).write_bytes(pickle.dumps(content, protocol=2))
+    (place / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"a"]}))
+
+
+WRITERS: list[tuple[str, Callable[[Path], None]]] = [
+    ("npz", write_npz),
+    ("npz", write_npz_by_part),
+    ("npy", write_npy),
+    ("pt", write_pt),
+    ("pt", write_pt_by_part),
+    ("idx", write_idx),
+    ("mat", write_mat),
+    ("pickles", write_pickles),
+    ("pickles", write_batches),
+]
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_set_is_the_same_in_every_format(tmp_path, name, write):
+    write(tmp_path)
+    for asked in (name, "arrays"):
+        training, test = read(DataConfig(name=asked, path=tmp_path))
+        np.testing.assert_array_equal(training.images(np.arange(6)), PIXELS.astype(np.float32) / 255)
+        np.testing.assert_array_equal(test.images(np.arange(4)), PIXELS[:4].astype(np.float32) / 255)
+        assert (training.labels.tolist(), test.labels.tolist()) == (LABELS.tolist(), LABELS[:4].tolist())
+
+
+def test_every_format_is_tested_and_can_be_asked_for():
+    assert {name for name, _ in WRITERS} == set(FORMATS) == set(ARRAYS) - {"arrays"}
+    choices = DataConfig.model_json_schema()["properties"]["name"]["enum"]
+    assert set(choices) == set(READERS) >= {*ARRAYS, *ENCODED}
+
+
+def test_npy_files_stay_in_the_file(tmp_path):
+    write_npy(tmp_path)
+    training, _ = read(DataConfig(name="npy", path=tmp_path))
+    assert isinstance(training.pixels, np.memmap)
+    nhwc = np.save(tmp_path / "x_train.npy", np.ascontiguousarray(PIXELS.transpose(0, 2, 3, 1)))
+    assert nhwc is None
+    np.save(tmp_path / "x_test.npy", np.ascontiguousarray(PIXELS[:4].transpose(0, 2, 3, 1)))
+    training, _ = read(DataConfig(name="npy", path=tmp_path))
+    assert isinstance(training.pixels, np.memmap)
+    images = training.images(np.array([3]))
+    np.testing.assert_array_equal(images, PIXELS[3:4].astype(np.float32) / 255)
+    assert images.flags.c_contiguous
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("name", ["train.p", "data_batch_1", "set.pt"])
+def test_nothing_that_is_in_a_pickle_is_run(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(pickle.dumps({"data": Evil(), "labels": LABELS}))
+    with pytest.raises(DataError, match=r"run.* code"):
+        read(DataConfig(name="arrays", path=tmp_path))
+    assert not Path("executed").exists()
+    content = pickle.dumps({"data": PIXELS})
+    (tmp_path / "other.p").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"other\.p is not a whole pickle"):
+        read(DataConfig(name="arrays", path=tmp_path / "other.p"))
+
+
+def test_two_formats_or_two_folders_or_none_are_asked_about(tmp_path):
+    with pytest.raises(DataError, match=r"has none of a \.npz file, "):
+        read(DataConfig(name="arrays", path=tmp_path))
+    write_npz(tmp_path)
+    write_npy(tmp_path)
+    with pytest.raises(DataError, match=r"a \.npz file and \.npy files; say which are meant: data\.name: npz or npy"):
+        read(DataConfig(name="arrays", path=tmp_path))
+    for name in ("one", "two"):
+        (tmp_path / "up" / name).mkdir(parents=True)
+        write_npz(tmp_path / "up" / name)
+    with pytest.raises(DataError, match="all have such files; give one of them"):
+        read(DataConfig(name="npz", path=tmp_path / "up"))
+
+
+def test_a_file_of_svhn_has_a_reader_of_its_own(tmp_path):
+    scipy.io.savemat(tmp_path / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1], [10]]})
+    with pytest.raises(DataError, match=r"the label 10 means 0: say data\.name: svhn"):
+        read(DataConfig(name="mat", path=tmp_path))
+    pixels = np.arange(32 * 32 * 3 * 2).reshape(32, 32, 3, 2).astype(np.uint8)
+    scipy.io.savemat(tmp_path / "test_32x32.mat", {"X": pixels, "y": [[1], [10]]})
+    training, test = read(DataConfig(name="svhn", path=tmp_path, split="test"))
+    assert training is None
+    assert test.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "kind"),
+    [
+        ("x_train", "train", "images"),
+        ("trainX", "train", "images"),
+        ("Xtest", "test", "images"),
+        ("ytest", "test", "labels"),
+        ("train-images-idx3-ubyte", "train", "images"),
+        ("t10k-labels-idx1-ubyte", "test", "labels"),
+        ("valid.features", "val", "images"),
+        ("test_data_labels", "test", "labels"),
+        ("train_test", None, None),
+        ("mean", None, None),
+        ("entrain_x", None, "images"),
+    ],
+)
+def test_names_are_cut_into_words(name, part, kind):
+    assert (part_of(name), kind_of(name)) == (part, kind), words(name)
+
+
+def test_which_names_are_meant():
+    usual = ["x_train", "y_train", "x_test", "y_test"]
+    assert choose([*usual, "x_train_mean", "val_images", "val_labels"], where="w").test == ("x_test", "y_test")
+    assert choose([*usual[:2], "X_val", "y_val"], where="w").test == ("X_val", "y_val")
+    assert choose(["x_test", "y_test"], where="w").train is None
+    assert choose(["images", "labels"], where="w").whole == ("images", "labels")
+    assert choose(["x_train", "y_train", "x_test", "X_valid", "Y_valid"], where="w").test == ("X_valid", "Y_valid")
+    with pytest.raises(DataError, match=r"has both fine_labels and rough_labels.*data\.keys"):
+        choose(["images", "fine_labels", "rough_labels"], where="w")
+    keys = {"x_test": "a", "y_test": "b"}
+    assert choose(["a", "b"], where="w", keys=keys).test == ("a", "b")
+    with pytest.raises(DataError, match=r"has no b, which data\.keys names; there are a"):
+        choose(["a"], where="w", keys=keys)
+    with pytest.raises(DataError, match="images need labels"):
+        choose(["a"], where="w", keys={"x_test": "a"})
+
+
+def save(path: Path, images: np.ndarray, **more: np.ndarray) -> Path:
+    np.savez(path, **{"x_train": images, "y_train": LABELS, "x_test": images[:3], "y_test": LABELS[:3]} | more)
+    return path
+
+
+def images_of(path: Path, **keys: object) -> np.ndarray:
+    return read(DataConfig(name="npz", path=path, **keys))[0].images(np.arange(6))
+
+
+SHARES = PIXELS.astype(np.float32) / 255
+
+
+@pytest.mark.parametrize(
+    ("stored", "keys"),
+    [
+        (PIXELS.astype(np.float64), {"range": [0, 255]}),
+        (PIXELS.astype(np.int64), {"range": [0, 255]}),
+        (PIXELS.astype(np.uint16) * 257, {"range": [0, 65535]}),
+        (SHARES * 2 - 1, {"range": [-1, 1]}),
+        (SHARES * 80 - 80, {"range": [-80, 0]}),
+        ((SHARES - 0.5) / 0.25, {"normalised": {"mean": [0.5] * 3, "std": [0.25] * 3}}),
+    ],
+    ids=["floats to 255", "int64", "16 bit", "-1 to 1", "decibels", "normalised"],
+)
+def test_values_in_another_unit_are_brought_back_and_that_is_said(tmp_path, stored, keys):
+    path = save(tmp_path / "a.npz", stored)
+    found = images_of(path, **keys)
+    np.testing.assert_allclose(found, SHARES, atol=2e-6)
+    assert found.dtype == np.float32
+    assert found.min() >= 0
+    assert found.max() <= 1
+    (remark,) = read(DataConfig(name="npz", path=path, **keys))[0].remarks
+    assert "became 0 to 1" in remark or "was undone" in remark
+    with pytest.raises(DataError, match=r"data\.range: \["):
+        images_of(path)
+
+
+def test_channels_are_undone_each_with_its_own_numbers(tmp_path):
+    mean, std = np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.6, 0.7])
+    path = save(tmp_path / "a.npz", ((SHARES - mean[:, None, None]) / std[:, None, None]).transpose(0, 2, 3, 1))
+    keys = {"normalised": {"mean": mean.tolist(), "std": std.tolist()}}
+    np.testing.assert_allclose(images_of(path, **keys), SHARES, atol=2e-6)
+    with pytest.raises(DataError, match="undone there are values from"):
+        images_of(path, normalised={"mean": [0.5] * 3, "std": [0.9] * 3})
+    with pytest.raises(DataError, match="gives 1 numbers; expected one for each channel"):
+        images_of(path, normalised={"mean": [0.5], "std": [0.25]})
+    with pytest.raises(DataError, match=r"and data\.range says 0 to 1; widen it"):
+        images_of(path, range=[0, 1])
+
+
+def test_the_layout_where_it_is_not_clear(tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (6, 5, 7, 9), dtype=np.uint8)
+    path = save(tmp_path / "a.npz", images)
+    np.testing.assert_array_equal(images_of(path, layout="nchw"), images.astype(np.float32) / 255)
+    np.testing.assert_array_equal(images_of(path, layout="nhwc"), images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    with pytest.raises(DataError, match=r"neither can be the channels .*data\.layout: nchw"):
+        images_of(path)
+
+
+def test_labels_that_count_from_one(tmp_path):
+    path = save(tmp_path / "a.npz", PIXELS, y_train=LABELS + 1, y_test=LABELS[:3] + 1)
+    training, test = read(DataConfig(name="npz", path=path, first_label=1))
+    assert (training.labels.tolist(), test.labels.tolist()) == (LABELS.tolist(), LABELS[:3].tolist())
+    with pytest.raises(DataError, match=r"data\.first_label: 1"):
+        images_of(path)
+
+
+def test_every_option_of_the_data_is_part_of_the_stages_keys():
+    """All fields are but those that say where files are, whose content counts, and the gate where it plays no part."""
+    import inspect
+
+    from madx.pipeline import keys
+
+    source = inspect.getsource(keys._common)
+    assert 'recipe.data.model_dump(mode="json", exclude=hidden)' in source
+    assert {"path", "class_map", "labels", "train_labels"} == set(DATA_FILES)
+    assert set(DataConfig.model_fields) >= {*DATA_FILES, "gate", "exif", "range", "layout", "split", "keys"}
+
+
+def test_what_is_missing_for_tables_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for name in ("parquet", "arrow"):
+        (tmp_path / f"train.{name}").touch()
+        with pytest.raises(DataError, match=r"needs the package pyarrow: pip install 'madx\[datasets\]'"):
+            read(DataConfig(name=name, path=tmp_path))
+
+
+def test_cifar_in_its_python_version(tmp_path):
+    """As torchvision unpacks it; another number of images is another set."""
+    write_batches(tmp_path)
+    small = replace(CIFAR10, train=("data_batch_1.bin",), train_records=6, test_records=4)
+    training, test = read_cifar(DataConfig(name="cifar10", path=tmp_path), small)
+    np.testing.assert_array_equal(training.images(np.arange(6)), PIXELS.astype(np.float32) / 255)
+    assert (test.labels.tolist(), test.names[0], test.classes) == (LABELS[:4].tolist(), "airplane", 10)
+    with pytest.raises(DataError, match=r"has 6 training and 4 test images.*data\.name: pickles.*binary"):
+        read(DataConfig(name="cifar10", path=tmp_path))

@@ -1,0 +1,259 @@
+"""Folders as people have them: names of the parts, litter, tables of labels, test images alone, damaged files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from madx.data import load_splits
+from madx.data.composition import describe
+from madx.data.folders import read_folders
+from madx.data.readers import read
+from madx.errors import DataError
+from madx.recipe import DataConfig
+
+GENERATOR = np.random.default_rng(11)
+
+
+def save(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(GENERATOR.integers(0, 256, (6, 6, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def fill(root: Path, counts: dict[str, int]) -> Path:
+    for name, count in counts.items():
+        for number in range(count):
+            save(root / name / f"{number:02}.png")
+    return root
+
+
+def config(root: Path, **keys: object) -> DataConfig:
+    return DataConfig(name="imagefolder", path=root, **keys)
+
+
+def called(source) -> list[str]:
+    return [Path(file.path).name for file in source.files]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Training", "Testing"), ("TRAIN", "Val"), ("train", "valid"), ("training", "validation"), ("train", "Tests")],
+)
+def test_the_usual_names_of_the_parts_in_any_case(tmp_path, train, test):
+    fill(tmp_path / train, {"a": 2, "b": 1})
+    fill(tmp_path / test, {"a": 1, "b": 1})
+    training, found = read_folders(config(tmp_path))
+    assert (training.labels.tolist(), found.labels.tolist()) == ([0, 0, 1], [0, 1])
+    assert (training.shape, found.shape) == ((3, 6, 6), (3, 6, 6))
+
+
+def test_two_folders_of_one_name_are_asked_about(tmp_path):
+    for name in ("train", "Training"):
+        fill(tmp_path / name, {"a": 1, "b": 1})
+    with pytest.raises(DataError, match=r"has Training and train; say which one is meant: data\.train"):
+        read_folders(config(tmp_path))
+    fill(tmp_path / "other", {"a": 1, "b": 2})
+    training, test = read_folders(config(tmp_path, train="Training", test="other"))
+    assert (len(training.labels), len(test.labels)) == (2, 3)
+    with pytest.raises(DataError, match="has no folder nowhere; there are Training, other, train"):
+        read_folders(config(tmp_path, train="nowhere"))
+
+
+def test_a_test_folder_without_labels_is_passed_over_for_val_and_that_is_said(tmp_path):
+    fill(tmp_path / "train", {"a": 1, "b": 1})
+    fill(tmp_path / "val", {"a": 2, "b": 1})
+    fill(tmp_path / "test", {"unknown": 3})
+    _, test = read_folders(config(tmp_path))
+    assert test.labels.tolist() == [0, 0, 1]
+    assert test.remarks == ("test/ has no folder of any class, so val/ is the gate",)
+    fill(tmp_path / "test", {"a": 1})
+    with pytest.raises(DataError, match=r"folders of other classes .*unknown"):
+        read_folders(config(tmp_path))
+    shutil.rmtree(tmp_path / "test/unknown")
+    assert read_folders(config(tmp_path))[1].remarks == ("val/ is not read: test/ is the gate",)
+
+
+def test_litter_is_passed_over_and_counted_and_the_rest_told_at_once(tmp_path):
+    root = fill(tmp_path / "set", {"a": 2, "b": 2})
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "notes.txt"):
+        for folder in "ab":
+            (root / folder / name).touch()
+    save(root / "__MACOSX" / "a" / "._00.png")
+    save(root / "a" / "more" / "x.png")
+    source, _ = read_folders(config(root))
+    assert source.names == ("a", "b")
+    assert called(source) == ["00.png", "01.png", "x.png", "00.png", "01.png"]
+    (remark,) = source.remarks
+    assert remark.startswith("9 files and folders in set are no images and were passed over")
+    assert all(words in remark for words in ("2 Thumbs.db", "2 desktop.ini", "2 hidden", "2 *.txt", "1 __MACOSX"))
+    for number in range(7):
+        (root / "b" / f"{number}.zip").touch()
+    with pytest.raises(DataError, match=r"b/0\.zip is not an image file.*b/4\.zip.*and 2 more such problems"):
+        read_folders(config(root))
+
+
+def test_images_beside_the_class_folders_are_said(tmp_path):
+    root = fill(tmp_path / "set", {"a": 1, "b": 1})
+    save(root / "stray.png")
+    assert "beside its class folders" in read_folders(config(root))[0].remarks[0]
+
+
+def test_a_link_to_a_folder_above_ends_the_search(tmp_path):
+    root = fill(tmp_path / "set", {"a": 1, "b": 1})
+    (root / "a" / "again").symlink_to(root / "a")
+    with pytest.raises(DataError, match="leads back to a folder above it"):
+        read_folders(config(root))
+
+
+def test_folders_that_sort_otherwise_as_numbers_are_said(tmp_path):
+    root = fill(tmp_path / "set", {str(number): 1 for number in range(11)})
+    source, _ = read_folders(config(root))
+    assert source.names[:3] == ("0", "1", "10")
+    assert "10 before 2" in source.remarks[0]
+    assert read_folders(config(root, classes=list(map(str, range(11)))))[0].remarks == ()
+
+
+def test_composed_and_decomposed_names_are_the_same_class_and_bytes_have_a_name(tmp_path):
+    root = fill(tmp_path / "set", {unicodedata.normalize("NFD", "é"): 1, "z": 2})
+    assert read_folders(config(root, classes=["z", "é"]))[0].labels.tolist() == [0, 0, 1]
+    (root / "z").rename(root / os.fsdecode(b"\xff"))
+    source, _ = read_folders(config(root))
+    assert source.names == ("\\xff", "é")
+    assert "\\xff" in str(describe(load_splits(config(root, split="test"), 0, trains=False)))
+
+
+TABLES = {
+    "val.csv": "filename,label\n0.png,b\n1.png,a\n",
+    "labels.tsv": "1.png\ta\n0.png\tb\n",
+    "ids.csv": "id_code;sharpness;diagnosis\n0;7;1\n1;8;0\n",
+    "caffe.txt": "0.png 1\n1.png 0\n",
+    "deep.csv": 'path,class\n"val/0.png","b"\n./1.png,a\n',
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_file_names_and_classes(tmp_path, name):
+    fill(tmp_path / "train", {"a": 1, "b": 1})
+    for number in range(2):
+        save(tmp_path / "val" / f"{number}.png")
+    (tmp_path / name).write_text(TABLES[name])
+    _, test = read_folders(config(tmp_path, labels=tmp_path / name))
+    assert dict(zip(called(test), test.labels.tolist(), strict=True)) == {"0.png": 1, "1.png": 0}
+    assert test.names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("name,label\n9.png,a\n", "no column of its first rows"),
+        ("0.png,a\n9.png,a\n", "names 1 images that are not in .*: 9.png"),
+        ("0.png,a\n1.png,z\n", r"classes that are none of the 2 there are \(a, b\): z"),
+        ("0.png,1\n1.png,2\n", "class numbers up to 2, but there are 2 classes, 0 to 1"),
+        ("0.png,a,b\n1.png,b,a\n", "has 3 columns .*which one is the class"),
+        ("0.png,a\n1.png\n", "row 2 has too few columns"),
+        ("1\n0\n", "needs meta.mat"),
+    ],
+)
+def test_tables_that_are_not_clear(tmp_path, text, words):
+    fill(tmp_path / "train", {"a": 1, "b": 1})
+    for number in range(2):
+        save(tmp_path / "val" / f"{number}.png")
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_folders(config(tmp_path, labels=tmp_path / "t.csv"))
+
+
+def test_images_in_one_folder_need_a_table_and_those_that_lie_about_are_named(tmp_path):
+    fill(tmp_path / "train", {"a": 1, "b": 1})
+    save(tmp_path / "val" / "0.png")
+    (tmp_path / "val.csv").touch()
+    with pytest.raises(DataError, match=r"one per class.*data\.labels.*beside them: val\.csv"):
+        read_folders(config(tmp_path))
+
+
+def test_a_table_for_a_whole_set_that_is_divided(tmp_path):
+    for number in range(4):
+        save(tmp_path / "set" / f"{number}.png")
+    (tmp_path / "t.csv").write_text("image,label\n0,cat\n1,ant\n2,cat\n3,ant\n")
+    source, test = read_folders(config(tmp_path / "set", labels=tmp_path / "t.csv"))
+    assert test is None
+    assert (source.names, source.labels.tolist()) == (("ant", "cat"), [1, 0, 1, 0])
+
+
+def test_tiny_imagenet_as_it_is_unpacked(tmp_path):
+    for name in ("n1", "n2"):
+        save(tmp_path / "train" / name / "images" / f"{name}_0.png")
+        (tmp_path / "train" / name / f"{name}_boxes.txt").touch()
+    for number in range(3):
+        save(tmp_path / "val" / "images" / f"val_{number}.png")
+    save(tmp_path / "test" / "images" / "test_0.png")
+    rows = [f"val_{number}.png\tn{1 + number % 2}\t0\t0\t5\t5\n" for number in (2, 0, 1)]
+    (tmp_path / "val" / "val_annotations.txt").write_text("".join(rows))
+    training, test = read_folders(config(tmp_path))
+    assert training.names == ("n1", "n2")
+    assert list(zip(called(test), test.labels.tolist(), strict=True)) == [
+        ("val_2.png", 0),
+        ("val_0.png", 0),
+        ("val_1.png", 1),
+    ]
+
+
+def test_imagenets_ground_truth_is_in_the_kits_order_not_in_that_of_the_folders(tmp_path):
+    fill(tmp_path / "train", {"n01": 1, "n02": 1, "n03": 1})
+    for number in range(3):
+        save(tmp_path / "val" / f"ILSVRC2012_val_{number:08}.png")
+    (tmp_path / "truth.txt").write_text("3\n1\n2\n")
+    kit = np.array([(1, "n03", 0), (2, "n01", 0), (3, "n02", 0)], [("ID", object), ("WNID", object), ("n", object)])
+    with pytest.raises(DataError, match=r"needs meta\.mat"):
+        read_folders(config(tmp_path, labels=tmp_path / "truth.txt"))
+    scipy.io.savemat(tmp_path / "meta.mat", {"synsets": kit})
+    _, test = read_folders(config(tmp_path, labels=tmp_path / "truth.txt"))
+    assert test.labels.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("root", ["images", "images/test", "images/val"])
+def test_test_images_alone_are_all_the_gate_and_nothing_is_trained_on_them(tmp_path, root):
+    fill(tmp_path / root, {"a": 4, "b": 3})
+    keys = {"split": "test"} if root == "images" else {}
+    found = config(tmp_path / "images", **keys)
+    splits = load_splits(found, 0, trains=False)
+    assert (len(splits.train), len(splits.gate), len(splits.selection)) == (0, 7, 7)
+    assert splits.copies.sentences() == []
+    assert any("all 7 are the gate" in sentence for sentence in describe(splits))
+    with pytest.raises(DataError, match=r"are test images only.*madx verify --engine"):
+        load_splits(found, 0)
+
+
+def test_damaged_files_are_left_out_on_request_and_counted(tmp_path):
+    root = fill(tmp_path / "set", {"a": 3, "b": 3})
+    for name in ("a/01.png", "b/00.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:60])
+    with pytest.raises(DataError, match=r"a/01\.png .*b/00\.png .*2 of 6 image files are damaged \(data\.skip_damaged"):
+        read(config(root))[0].digests(np.arange(6))
+    source, _ = read(config(root, skip_damaged=True, image_size=6))
+    assert called(source) == ["00.png", "02.png", "01.png", "02.png"]
+    assert source.remarks == ("2 of 6 image files are damaged and were left out: 01.png, 00.png",)
+    assert source.images(np.arange(4)).shape == (4, 3, 6, 6)
+    for file in (root / "b").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"every image of 1 classes is damaged \(b\)"):
+        read(config(root, skip_damaged=True, image_size=6))
+
+
+def test_a_question_is_asked_once_with_how_many_images_it_is_about(tmp_path):
+    root = fill(tmp_path / "set", {"a": 2, "b": 2})
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    for number in range(3):
+        Image.new("RGB", (6, 6)).save(root / "a" / f"turned{number}.png", exif=tag)
+    with pytest.raises(DataError, match=r"turned0\.png has a rotation .*\(3 of 7 images are such\)$"):
+        read_folders(config(root))[0].digests(np.arange(7))
