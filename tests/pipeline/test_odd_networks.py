@@ -29,6 +29,10 @@ class Net(nn.Module):
 def net(classes=10):
     return Net(classes)
 
+def chain(classes=10):
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, classes))
+    return nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU(), pooled)
+
 def by_heart(classes=10):
     return nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), Sixteen(), nn.Linear(16, classes))
 
@@ -86,14 +90,17 @@ def test_a_network_that_cannot_lose_channels_is_refused_before_its_saliency(call
 
 
 def test_groups_are_shown_before_any_work(call: Cli) -> None:
-    answer = call("inspect", "net", "prune.keep=[head]", options=("--groups",))
+    answer = call("inspect", "chain", "prune.keep=['2']", options=("--groups",))
     assert answer.code == 0, answer.err
-    assert "8 of 16 channels go: made by conv, read by" in answer.out
-    assert "spare stays whole: the forward pass does not use this layer" in answer.out
+    assert answer.out.splitlines() == [
+        "8 of 16 channels go: made by 0, read by 2",
+        "2 stays whole: kept by prune.keep: 2",
+        "4.2 stays whole: makes the network's outputs",
+    ]
     assert not Path("run").exists()
     found = json.loads(call("inspect", "by_heart", options=("--groups", "--json")).out)
     assert found["groups"] == []
     assert "does not run with fewer channels" in found["whole"]["0"]
-    answer = call("inspect", "net", "prune.only=[stem]", options=("--groups",))
+    answer = call("inspect", "chain", "prune.only=[stem]", options=("--groups",))
     assert answer.code == 2
-    assert "prune.only: 'stem' names no layer of this network; there are conv" in " ".join(answer.err.split())
+    assert "prune.only: 'stem' names no layer of this network; there are 0, 2, 4.2" in " ".join(answer.err.split())
