@@ -333,7 +333,7 @@ def test_measurements_that_do_not_suffice_are_made_again(workspace: Path, cli: C
     assert counts(workspace) == (2, 1)
 
 
-@pytest.mark.parametrize("measured", ["true", "false"])
+@pytest.mark.parametrize("measured", [pytest.param("true", marks=pytest.mark.slow), "false"])
 def test_every_engine_of_the_recipe_is_promised(workspace: Path, cli: Cli, measured: str) -> None:
     options = (
         "--set",

@@ -36,7 +36,7 @@ def small(tmp_path: Path):
     return made
 
 
-@pytest.mark.parametrize(("train", "batches"), [(600, 4), (90, 1)])
+@pytest.mark.parametrize(("train", "batches"), [pytest.param(600, 4, marks=pytest.mark.slow), (90, 1)])
 def test_the_defaults_train_and_prune_and_export_few_images(
     small, cli: Cli, tmp_path: Path, train: int, batches: int
 ) -> None:
