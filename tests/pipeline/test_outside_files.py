@@ -169,15 +169,47 @@ def test_weights_beside_the_file_go_with_it(workspace: Path, cli: Cli) -> None:
     }
     assert (workspace / "out/taken/ort-cpu-fp32/engine.data/w.data").is_file()
     assert "nothing to do" in verify(cli, workspace, "other.onnx").out
-    baseline = ("--baseline", workspace / "out")  # a run that judged such a file is a reference as any
-    answer = cli("verify", workspace / "tiny.yaml", "--run-dir", workspace / "run", *baseline, *QUICK)
-    assert answer.code == 2  # its engine has no twin, and the run's own has one
+    assert_is_a_baseline(workspace, cli)
     (workspace / "w.data").write_bytes(bytes(4))
     answer = verify(cli, workspace, "other.onnx")
     assert (answer.code, "w.data ends after 4 bytes" in said(answer)) == (2, True)
     (workspace / "w.data").unlink()
     answer = verify(cli, workspace, "other.onnx")
     assert (answer.code, "w.data cannot be read" in said(answer)) == (2, True)
+
+
+def assert_is_a_baseline(folder: Path, cli: Cli, *options: object) -> None:
+    """The run in `out` is one as any, and as accurate there as in its own verdict, whatever another file is fed."""
+    answer = cli("verify", folder / "tiny.yaml", "--run-dir", folder / "run", "--baseline", folder / "out", *QUICK)
+    assert (answer.code, "one engine has a torch twin" in said(answer)) == (2, True)  # the run's own has one
+    command = ("verify", folder / "tiny.yaml", "--out", folder / "next", "--baseline", folder / "out", *QUICK)
+    answer = cli(*command, "--engine", folder / ENGINE, *options)
+    assert answer.code == 0, answer.err
+    first, then = (measured(folder / name) for name in ("out", "next"))
+    np.testing.assert_array_equal(then["accuracy.clean_reference"], first["accuracy.clean_candidate"])
+    assert "nothing to do" in cli(*command, "--engine", folder / ENGINE, *options).out
+
+
+def measured(folder: Path) -> dict:
+    with np.load(folder / "measurements/ort-cpu-fp32.npz") as kept:
+        return dict(kept)
+
+
+def test_a_baseline_is_fed_as_its_own_run_fed_it(workspace: Path, cli: Cli) -> None:
+    """What another file wants is nothing to it; and its own feeding is a part of what was released."""
+    file = wrapped(workspace, in_front("Div", 255.0))
+    assert verify(cli, workspace, file, "--set", "verify.input={scale: 255}").code == 0
+    assert_is_a_baseline(workspace, cli)
+    shutil.rmtree(workspace / "out")
+    shutil.rmtree(workspace / "next")
+    command = ("verify", workspace / "tiny.yaml", "--out", workspace / "out", "--baseline", workspace / "run", *QUICK)
+    twin = ("--twin", workspace / TWIN, "--set", "verify.input={scale: 255}")
+    answer = cli(*command, "--engine", workspace / file, *twin)
+    assert answer.code == 0, answer.err
+    found = measured(workspace / "out")
+    np.testing.assert_array_equal(found["accuracy.clean_reference"], found["accuracy.clean_candidate"])
+    answer = cli(*command, "--engine", workspace / file, *twin, "--set", "verify.reference_input={scale: 255}")
+    assert (answer.code, "the baseline engine" in said(answer)) == (2, True)  # the recipe's own word goes before
 
 
 def test_each_file_is_fed_as_the_recipe_says_of_it(workspace: Path, cli: Cli) -> None:
