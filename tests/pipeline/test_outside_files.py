@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from madx.artifacts import sha256_file
 from madx.deploy.interface import Interface
 from madx.deploy.signature import Expected, read_input
+from madx.models.fitting import Better, Fit
 from madx.pipeline import takeover
 from madx.pipeline.sides import Side
 from madx.recipe import InputConfig, OutputConfig
@@ -266,3 +269,32 @@ def test_what_is_advised_does_what_was_tried(said_already: dict) -> None:
         tried = given.fed(row.change(images).numpy())
         told = interface(said_already | keys).fed(images.numpy())
         assert np.abs(told - tried).max() < 5e-3 * max(1, np.abs(tried).max()), (row.name, keys)
+
+
+BETTER = Better("0 to 255", "add this to the recipe: x", None, 50, clean=0.92, as_given=0.78, gain=0.02, alike=())
+LIKES = Fit(100, 0.78, (0.7, 0.85), 0.1, "above chance", 0, (), BETTER, linear=None, linear_gain=0.0)
+
+
+@pytest.mark.parametrize(
+    ("role", "fit", "doubted"),
+    [
+        ("reference", LIKES, True),
+        ("baseline", LIKES, True),
+        ("engine", LIKES, False),  # a candidate that is fed wrongly only looks worse
+        ("reference", replace(LIKES, better=None), False),
+        ("reference", replace(LIKES, better=None, linear=0.9, linear_gain=0.1), True),
+        ("reference", replace(LIKES, better=None, standing="near chance"), True),
+    ],
+)
+def test_doubts_about_a_reference_are_kept_for_its_gates(
+    role: str, fit: Fit, doubted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "find_fit", lambda *_, **__: fit)
+    images, lines = torch.rand(8, 1, 4, 4), []
+    selection = SimpleNamespace(tensors=lambda *_: (images, torch.arange(8)))
+    context = SimpleNamespace(
+        splits=SimpleNamespace(selection=selection), taken=[role], progress=SimpleNamespace(say=lines.append)
+    )
+    found = takeover.examine_given(context, [Side(role, None, None)])  # type: ignore[arg-type]
+    assert bool(found.reference) is doubted
+    assert set(found.reference) <= set(found.told) == set(lines)
