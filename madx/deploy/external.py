@@ -153,9 +153,10 @@ def _bytes_of(tensor: TensorProto) -> int:
             f"the weight {tensor.name!r} is of type {name} and dimensions {list(tensor.dims)}, which cannot lie "
             "outside an ONNX file; export again"
         )
-    packed = next((int(bits) for bits in ("4", "2") if name in (f"INT{bits}", f"UINT{bits}", f"FLOAT{bits}E2M1")), 0)
-    bits = packed or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return -(-prod(tensor.dims) * bits // 8)
+    packed = next((bits for bits in (4, 2) if name in (f"INT{bits}", f"UINT{bits}", f"FLOAT{bits}E2M1")), 0)
+    each: int = packed or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    count: int = prod(tensor.dims)
+    return -(-count * each // 8)
 
 
 def file_of(location: str) -> PurePosixPath:

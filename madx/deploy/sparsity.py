@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from madx.deploy.check import read_model
 from madx.deploy.graphs import Scope, constant_behind, damage_told, input_of, scopes, values

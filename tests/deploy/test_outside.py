@@ -160,6 +160,8 @@ ACCEPTED = {
     ),
     "uint8": (_uint8, {}),
     "int8": (lambda: _uint8(TensorProto.INT8, offset=128.0), {}),
+    "int8, scaled by the recipe's word": (lambda: _uint8(TensorProto.INT8, offset=128.0), {"scale": 255}),
+    "int8, all by the recipe's word": (lambda: _uint8(TensorProto.INT8, offset=128.0), {"scale": 255, "mean": 128}),
     "int32": (lambda: _uint8(TensorProto.INT32), {"dtype": "int32"}),
     "0 to 255": (lambda: _scaled("input", mul=[1 / 255]), {"scale": 255}),
     "normalised": (
@@ -319,6 +321,28 @@ REFUSED = {
         ["no operator acme::Sharpen"],
     ),
     "too new": (lambda: cases.model(ir=99), {}, ["IR version 99", "older IR version"]),
+    "int8 without its middle": (
+        lambda: _uint8(TensorProto.INT8),
+        {"mean": 0},
+        ["from 0 to 255", "scale: 255, mean: 128"],
+    ),
+    "uint8 below nothing": (_uint8, {"mean": 104}, ["from -104 to 151", r"which is \{scale: 255\}"]),
+    "uint8 of two levels": (_uint8, {"scale": 1}, ["from 0 to 1, of which 2 are whole"]),
+    "uint8 of a normalisation": (_uint8, {"mean": 0.5, "std": "1/255"}, ["pixels would be cut off"]),
+    "int32 of two levels": (lambda: _uint8(TensorProto.INT32), {"scale": 1}, ["of which 2 are whole"]),
+    "logits called probabilities": (cases.model, {"output": {"form": "probabilities"}}, ["sum to 1: leave out form"]),
+    "log-softmax called probabilities": (
+        lambda: cases.model(
+            after=[node("LogSoftmax", "z", "p", axis=1)], outputs=[value("p", FLOAT, ("batch", CLASSES))]
+        ),
+        {"output": {"form": "probabilities"}},
+        [r"log-softmax\), which are logits"],
+    ),
+    "sigmoids called probabilities": (
+        lambda: cases.model(after=[node("Sigmoid", "z", "p")], outputs=[value("p", FLOAT, ("batch", CLASSES))]),
+        {"output": {"form": "probabilities"}},
+        ["export what goes into it"],
+    ),
     "every reason at once": (
         _many_faults,
         {},
@@ -365,7 +389,7 @@ def test_the_length_of_a_weight_need_not_be_said(length):
     """The file may go on behind it."""
     content = cases.weights().tobytes()
     model = _external(("location", "w"), ("offset", "8"), *([("length", length)] if length else []))
-    found, engine = built(model, wanted(), data={"w": bytes(8) + content + bytes(99)})
+    _, engine = built(model, wanted(), data={"w": bytes(8) + content + bytes(99)})
     with closing(engine):
         np.testing.assert_allclose(engine(cases.images(5)), cases.expected(cases.images(5)), atol=1e-4)
 
