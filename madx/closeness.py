@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Logits = NDArray[np.floating[Any]]
 
+LEAST = float(np.finfo(np.float32).smallest_subnormal)
+"""Probabilities below it are taken for it: the logarithm of zero is no number."""
 ROUNDING: Mapping[str, float] = MappingProxyType({"fp32": 1e-3, "fp16": 0.02})
 """Difference that rounding explains in an engine of this precision, as a share of `reach`."""
 MOST_OFFSET = 100.0

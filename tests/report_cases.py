@@ -98,7 +98,12 @@ def accuracy(images=1000, lost=12, gained=4):
 def _answers(images):
     number = np.arange(images)
     classes = np.where(number < 0.9 * images, number % 10, (number + 3) % 10)
-    return Answers(classes, served=np.ones(images, dtype=bool), unsteady=np.zeros(images, dtype=bool))
+    return Answers(
+        classes,
+        served=np.ones(images, dtype=bool),
+        unsteady=np.zeros(images, dtype=bool),
+        flat=np.zeros(images, dtype=bool),
+    )
 
 
 def _parity(images):

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from madx.deploy.external import NONE, Data, identity, put_inside
+from madx.deploy.graphs import Scope, constant_behind, graphs, input_of, nodes, scopes, tensors, values
 from madx.deploy.interface import INPUT, OUTPUT, Form, Interface
 from madx.errors import ExportError
 
-CHECK = 3
+CHECK = 4
 """Of what a file is held to: one that an earlier check let through is checked again."""
 RANDOM_OPS = (
     "Bernoulli",
@@ -133,60 +133,6 @@ def read_model(payload: bytes, data: Data = NONE) -> ModelProto:
     return model
 
 
-def graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """`graph` and every graph inside its nodes' attributes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node:
-                    yield from graphs(inner)
-
-
-def bodies(model: ModelProto) -> Iterator[GraphProto]:
-    """Every graph of the model: its own, those inside nodes, and those of its functions, which are graphs of nodes."""
-    yield from graphs(model.graph)
-    for function in model.functions:
-        yield from graphs(GraphProto(node=function.node))
-
-
-def nodes(model: ModelProto) -> Iterator[NodeProto]:
-    """Every node of the model, nested ones included."""
-    for graph in bodies(model):
-        yield from graph.node
-
-
-def tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
-    """Every constant of the model with its name: initialisers and the values of Constant nodes."""
-    for graph in bodies(model):
-        yield from ((tensor.name, tensor) for tensor in graph.initializer)
-        for sparse in graph.sparse_initializer:
-            yield sparse.values.name, sparse.values
-        for node in graph.node:
-            yield from ((node.output[0], a.t) for a in node.attribute if _is_tensor(a))
-
-
-def _is_tensor(attribute: AttributeProto) -> bool:
-    """One that refers to an attribute of its function has no value of its own."""
-    return attribute.type == AttributeProto.TENSOR and not attribute.ref_attr_name
-
-
-def constant_behind(name: str, makers: dict[str, NodeProto], constants: dict[str, TensorProto]) -> TensorProto | None:
-    """The constant that `name` carries, seen through Cast, Identity and DequantizeLinear; None for a computed one."""
-    while name not in constants:
-        node = makers.get(name)
-        if node is None or node.op_type not in ("Cast", "Identity", "DequantizeLinear"):
-            return None
-        name = node.input[0]
-    return constants[name]
-
-
-def values(tensor: TensorProto) -> NDArray[Any]:
-    """A constant as a numpy array."""
-    array: NDArray[Any] = numpy_helper.to_array(tensor)
-    return array
-
-
 def _check_self_contained(model: ModelProto) -> None:
     """Everything is in the file, and in operators that every runtime knows."""
     for name, tensor in tensors(model):
@@ -263,12 +209,17 @@ def _check_weights(model: ModelProto, precision: str) -> None:
             bad = np.count_nonzero(~np.isfinite(values(tensor).astype(np.float64)))
             if bad:
                 raise ExportError(f"the weight {name!r} has {bad} values that are NaN or infinite")
-    constants, makers = dict(tensors(model)), {out: node for node in nodes(model) for out in node.output}
-    for node in nodes(model):
-        weight = constant_behind(node.input[1], makers, constants) if node.op_type in WEIGHTED_OPS else None
+    for scope, node in weighted(model):
+        weight = constant_behind(input_of(node, 1), scope)
         if weight is not None and weight.data_type in set(_FLOATS) - {PRECISIONS[precision]}:
             given = TensorProto.DataType.Name(weight.data_type)
             raise ExportError(f"the weight {weight.name!r} of {node.name!r} is {given}; expected {precision}")
+
+
+def weighted(model: ModelProto) -> Iterator[tuple[Scope, NodeProto]]:
+    """Convolutions and matrix products, each in the scope that its inputs' names mean something in."""
+    for scope in scopes(model):
+        yield from ((scope, node) for node in scope.nodes if node.op_type in WEIGHTED_OPS)
 
 
 def _check_not_random(model: ModelProto) -> None:
@@ -278,8 +229,7 @@ def _check_not_random(model: ModelProto) -> None:
 
 def explain_random(model: ModelProto) -> str:
     """What answers by chance answers otherwise each time, and seldom enough nobody sees it; nothing if none does."""
-    constants = dict(tensors(model))
-    if drawn := sorted({node.op_type for node in nodes(model) if _draws(node, constants)}):
+    if drawn := sorted({node.op_type for scope in scopes(model) for node in scope.nodes if _draws(node, scope)}):
         return (
             f"the ONNX file draws random numbers ({', '.join(drawn)}); an engine must give the same answer to the same "
             "image: export the network in evaluation mode"
@@ -287,12 +237,14 @@ def explain_random(model: ModelProto) -> str:
     return ""
 
 
-def _draws(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
+def _draws(node: NodeProto, scope: Scope) -> bool:
     """Whether a node draws random numbers; Dropout does while it trains, or where that is not known."""
     if node.op_type != "Dropout":
         return node.op_type in RANDOM_OPS
-    mode = node.input[2] if len(node.input) > 2 else ""
-    return bool(mode) and (mode not in constants or bool(values(constants[mode]).any()))
+    if not (name := input_of(node, 2)):
+        return False
+    mode = scope.constant(name)
+    return mode is None or bool(values(mode).any())
 
 
 def _check_no_local_paths(model: ModelProto) -> None:

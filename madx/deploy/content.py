@@ -12,8 +12,9 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, TensorProto
 
 from madx.artifacts import sha256_bytes
-from madx.deploy.check import read_model, values
+from madx.deploy.check import read_model
 from madx.deploy.external import NONE, Data
+from madx.deploy.graphs import values
 from madx.errors import ExportError
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from madx.deploy.check import OnnxArtifact, check_onnx, documented, require_known, tensors, values
+from madx.deploy.check import OnnxArtifact, check_onnx, documented, require_known
+from madx.deploy.graphs import tensors, values
 from madx.deploy.interface import INPUT, OUTPUT
 from madx.errors import ExportError
 from madx.models.copies import copied

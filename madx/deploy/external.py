@@ -10,6 +10,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,8 @@ def read_beside(path: Path, payload: bytes) -> dict[str, bytes]:
     found = {}
     for location in locations(payload):
         relative = file_of(location)
+        if "\0" in location:
+            raise ExportError(f"{path} keeps weights in {location!r}, which can be no file's name; export it again")
         if relative.is_absolute() or ".." in relative.parts:
             raise ExportError(
                 f"{path} keeps weights in {location!r}, outside its own folder; put that file beside it, {_REMEDY}"
@@ -62,22 +65,29 @@ def read_beside(path: Path, payload: bytes) -> dict[str, bytes]:
 
 
 def locations(payload: bytes) -> list[str]:
-    """Where an ONNX file says that its weights lie, without repeats; nothing where it cannot be read."""
+    """Where an ONNX file says that its weights lie, without repeats; nothing for what is no ONNX file.
+
+    Raises:
+        ExportError: it is damaged.
+    """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from onnx import load_model_from_string
+
+    from madx.deploy.graphs import damage_told
 
     try:
         model = load_model_from_string(payload)
     except DecodeError:
         return []
-    return list(dict.fromkeys(_facts(tensor).get("location", "") for tensor in outside(model)))
+    with damage_told():
+        return list(dict.fromkeys(_facts(tensor).get("location", "") for tensor in outside(model)))
 
 
 def outside(model: ModelProto) -> list[TensorProto]:
     """The constants whose values are not in the model."""
     from onnx import TensorProto
 
-    from madx.deploy.check import tensors
+    from madx.deploy.graphs import tensors
 
     return [tensor for _, tensor in tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
 
@@ -98,7 +108,7 @@ def put_inside(model: ModelProto, data: Data) -> None:
                 f"the weight {tensor.name!r} lies outside the ONNX file, in {facts.get('location')!r}, which was not "
                 f"given; put that file beside it, {_REMEDY}"
             )
-        start, end = _span(tensor.name, facts, len(content))
+        start, end = _span(tensor, facts)
         if end > len(content):
             raise ExportError(
                 f"{facts['location']} ends after {len(content)} bytes, and the weight {tensor.name!r} goes up to "
@@ -109,16 +119,44 @@ def put_inside(model: ModelProto, data: Data) -> None:
         tensor.ClearField("external_data")
 
 
-def _span(name: str, facts: Mapping[str, str], size: int) -> tuple[int, int]:
-    """From which byte to which the values of a tensor go; ExportError for what are no such numbers."""
+def _span(tensor: TensorProto, facts: Mapping[str, str]) -> tuple[int, int]:
+    """From which byte to which the values of a tensor go; a file need not say how many there are.
+
+    Raises:
+        ExportError: it says so in what are no such numbers, or another number than its type and dimensions say.
+    """
+    wanted = _bytes_of(tensor)
     try:
-        start = int(facts.get("offset", 0))
-        end = start + int(facts.get("length", size - start))
+        start, length = int(facts.get("offset", 0)), int(facts.get("length", 0))
     except ValueError:
-        start, end = 0, -1
-    if not 0 <= start <= end:
-        raise ExportError(f"the weight {name!r} says where it lies in other than whole numbers ({facts}); export again")
-    return start, end
+        start, length = 0, -1
+    if min(start, length) < 0:
+        raise ExportError(
+            f"the weight {tensor.name!r} says where it lies in other than whole numbers ({facts}); export again"
+        )
+    if length not in (0, wanted):  # runtimes take 0 for nothing said
+        raise ExportError(
+            f"the weight {tensor.name!r} has {length} bytes outside the ONNX file, and its type and dimensions "
+            f"{list(tensor.dims)} make {wanted}; the file is damaged: export again"
+        )
+    return start, start + wanted
+
+
+def _bytes_of(tensor: TensorProto) -> int:
+    """How many its type and its dimensions make; types of less than a byte lie packed."""
+    from onnx import TensorProto, helper
+
+    known = {number: name for name, number in TensorProto.DataType.items()}
+    name = known.get(tensor.data_type, f"number {tensor.data_type}")
+    if name in ("UNDEFINED", "STRING") or name.startswith("number ") or min(tensor.dims, default=0) < 0:
+        raise ExportError(
+            f"the weight {tensor.name!r} is of type {name} and dimensions {list(tensor.dims)}, which cannot lie "
+            "outside an ONNX file; export again"
+        )
+    packed = next((bits for bits in (4, 2) if name in (f"INT{bits}", f"UINT{bits}", f"FLOAT{bits}E2M1")), 0)
+    each: int = packed or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    count: int = prod(tensor.dims)
+    return -(-count * each // 8)
 
 
 def file_of(location: str) -> PurePosixPath:
@@ -127,11 +165,12 @@ def file_of(location: str) -> PurePosixPath:
 
 
 @contextmanager
-def for_a_runtime(payload: bytes, data: Data) -> Iterator[bytes | str]:
-    """What a runtime loads: the bytes, or the path of a file with its data beside it, until the block ends."""
-    if not data:
-        yield payload
-        return
+def for_a_runtime(payload: bytes, data: Data) -> Iterator[str]:
+    """The path of a file that a runtime loads, with its data beside it, until the block ends.
+
+    Never the bytes alone: what a file names and nobody listed would be looked for in the current directory, and weights
+    outside the engine's identity would be judged. In a folder of its own there is nothing else to be found.
+    """
     with tempfile.TemporaryDirectory(prefix="madx-onnx-") as folder:
         for location, content in data.items():
             file = Path(folder, file_of(location))

@@ -14,14 +14,13 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.closeness import LEAST
 from madx.errors import EngineError
 
 INPUT, OUTPUT = "input", "logits"
 """Names in madx's own exports."""
 Form = Literal["logits", "probabilities"]
 Tensor = NDArray[Any]
-LEAST = float(np.finfo(np.float32).smallest_subnormal)
-"""Probabilities below it are taken for it: the logarithm of zero is no number."""
 
 
 @dataclass(frozen=True)

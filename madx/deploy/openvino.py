@@ -74,7 +74,7 @@ class OpenVinoEngine:
 
     timing = "host call, preallocated I/O"
 
-    def __init__(self, model: bytes | str, config: EngineConfig, interface: Interface | None = None) -> None:
+    def __init__(self, model: str, config: EngineConfig, interface: Interface | None = None) -> None:
         openvino = _imported()
         self.name = config.name
         threads = config.threads or physical_cores()

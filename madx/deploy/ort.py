@@ -83,9 +83,7 @@ class OrtBackend:
 class OrtEngine:
     """An ONNX Runtime session."""
 
-    def __init__(
-        self, model: bytes | str, config: EngineConfig, provider: str, interface: Interface | None = None
-    ) -> None:
+    def __init__(self, model: str, config: EngineConfig, provider: str, interface: Interface | None = None) -> None:
         self.name = config.name
         self._device = "cuda" if provider.startswith("CUDA") else "cpu"
         self.timing = "host call, preallocated I/O"
@@ -172,7 +170,7 @@ def _ort_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError)
 
 
-def _session(model: bytes | str, name: str, provider: str, threads: int) -> Any:
+def _session(model: str, name: str, provider: str, threads: int) -> Any:
     """A session that runs on `provider` and on nothing else in its place."""
     onnxruntime = _imported()
     options = onnxruntime.SessionOptions()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 
 from madx.deploy.check import (
     WEIGHTED_OPS,
@@ -19,14 +19,13 @@ from madx.deploy.check import (
     describe_model,
     explain_random,
     local_path,
-    nodes,
     one_line,
     read_model,
     require_known,
-    tensors,
-    values,
+    weighted,
 )
-from madx.deploy.external import Data, identity, size
+from madx.deploy.external import Data, identity, put_inside, size
+from madx.deploy.graphs import Scope, constant_behind, damage_told, input_of, nodes, tensors, values
 from madx.deploy.interface import Interface
 from madx.deploy.signature import Expected, read_input, read_output
 from madx.errors import ExportError
@@ -51,7 +50,14 @@ def check_given(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
         ExportError: the bytes are no ONNX file, or it cannot be judged; with every reason.
     """
     require_known(expected.precision)
+    with damage_told():
+        return _checked(payload, data, expected)
+
+
+def _checked(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
+    """`check_given` of a file that is as the format says."""
     model = read_model(payload, data)
+    put_inside(model, data)  # also with no data at all: then nothing may lie outside
     fed, problems = read_input(model.graph, expected)
     output, more = read_output(model, expected)
     problems += [*more, *_unsound_weights(model), *_other_precision(model, expected.precision)]
@@ -102,32 +108,36 @@ def _unsound_weights(model: ModelProto) -> list[str]:
 
 def number_types(model: ModelProto) -> set[int]:
     """The types in which convolutions and matrix products compute, as far as their weights show."""
-    constants, makers = dict(tensors(model)), {out: node for node in nodes(model) for out in node.output}
-    found = {_type_of(node.input[1], makers, constants) for node in nodes(model) if node.op_type in WEIGHTED_OPS}
+    found = {_type_of(input_of(node, 1), scope) for scope, node in weighted(model)}
     return found - {TensorProto.UNDEFINED}
 
 
-def _type_of(name: str, makers: dict[str, NodeProto], constants: dict[str, TensorProto]) -> int:
+def _type_of(name: str, scope: Scope) -> int:
     """Of a value: what it is cast to, what it is dequantised to, or what it was stored as."""
-    for _ in range(len(makers) + 1):
-        if name in constants:
-            return int(constants[name].data_type)
-        node = makers.get(name)
-        if node is None or node.op_type not in ("Cast", "Identity", "DequantizeLinear", "Transpose", "Reshape"):
+    for found, where in scope.trail(name):
+        if isinstance(found, TensorProto):
+            return int(found.data_type)
+        if found is None or found.op_type not in ("Cast", "Identity", "DequantizeLinear", "Transpose", "Reshape"):
             break
-        if node.op_type == "Cast":
-            return int(next(one.i for one in node.attribute if one.name == "to"))
-        name = node.input[1 if node.op_type == "DequantizeLinear" else 0]
+        if found.op_type == "Cast":
+            return next((int(one.i) for one in found.attribute if one.name == "to"), int(TensorProto.UNDEFINED))
+        if found.op_type == "DequantizeLinear":
+            scale = constant_behind(input_of(found, 1), where)
+            return int(scale.data_type if scale is not None else TensorProto.UNDEFINED)
     return int(TensorProto.UNDEFINED)
 
 
 def _other_precision(model: ModelProto, precision: str) -> list[str]:
-    """Rounding is judged by the precision that the recipe names, so a coarser file must be called so."""
-    types = number_types(model)
-    half = TensorProto.FLOAT16 in types
-    if half == (precision == "fp16") or not types & {TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}:
+    """Rounding is judged by the precision that the recipe names, so a coarser file must be called so.
+
+    One that is coarse in parts is no coarse file: the room for rounding would be that of the coarsest part.
+    """
+    types = number_types(model) & {TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}
+    half = types == {TensorProto.FLOAT16}
+    if half == (precision == "fp16") or not types:
         return []
     given, other = ("float16", "fp16") if half else ("float32", "fp32")
+    given += " in parts, and in float16 in others" if TensorProto.FLOAT16 in types and not half else ""
     return [
         f"the ONNX file computes in {given}, and the recipe's engine has precision {precision}; name it in the recipe: "
         f"export.engines: [{{kind: ..., precision: {other}}}]"

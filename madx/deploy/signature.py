@@ -19,6 +19,8 @@ from madx.recipe import InputConfig, OutputConfig
 
 Dims = list[int | str]
 _MEANINGS = {"mean": 0.0, "std": 1.0}
+_LEVELS = 255
+"""Whole numbers that images become at least: 256 grey levels, or one fewer where a type is used symmetrically."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,34 @@ def _steps(dtype: str, expected: Expected) -> tuple[dict[str, Any], str]:
             return {}, f"{expected.section}.{name} has {len(given)} numbers, and the images have {channels} channel(s)"
         spread = tuple(map(float, given)) * (channels // len(given))
         found[name] = () if set(spread) == {_MEANINGS[name]} else spread
-    if dtype == "int8" and wanted.scale is None and wanted.mean is None:
+    if dtype == "int8" and wanted.mean is None:
         found["mean"] = (128.0,) * channels
+    if problem := _does_not_hold(dtype, found, expected):
+        return {}, problem
     if wanted.channel_order == "bgr":
         if channels == 1:
             return {}, f"{expected.section}.channel_order: bgr is for images of several channels; these have one"
         found["bgr"] = True
     return found, ""
+
+
+def _does_not_hold(dtype: str, steps: dict[str, Any], expected: Expected) -> str:
+    """Why images do not go into whole numbers unharmed, or nothing: these are clipped and rounded without a word."""
+    if not np.issubdtype(np.dtype(dtype), np.integer):
+        return ""
+    limits, zero, one = np.iinfo(dtype), np.zeros(1), np.ones(1)
+    mean, std = np.array(steps.get("mean") or zero), np.array(steps.get("std") or one)
+    ends = np.sort([(x * steps["scale"] - mean) / std for x in (zero, one)], axis=0)  # [2, C]
+    low, high, levels = np.rint(ends[0].min()), np.rint(ends[1].max()), np.rint(np.ptp(ends, axis=0).min()) + 1
+    if low >= limits.min and high <= limits.max and levels >= _LEVELS:
+        return ""
+    usual = "{scale: 255, mean: 128}" if dtype == "int8" else "{scale: 255}"
+    return (
+        f"the ONNX input is {dtype}, from {limits.min} to {limits.max}, and {expected.section} makes images in [0, 1] "
+        f"numbers from {low:g} to {high:g}, of which {levels:g} are whole: pixels would be cut off, or become one. "
+        f"Expected at least {_LEVELS} within its range: leave out scale, mean and std, which is {usual}, or export the "
+        "file with a float32 input and give them"
+    )
 
 
 # --- The output -----------------------------------------------------------------------------------------------------

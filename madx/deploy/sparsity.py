@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
-from madx.deploy.check import constant_behind, nodes, read_model, tensors, values
+from madx.deploy.check import read_model
+from madx.deploy.graphs import Scope, constant_behind, damage_told, input_of, scopes, values
 
 GROUP, KEPT = 4, 2
 _COVERED = ("Conv", "Gemm", "MatMul")
@@ -55,24 +56,23 @@ def sparsity_2_4(payload: bytes) -> dict[str, LayerSparsity]:
     Raises:
         ExportError: The bytes are no ONNX file.
     """
-    model = read_model(payload)
-    constants = dict(tensors(model))
-    makers = {output: node for node in nodes(model) for output in node.output}
-    return {
-        node.name or node.output[0]: _judge(node, makers, constants)
-        for node in nodes(model)
-        if node.op_type in (*_COVERED, *_OTHERS)
-    }
+    with damage_told():
+        return {
+            node.name or node.output[0]: _judge(node, scope)
+            for scope in scopes(read_model(payload))
+            for node in scope.nodes
+            if node.op_type in (*_COVERED, *_OTHERS)
+        }
 
 
-def _judge(node: NodeProto, makers: dict[str, NodeProto], constants: dict[str, TensorProto]) -> LayerSparsity:
+def _judge(node: NodeProto, scope: Scope) -> LayerSparsity:
     """The record of one layer."""
     if node.op_type in _OTHERS:
         return _refused(node, f"the 2:4 rule is not defined for {node.op_type}")
-    weight = constant_behind(node.input[1], makers, constants)
+    weight = constant_behind(input_of(node, 1), scope)
     if weight is None:
         return _refused(node, "the weight is computed, not constant")
-    array = _without_zero_point(values(weight), node.input[1], makers, constants)
+    array = _without_zero_point(values(weight), node.input[1], scope)
     if array.ndim < 2:
         return _refused(node, f"a weight with {array.ndim} dimensions has no reduction to group")
     rows = _reduction_last(node, array)
@@ -119,16 +119,17 @@ def _obstacle(node: NodeProto, reduction: int, satisfied: int, groups: int) -> s
     return ""
 
 
-def _without_zero_point(
-    array: NDArray[np.generic], name: str, makers: dict[str, NodeProto], constants: dict[str, TensorProto]
-) -> NDArray[np.generic]:
+def _without_zero_point(array: NDArray[np.generic], name: str, scope: Scope) -> NDArray[np.generic]:
     """Quantised weights minus their zero point, because only that difference is a zero to the arithmetic."""
-    node = makers.get(name)
-    while node is not None and node.op_type != "DequantizeLinear":
-        node = makers.get(node.input[0]) if node.input else None
-    if node is None or len(node.input) < 3 or node.input[2] not in constants:
+    for node, where in scope.trail(name):
+        if isinstance(node, NodeProto) and node.op_type == "DequantizeLinear":
+            zero = where.constant(input_of(node, 2))
+            break
+    else:
         return array
-    point = values(constants[node.input[2]]).astype(np.int32)
+    if zero is None:
+        return array
+    point = values(zero).astype(np.int32)
     axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
     if point.size > 1:
         point = point.reshape([-1 if dim == axis % array.ndim else 1 for dim in range(array.ndim)])

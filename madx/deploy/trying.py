@@ -35,7 +35,7 @@ def tried(load: Callable[[Interface], Engine], interface: Interface, *, form: Fo
 
     Raises:
         EngineError: the runtime does not load the file.
-        ExportError: it answers at no usual batch, or not with a score for each class.
+        ExportError: it answers at no usual batch, or not with a score for each class, or not with what the recipe says.
     """
     images = np.random.default_rng(0).random((_TRIED, *interface.shape), dtype=np.float32)
     raw = replace(interface, form="logits")
@@ -45,7 +45,26 @@ def tried(load: Callable[[Interface], Engine], interface: Interface, *, form: Fo
     if found is None:
         raise ExportError(f"it does not answer {_TRIED} images: {problem}") from problem
     fed, output = found
-    return replace(fed, form=form or ("probabilities" if _are_probabilities(output) else "logits"))
+    looks: Form = "probabilities" if _are_probabilities(output) else "logits"
+    if form == "probabilities" != looks:
+        raise ExportError(_no_probabilities(output))
+    return replace(fed, form=form or looks)
+
+
+def _no_probabilities(output: Images) -> str:
+    """Why the recipe's word is not taken: below zero, the logarithm would be one number for whatever comes."""
+    given = (
+        "verify.output (or reference_output) says form: probabilities, and the file's answers to random images are "
+        f"from {output.min():.3g} to {output.max():.3g}, with rows that sum to {output.sum(axis=1).min():.3g} to "
+        f"{output.sum(axis=1).max():.3g}; "
+    )
+    if _are_probabilities(np.exp(np.minimum(output, 1.0))):
+        return given + "they are logarithms of probabilities (log-softmax), which are logits: leave out form"
+    return (
+        given
+        + "probabilities of classes are in [0, 1] and sum to 1: leave out form, or export the softmax's output (a "
+        "sigmoid's scores are no probabilities of one class; export what goes into it)"
+    )
 
 
 def _first_that_answers(

@@ -55,7 +55,7 @@ def choose(content: object, needs: Needs, path: Path, choice: Choice, *, any_sha
         needs: of the network.
         path: of the file, for messages.
         choice: What the recipe says of it.
-        any_shape: Whether a state in other shapes will do where none has the network's own.
+        any_shape: Whether a state in other shapes will do too.
 
     Raises:
         ModelError: no state fits, several that differ do, or tensors beside it are of unknown meaning.
@@ -68,10 +68,13 @@ def choose(content: object, needs: Needs, path: Path, choice: Choice, *, any_sha
         named = [fit for table in allowed for fit in fits(table, needs, choice.strip_prefix)]
     fitting = [fit for fit in named if fit.has_shapes(needs)]
     same_shapes = bool(fitting)
-    if not fitting and any_shape:
+    if any_shape:  # beside a state in the network's own shapes, one in others may be what is meant
         fitting = [fit for fit in named if fit.has_kinds(needs)]
     if not fitting:
         raise ModelError(f"{path}: {describe_misfit(content, there, allowed, needs, choice)}")
+    if choice.key is None and needs.buffers:
+        fitting += _whole_networks(there, needs, choice)
+    _check_stored(fitting, needs, path)
     groups = _distinct(fitting, needs)
     if len(groups) > 1:
         raise ModelError(f"{path}: {ask_which([group[0] for group in groups], choice)}")
@@ -93,18 +96,50 @@ def _allowed(there: Sequence[Table], choice: Choice) -> list[Table]:
     return exact or (inside if choice.key else [])
 
 
+def _whole_networks(there: Sequence[Table], needs: Needs, choice: Choice) -> list[Fit]:
+    """What is called as an optimiser's, and has what an optimiser never has: a network of that name."""
+    called = [fit for table in there if table.optimiser for fit in fits(table, needs, choice.strip_prefix)]
+    return [fit for fit in called if fit.has_shapes(needs)]
+
+
+def _check_stored(fitting: Sequence[Fit], needs: Needs, path: Path) -> None:
+    """Refuse tensors that claim more numbers than the file has: any work on them would need as much memory as they say.
+
+    Raises:
+        ModelError: naming them.
+    """
+    for fit in fitting:
+        if fit.has_shapes(needs):  # then no larger than the network's own
+            continue
+        given = {name: fit.tensor(name) for name in fit.names}
+        large = {n: t for n, t in given.items() if t.numel() * t.element_size() > t.untyped_storage().nbytes()}
+        if large:
+            told = [f"{name} {list(value.shape)}" for name, value in large.items()]
+            raise ModelError(
+                f"{path}: these weights claim more numbers than the file has (one number, repeated): {some(told)}. Save"
+                " them whole, with .contiguous(), or take an earlier checkpoint."
+            )
+
+
 def _distinct(fitting: Sequence[Fit], needs: Needs) -> list[list[Fit]]:
     """The fits in groups that give the network the same numbers."""
     groups: list[tuple[dict[str, Tensor], list[Fit]]] = []
     for fit in fitting:
         state = fit.state(needs)
         for known, group in groups:
-            if all(torch.equal(known[name], value) for name, value in state.items()):
+            if all(_is_equal(known[name], value) for name, value in state.items()):
                 group.append(fit)
                 break
         else:
             groups.append((state, [fit]))
     return [group for _, group in groups]
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether the numbers are the same; NaN is, so that of one failed training nobody asks which is meant."""
+    if one.shape != other.shape:
+        return False
+    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _unknown(fit: Fit, equal: Sequence[Fit], needs: Needs) -> list[str]:

@@ -45,7 +45,7 @@ def load_weights(module: nn.Module, path: Path, choice: Choice = _ANY) -> Found:
 
 
 def find_state(module: nn.Module, path: Path, choice: Choice = _ANY, *, any_shape: bool = False) -> Found:
-    """The state that `load_weights` would load; with `any_shape`, one in other shapes where none has the network's.
+    """The state that `load_weights` would load; with `any_shape`, in whatever shapes it is.
 
     Raises:
         ModelError: as `load_weights`.

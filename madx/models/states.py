@@ -23,7 +23,7 @@ from madx.models.normalise import Normalise, Normalised
 _DEEPEST, _OFTEN = 12, 4
 """Containers inside one another that are looked into, and how often one that stands in several places is."""
 _OPTIMISERS = frozenset({"optim", "optimizer", "optimizers", "optimiser", "optimisers", "opt", "grad", "grads"})
-_MOMENTS = re.compile(r"(max_)?exp_avg\w*|momentum\w*|velocity|square_avg|acc_delta|gradients?")
+_MOMENTS = re.compile(r"(max_)?exp_avg\w*|momentum(s|_buffers?)?|velocity|square_avg|acc_delta|gradients?")
 """What optimisers keep for each weight, in the weight's own shape and sometimes under its name."""
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -72,6 +72,8 @@ class Needs:
     """A tensor's second name to its first."""
     roots: tuple[str, ...]
     """Beginnings that all required names share, of which a file may lack one."""
+    buffers: bool
+    """Whether a file must have more than parameters, such as BatchNorm's statistics: an optimiser keeps none of it."""
 
     @classmethod
     def of(cls, module: nn.Module) -> Needs:
@@ -90,7 +92,9 @@ class Needs:
         required = tuple(name for name in free if name not in optional)
         if not required:
             raise ModelError("the network of the recipe has no weights that a file could give")
-        return cls(own, constants, required, optional, twice, _roots(required, isinstance(module, Normalised)))
+        buffers = not {name for name, _ in module.named_buffers()}.isdisjoint(required)
+        roots = _roots(required, isinstance(module, Normalised))
+        return cls(own, constants, required, optional, twice, roots, buffers)
 
 
 @dataclass(frozen=True)

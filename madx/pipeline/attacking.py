@@ -67,7 +67,11 @@ def _measured(
             adversaries=attackers,
             threat=recipe.threat,
             eight_bit=recipe.verify.eight_bit,
-            served=Served(candidate.batch or recipe.verify.latency.batch, ROUNDING[config.precision]),
+            served=Served(
+                candidate.batch or recipe.verify.latency.batch,
+                ROUNDING[config.precision],
+                probabilities=candidate.interface is not None and candidate.interface.form == "probabilities",
+            ),
         )
 
     begin_record(context)

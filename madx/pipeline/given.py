@@ -13,6 +13,7 @@ from pathlib import Path
 
 from madx.artifacts import sha256_bytes, sha256_file
 from madx.deploy.external import read_beside
+from madx.deploy.interface import Interface
 from madx.errors import ArtifactError, RecipeError
 from madx.report import Invocation
 
@@ -84,6 +85,9 @@ class Source:
     """By the same name, why a release lacks an engine that the recipe promises."""
     data: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     """By the same name, external data of its ONNX file, by location."""
+    fed: Mapping[str, Interface | None] = field(default_factory=dict)
+    """By the same name, how the run that released it fed it (None: as madx's own exports are): of that run's verdict it
+    is a part, so it goes before whatever a recipe says of another file."""
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of everything that was given."""

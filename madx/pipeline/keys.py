@@ -78,7 +78,12 @@ def take(context: Context) -> dict[str, Any]:
     """The bytes that were given, how the recipe says that they are fed, and what becomes of them here."""
     fed = context.recipe.verify.model_dump(mode="json", include=set(FED))
     given = {role: source.digests() for role, source in context.sources.items()}
-    return export(context) | {"given": given, "fed": fed}
+    recorded = {
+        role: {name: one and one.to_json() for name, one in source.fed.items()}
+        for role, source in context.sources.items()
+        if source.fed
+    }
+    return export(context) | {"given": given, "fed": fed, "fed_by_its_run": recorded}
 
 
 def export(context: Context) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from madx.artifacts import parse_object
+from madx.deploy.interface import Interface
 from madx.errors import ArtifactError
 from madx.pipeline import files
 from madx.pipeline.given import CANDIDATE, Given, Source, bundle_source, check_twins, onnx_source
@@ -49,29 +52,41 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
     run = RunDirectory(path)
     stages = run.manifest()["stages"].values()
     vouched = {name for record in stages for name in record["outputs"]}
-    payloads, suffixes, absent, roles, data = {}, {}, {}, set(), {}
+    payloads, suffixes, absent, roles, data, fed = {}, {}, {}, set(), {}, {}
     for config in configs:
         released = _released(run, config, vouched)
         if isinstance(released, str):
             absent[config.name] = f"the baseline's run did not build it: {released}"
             continue
-        role, file, beside = released
-        payloads[config.name] = run.read(file)
-        suffixes[config.name] = Path(file).suffix
-        roles.add(role)
-        if beside:
-            data[config.name] = {location: run.read(name) for location, name in beside.items()}
+        payloads[config.name] = run.read(released.file)
+        suffixes[config.name] = Path(released.file).suffix
+        fed[config.name] = released.interface
+        roles.add(released.role)
+        if released.data:
+            data[config.name] = {location: run.read(name) for location, name in released.data.items()}
     if not roles:
         why = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
         raise ArtifactError(f"--baseline {path}: there is nothing to compare with; {why}. Build an engine there first")
     twin = _TWINS[roles.pop()]
     if twin in vouched:
         run.read(twin)  # refuses other bytes than the run's own
-    return Source("baseline", payloads, suffixes, run.path(twin) if twin in vouched else None, absent, data)
+    return Source("baseline", payloads, suffixes, run.path(twin) if twin in vouched else None, absent, data, fed)
 
 
-def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> tuple[str, str, Mapping[str, str]] | str:
-    """The role, the file and the external data of the engine that this run was judged by, or why it built none.
+@dataclass(frozen=True)
+class _Released:
+    """An engine as the record of its run has it."""
+
+    role: str
+    file: str
+    data: Mapping[str, str]
+    """Files of its external data, by location."""
+    interface: Interface | None
+    """How that run fed it; None as madx's own exports are."""
+
+
+def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> _Released | str:
+    """The engine that this run was judged by, or why it built none.
 
     Raises:
         ArtifactError: it does not know such an engine.
@@ -83,7 +98,8 @@ def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> tup
         record = parse_object(run.read(name), name, ("reason",))
         for role in _TWINS:
             if file := files.recorded(record, role):
-                return role, file, record[role].get("data") or {}
+                entry = record[role]
+                return _Released(role, file, entry.get("data") or {}, _interface(entry.get("interface"), name))
         reasons.append(record["reason"])
     if reasons:
         return str(reasons[0])
@@ -92,3 +108,20 @@ def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> tup
         f"--baseline {run.root}: this run has no engine {config.name} to compare with (it has "
         f"{', '.join(there) or 'none'}); export it there, or leave {config.name} out of export.engines"
     )
+
+
+def _interface(recorded: Any, name: str) -> Interface | None:
+    """How an engine was fed, as the record of that name says.
+
+    Raises:
+        ArtifactError: it is another madx's record.
+    """
+    if not recorded:
+        return None
+    try:
+        return Interface.from_json(recorded)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{name} of the baseline says how its engine is fed in words that this madx does not know ({error!r}); "
+            "verify that run again with this madx"
+        ) from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -160,7 +160,17 @@ def _reordering(order: tuple[int, ...]) -> str:
     )
 
 
-def examine_given(context: Context, sides: Sequence[Side | None]) -> list[str]:
+@dataclass(frozen=True)
+class Doubted:
+    """What is doubtful of engines that were given."""
+
+    told: tuple[str, ...] = ()
+    """All of it, to be said."""
+    reference: tuple[str, ...] = ()
+    """Why the reference may answer worse than it could, so that next to it any candidate looks good."""
+
+
+def examine_given(context: Context, sides: Sequence[Side | None]) -> Doubted:
     """Whether the engines that were given fit the images, before they are attacked; doubts are said, and returned.
 
     A poor engine is for the gates to judge; one that was made for other images, or another order of the classes, would
@@ -170,7 +180,7 @@ def examine_given(context: Context, sides: Sequence[Side | None]) -> list[str]:
         ModelError: it is far better on something else than the images as they are read.
     """
     images, labels = context.splits.selection.tensors(0, MOST_IMAGES)
-    doubts = []
+    told, reference = [], []
     for side in sides:
         if side is None or side.role not in context.taken:
             continue
@@ -179,12 +189,13 @@ def examine_given(context: Context, sides: Sequence[Side | None]) -> list[str]:
         problem = explain_misfit(fit)
         if problem and fit.better is not None and fit.better.far:
             raise ModelError(f"the {side.label} engine: {problem} {_LOOK_IT_UP}")
-        doubts += [
-            f"the {side.label} engine: {sentence}" for sentence in ([problem] if problem else describe_doubts(fit))
-        ]
-    for sentence in doubts:
+        found = [f"the {side.label} engine: {one}" for one in ([problem] if problem else describe_doubts(fit))]
+        told += found
+        if side.role != CANDIDATE and (problem or fit.better is not None):
+            reference.append(found[-1])  # what would be better is said last
+    for sentence in told:
         context.progress.say(sentence)
-    return doubts
+    return Doubted(tuple(told), tuple(reference))
 
 
 def _rows_for(side: Side, images: Tensor) -> list[Row]:

@@ -6,13 +6,14 @@ is taken as it is, if its bytes are still those that its manifest vouches for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from madx.deploy.check import OnnxArtifact
 from madx.deploy.engine import BuiltEngine, backend
+from madx.deploy.interface import Interface
 from madx.deploy.outside import check_given, type_names
 from madx.deploy.signature import Expected
 from madx.errors import ArtifactError, ExportError, ModelError, RecipeError, RefusedFileError
@@ -93,7 +94,7 @@ def _engine(
     """
     payload = source.payloads[config.name]
     if (suffix := source.built.get(config.name)) and suffix != ".onnx":
-        engine = BuiltEngine.of(payload, suffix, {})
+        engine = BuiltEngine.of(payload, suffix, {}, interface=source.fed.get(config.name))
         return engine, {"sha256": engine.sha256, "facts": engine.facts, "sparsity_2_4": {}}
     artifact = _checked(context, config, source)
     for sentence in artifact.notes:
@@ -161,21 +162,43 @@ def _check_batch(context: Context, config: EngineConfig, role: str, batch: int |
 
 def _checked(context: Context, config: EngineConfig, source: Source) -> OnnxArtifact:
     """The ONNX file, held against the data and the recipe; ExportError names who gave it."""
-    train, payload, settings = context.splits.train, source.payloads[config.name], context.recipe.verify
-    expected = Expected(train.shape, train.classes, config.precision, settings.input, settings.output)
+    train, settings = context.splits.train, context.recipe.verify
+    own, section = (settings.input, settings.output), "verify.input"
     if source.role != CANDIDATE:
-        own = Expected(train.shape, train.classes, config.precision, InputConfig(), OutputConfig())
-        usual = expected if context.alone else own  # of a run's own network, nothing is said but by these two
-        expected = replace(
-            usual,
-            input=usual.input if settings.reference_input is None else settings.reference_input,
-            output=usual.output if settings.reference_output is None else settings.reference_output,
-            section="verify.reference_input",
-        )
+        own, section = _reference_fed(context, config, source), "verify.reference_input"
+    expected = Expected(train.shape, train.classes, config.precision, *own, section=section)
     try:
-        return check_given(payload, source.data.get(config.name, {}), expected)
+        return check_given(source.payloads[config.name], source.data.get(config.name, {}), expected)
     except ExportError as error:
         raise ExportError(f"{_told_of(config, source)}: {error}") from error
+
+
+def _reference_fed(context: Context, config: EngineConfig, source: Source) -> tuple[InputConfig, OutputConfig]:
+    """How what is compared with is fed: as its own keys say, else as its run fed it, else as the candidate."""
+    settings = context.recipe.verify
+    usual = (settings.input, settings.output) if context.alone else (InputConfig(), OutputConfig())
+    if config.name in source.fed:
+        usual = _as_recorded(source.fed[config.name])
+    return (
+        usual[0] if settings.reference_input is None else settings.reference_input,
+        usual[1] if settings.reference_output is None else settings.reference_output,
+    )
+
+
+def _as_recorded(fed: Interface | None) -> tuple[InputConfig, OutputConfig]:
+    """What a recipe would say to have a file fed so; nothing is left to be guessed again."""
+    if fed is None:
+        return InputConfig(), OutputConfig()
+    images = InputConfig(
+        name=fed.input,
+        layout=fed.layout,
+        batch=fed.batch,
+        scale=fed.scale,
+        mean=fed.mean or (0.0,),
+        std=fed.std or (1.0,),
+        channel_order="bgr" if fed.bgr else "rgb",
+    )
+    return images, OutputConfig(name=fed.output, form=fed.form)
 
 
 def _told_of(config: EngineConfig, source: Source) -> str:

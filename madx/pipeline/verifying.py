@@ -65,7 +65,7 @@ def verify(context: Context) -> list[str]:
     anew = any(config.name not in kept.measurements for config in context.recipe.export.engines)
     doubted = world.share(lambda: image_doubts(context)) if anew else ()
     hashes: dict[str, dict[str, str]] = {}
-    fit: dict[str, list[str]] = {}
+    fit: dict[str, Sequence[str]] = {}
     for config in context.recipe.export.engines:
         if reason := world.share(partial(why_missing, context, config)):
             context.progress.say(f"{config.name}: missing: {reason}")
@@ -162,7 +162,7 @@ def why_missing(context: Context, config: EngineConfig) -> str:
     return "" if available.can_run or not config.verify else f"it cannot run here: {available.explanation}"
 
 
-def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | None, dict[str, str], list[str]]:
+def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | None, dict[str, str], Sequence[str]]:
     """All of one engine (nothing with verify: false), the SHA-256 of the bytes that were loaded, and whether it fits.
 
     Raises:
@@ -171,11 +171,11 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     reference, candidate = contenders(context, config)
     hashes = {one.role: str(one.subject.sha256) for one in (reference, candidate) if one}
     if not config.verify:
-        return None, hashes, []
+        return None, hashes, ()
     context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if reference else ''}")
     suite = suite_of(context.recipe.verify.attack)
     with loaded_sides(context, config, reference, candidate) as sides:
-        doubts = context.world.share(lambda: examine_given(context, sides))
+        doubted = context.world.share(lambda: examine_given(context, sides))
         # Timed by process 0 while the others wait idle: another process at work would be measured too.
         latency = context.world.share(lambda: time_engines(context, config, *sides))
         parity = context.world.share(lambda: _parity(context, config, *sides))
@@ -192,8 +192,9 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
             reference=reference.subject if reference else None,
             candidate=candidate.subject,
             ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
+            reference_doubts=doubted.reference,
         )
-    return measurements, hashes, doubts
+    return measurements, hashes, doubted.told
 
 
 def _parity(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Parity:

@@ -135,7 +135,7 @@ class _Facts:
                 return gate.remedy, self._files(gate.remedy), ""
             case Remedy.MEND_ENGINE:
                 return gate.remedy, self._fp32(gate.engine), ""
-            case Remedy.OTHER_IMAGES:
+            case Remedy.OTHER_IMAGES | Remedy.FEED_REFERENCE:
                 return gate.remedy, None, ""
             case Remedy.ROBUST_REFERENCE:
                 return gate.remedy, self._train_longer(), ""

@@ -23,8 +23,12 @@ class Answers:
     unsteady: Bools
     """[N] its logits there, clean or on the worst example, differ by more than rounding explains."""
 
+    flat: Bools
+    """[N] its probabilities on the clean image are rounded to one class, so that queries see no way to another; all
+    False where it gives logits."""
+
     def __post_init__(self) -> None:
-        check_shapes("answers", [(row, self.classes.shape) for row in (self.served, self.unsteady)])
+        check_shapes("answers", [(row, self.classes.shape) for row in (self.served, self.unsteady, self.flat)])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.closeness import MOST_FLIPS, MOST_OFFSET, ROUNDING, apart, offset
+from madx.closeness import LEAST, MOST_FLIPS, MOST_OFFSET, ROUNDING, apart, offset
 from madx.errors import DataError, EngineError
 
 Images = NDArray[np.float32]
@@ -22,6 +22,8 @@ Classifier = Callable[[Images], NDArray[np.float32]]
 _ROW_SUM_TOLERANCE = 1e-3
 _SATURATED = 0.5
 """Share of the images whose answers may name one class and say nothing of the others."""
+_ZERO = np.float32(np.log(LEAST))
+"""Logit of a probability of 0."""
 USUAL_CAUSE = "train-mode BatchNorm, a wrong batch axis, or an engine that looks at its batch"
 DYNAMIC = (
     "dynamic quantisation (DynamicQuantizeLinear) takes one scale for the whole batch, so an image's logits depend on "
@@ -211,6 +213,15 @@ def _names_one_class(logits: Logits) -> str:
         f"on {same} of {len(logits)} images all classes but the best have the very same logit: the output is a label, "
         "or probabilities that were rounded to 0 and 1, and no attack can climb it; take the scores before that"
     )
+
+
+def names_one_class(logits: Logits) -> NDArray[np.bool_]:
+    """[N] whether logits that are logarithms of probabilities say nothing of any class but the best."""
+    others = np.sort(logits, axis=1)[:, :-1]
+    if logits.shape[1] == 2:  # the other class is alone: nothing is said of it where its probability is 0
+        return others[:, 0] <= _ZERO
+    same: NDArray[np.bool_] = others[:, 0] == others[:, -1]
+    return same
 
 
 def _ignores_input(engine: Classifier, images: Images) -> list[str]:

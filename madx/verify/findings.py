@@ -26,6 +26,9 @@ from madx.verify.speed import speedup
 TWIN_FLIPS = 0.01
 """Share of images on which an engine may disagree with its twin before examples made on the twin say too little."""
 
+MOST_FLAT = 0.01
+"""Share of the images on which an engine's probabilities may be rounded to one class."""
+
 
 def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = False) -> Finding:
     """The finding on the gate's metric, with limits at the gate's confidence.
@@ -57,7 +60,7 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
     return replace(
         found,
         evidence=(*found.evidence, *left_over(measured.soundness, alone=alone)),
-        doubts=(*of_own, *_of_images(measured), *found.doubts),
+        doubts=(*of_own, *_flat(measured.accuracy), *_of_images(measured), *found.doubts),
         # A reference that looks better than it is makes any loss look larger: such a gate may not fail either.
         void=(*found.void, *(sentence for sentence in of_all if sentence not in of_own)),
     )
@@ -113,6 +116,19 @@ def _unsteady(accuracy: Accuracy, names: Iterable[str]) -> tuple[str, ...]:
         for name, answers in accuracy.answers.items()
         if name in names and float(answers.unsteady.mean()) > MOST_FLIPS
     )
+
+
+def _flat(accuracy: Accuracy) -> tuple[Doubt, ...]:
+    """Where probabilities are rounded to one class, what withstands a query was not attacked by it."""
+    answers = accuracy.answers_candidate
+    if answers is None or float(answers.flat.mean()) <= MOST_FLAT:
+        return ()
+    sentence = (
+        f"On {int(answers.flat.sum())} of {accuracy.images} clean images the engine's probabilities are rounded to one "
+        "class and say nothing of the others, so attacks that ask the engine have nothing to climb. Export the scores "
+        "before the softmax."
+    )
+    return (Doubt(sentence, Remedy.MEND_ENGINE),)
 
 
 def _contract_doubts(accuracy: Accuracy, sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:

@@ -18,7 +18,7 @@ from madx.errors import MadxError
 from madx.recipe import GateConfig
 from madx.verify.evidence import Finding
 from madx.verify.findings import finding
-from madx.verify.lacking import lacking, remarks, said, unseen_by_gradients, weak_reference
+from madx.verify.lacking import doubtful_reference, lacking, remarks, said, unseen_by_gradients, weak_reference
 from madx.verify.measurements import Measurements
 from madx.verify.remedies import Doubt, Remedy, doubts, of_failure, of_indecision
 from madx.verify.suspicions import suspicions
@@ -95,7 +95,8 @@ def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool, *, a
     found = finding(measured, gate, sequential=sequential)
     unseen = doubts(unseen_by_gradients(measured, gate), Remedy.GIVE_TWIN)
     weak = doubts(weak_reference(measured, gate, absolute=absolute), Remedy.ROBUST_REFERENCE)
-    found = replace(found, doubts=(*found.doubts, *unseen, *weak))
+    misfed = doubts(doubtful_reference(measured, gate), Remedy.FEED_REFERENCE)
+    found = replace(found, doubts=(*misfed, *found.doubts, *unseen, *weak))
     outcome = decide(found.lower, found.upper, bound=gate.bound, direction=gate.direction)
     compared = [*found.evidence, *said(measured, gate)]  # said whatever comes of it
     evidence, more = list(compared), None

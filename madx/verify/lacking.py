@@ -45,6 +45,15 @@ def unseen_by_gradients(measured: Measurements, gate: GateConfig) -> Iterator[st
     )
 
 
+def doubtful_reference(measured: Measurements, gate: GateConfig) -> Iterator[str]:
+    """Why nothing lost may be nothing gained: fed what it was not made for, a reference is worse than its network."""
+    if gate.compares:
+        yield from (
+            f"{sentence} As long as that is open, what the candidate loses against it means little."
+            for sentence in measured.reference_doubts
+        )
+
+
 def weak_reference(measured: Measurements, gate: GateConfig, *, absolute: float) -> Iterator[str]:
     """Why nothing lost may be nothing gained: the reference itself is hardly defended.
 

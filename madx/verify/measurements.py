@@ -26,7 +26,7 @@ from madx.verify.parity import Parity
 from madx.verify.soundness import Soundness
 from madx.verify.timings import Latency
 
-FORMAT = 7
+FORMAT = 8
 """Of the files that measurements are kept in; a run whose files have another one is measured again."""
 Kind = Literal["white-box", "engine in the loop", "query", "8-bit"]
 """What an attack knew: gradients of the twin; these and the engine's logits; the engine's logits alone; or nothing,
@@ -228,6 +228,8 @@ class Measurements:
     """None where it was not measured: an engine has no twin."""
     image_doubts: tuple[str, ...] = ()
     """Why the gate's images are no sample that limits may be computed from, one sentence each."""
+    reference_doubts: tuple[str, ...] = ()
+    """Why a reference from outside may be fed what it was not made for, one sentence each."""
 
     def __post_init__(self) -> None:
         parts = {
@@ -253,6 +255,7 @@ class Measurements:
             "engine": np.array(self.engine),
             "rest": np.array(json.dumps({name: _json(getattr(self, name)) for name in _REST})),
             "image_doubts": np.array(self.image_doubts, dtype=np.str_),
+            "reference_doubts": np.array(self.reference_doubts, dtype=np.str_),
             **with_prefix("accuracy", self.accuracy.to_arrays()),
             **with_prefix("latency", self.latency.to_arrays() if self.latency else {}),
             **with_prefix("parity", self.parity.to_arrays()),
@@ -282,6 +285,7 @@ class Measurements:
             ladder=Ladder.from_arrays(ladder) if ladder else None,
             curve=Curve.from_arrays(curve, compared=rest["reference"] is not None) if curve else None,
             image_doubts=tuple(str(sentence) for sentence in read_array(arrays, "image_doubts")),
+            reference_doubts=tuple(str(sentence) for sentence in read_array(arrays, "reference_doubts")),
         )
 
 

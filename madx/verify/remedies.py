@@ -17,6 +17,7 @@ class Remedy(StrEnum):
     INSTALL_ENGINE = "install the engine"
     GIVE_REFERENCE = "give a reference"
     GIVE_TWIN = "give the torch twin"
+    FEED_REFERENCE = "feed the reference what it was made for"
     MEND_ENGINE = "mend the engine"
     OTHER_IMAGES = "images that are independent of each other and of the training"
     ROBUST_REFERENCE = "a reference that has something to lose"

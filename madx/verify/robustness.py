@@ -22,7 +22,7 @@ from madx.recipe.threat import ThreatConfig
 from madx.seeds import numpy_generator
 from madx.verify.answers import Answers
 from madx.verify.arrays import Bools
-from madx.verify.contract import Classifier, Images, check_images, in_batches, logits_of
+from madx.verify.contract import Classifier, Images, check_images, in_batches, logits_of, names_one_class
 from madx.verify.gallery import Gallery
 from madx.verify.measurements import Accuracy, Kind
 from madx.verify.projection import project
@@ -125,6 +125,8 @@ class Served:
     """Images a call."""
     rounding: float
     """As in `madx.closeness.apart`: what an answer may differ by from that at the batch of the attacks."""
+    probabilities: bool = False
+    """Whether the candidate's file gives probabilities, which may be rounded to 0 and 1."""
 
 
 class _Board:
@@ -208,10 +210,12 @@ class _Board:
             expected = clean if images is self.chunk.images else logits_of(engine, images)
             unsteady.append(apart(logits, expected, rounding=how.rounding, usual=clean) > 1)
         self.clean[side] &= right[0]
+        asked = how.probabilities and side == len(self.engines) - 1
         return Answers(
             classes=self.classes[side],
             served=right[0] & (right[1] | ~standing),
             unsteady=unsteady[0] | unsteady[1],
+            flat=names_one_class(clean) if asked else np.zeros_like(right[0]),
         )
 
     def accuracy(self, names: tuple[str, ...], kinds: tuple[Kind, ...], answers: Sequence[Answers]) -> Accuracy:

@@ -1,5 +1,6 @@
 """ONNX files that madx did not make: each is one classifier, and must answer as it, or be refused with what to do."""
 
+import contextlib
 from contextlib import closing
 
 import numpy as np
@@ -16,7 +17,8 @@ from madx.deploy.interface import Interface
 from madx.deploy.outside import check_given
 from madx.deploy.runtime_words import explain
 from madx.deploy.signature import Expected
-from madx.errors import EngineError, ExportError
+from madx.deploy.sparsity import sparsity_2_4
+from madx.errors import EngineError, ExportError, MadxError
 from madx.recipe import EngineConfig, InputConfig, OutputConfig
 
 KINDS = [kind for kind in ("ort-cpu", "openvino-cpu") if backend(kind).availability().can_run]
@@ -158,6 +160,8 @@ ACCEPTED = {
     ),
     "uint8": (_uint8, {}),
     "int8": (lambda: _uint8(TensorProto.INT8, offset=128.0), {}),
+    "int8, scaled by the recipe's word": (lambda: _uint8(TensorProto.INT8, offset=128.0), {"scale": 255}),
+    "int8, all by the recipe's word": (lambda: _uint8(TensorProto.INT8, offset=128.0), {"scale": 255, "mean": 128}),
     "int32": (lambda: _uint8(TensorProto.INT32), {"dtype": "int32"}),
     "0 to 255": (lambda: _scaled("input", mul=[1 / 255]), {"scale": 255}),
     "normalised": (
@@ -317,6 +321,28 @@ REFUSED = {
         ["no operator acme::Sharpen"],
     ),
     "too new": (lambda: cases.model(ir=99), {}, ["IR version 99", "older IR version"]),
+    "int8 without its middle": (
+        lambda: _uint8(TensorProto.INT8),
+        {"mean": 0},
+        ["from 0 to 255", "scale: 255, mean: 128"],
+    ),
+    "uint8 below nothing": (_uint8, {"mean": 104}, ["from -104 to 151", r"which is \{scale: 255\}"]),
+    "uint8 of two levels": (_uint8, {"scale": 1}, ["from 0 to 1, of which 2 are whole"]),
+    "uint8 of a normalisation": (_uint8, {"mean": 0.5, "std": "1/255"}, ["pixels would be cut off"]),
+    "int32 of two levels": (lambda: _uint8(TensorProto.INT32), {"scale": 1}, ["of which 2 are whole"]),
+    "logits called probabilities": (cases.model, {"output": {"form": "probabilities"}}, ["sum to 1: leave out form"]),
+    "log-softmax called probabilities": (
+        lambda: cases.model(
+            after=[node("LogSoftmax", "z", "p", axis=1)], outputs=[value("p", FLOAT, ("batch", CLASSES))]
+        ),
+        {"output": {"form": "probabilities"}},
+        [r"log-softmax\), which are logits"],
+    ),
+    "sigmoids called probabilities": (
+        lambda: cases.model(after=[node("Sigmoid", "z", "p")], outputs=[value("p", FLOAT, ("batch", CLASSES))]),
+        {"output": {"form": "probabilities"}},
+        ["export what goes into it"],
+    ),
     "every reason at once": (
         _many_faults,
         {},
@@ -356,6 +382,210 @@ def test_weights_beside_the_file_are_part_of_the_engine(tmp_path):
     (tmp_path / "sub.data").unlink()
     with pytest.raises(ExportError, match=r"sub.data cannot be read .* put it beside"):
         read_beside(file, payload)
+
+
+@pytest.mark.parametrize("length", ["0", None])
+def test_the_length_of_a_weight_need_not_be_said(length):
+    """The file may go on behind it."""
+    content = cases.weights().tobytes()
+    model = _external(("location", "w"), ("offset", "8"), *([("length", length)] if length else []))
+    _, engine = built(model, wanted(), data={"w": bytes(8) + content + bytes(99)})
+    with closing(engine):
+        np.testing.assert_allclose(engine(cases.images(5)), cases.expected(cases.images(5)), atol=1e-4)
+
+
+def _external(*facts, change=None):
+    """The classifier, its weights elsewhere."""
+    model = cases.model()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, said in facts:
+        tensor.external_data.add(key=key, value=said)
+    if change:
+        change(tensor)
+    return model
+
+
+def test_weights_that_nobody_listed_are_not_found_either(tmp_path, monkeypatch):
+    """A branch without a node may have them; and a runtime must not look for them in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    content = cases.weights().tobytes()
+    (tmp_path / "w").write_bytes(content)
+    model, branches = cases.model(), {}
+    tensor = model.graph.initializer.pop()
+    for name in ("then_branch", "else_branch"):
+        branches[name] = helper.make_graph([], name, [], [value("w", FLOAT, (SIDE * SIDE, CLASSES))], [tensor])
+        held = branches[name].initializer[0]
+        held.ClearField("raw_data")
+        held.data_location = TensorProto.EXTERNAL
+        held.external_data.add(key="location", value="w")
+    model.graph.initializer.append(constant("yes", True, np.bool_))
+    model.graph.node.insert(0, node("If", "yes", "w", **branches))
+    payload = model.SerializeToString()
+    assert read_beside(tmp_path / "model.onnx", payload) == {"w": content}
+    with pytest.raises(ExportError, match="was not given"):
+        check_given(payload, {}, wanted())
+    config = EngineConfig(kind="ort-cpu", precision="fp32", threads=1)
+    with pytest.raises(EngineError):
+        backend("ort-cpu").load(payload, config)
+
+
+def _turn_in_functions():
+    """One name is a constant's copy in a function, and another's in the next."""
+    opset = [helper.make_opsetid("", 17)]
+    made = [
+        helper.make_function(
+            "mine", "F", ["x", "a"], ["y"], [node("Identity", "a", "b"), node("MatMul", "x b", "y")], opset
+        ),
+        helper.make_function("mine", "G", ["b"], ["a"], [node("Identity", "b", "a")], opset),
+    ]
+    after = [node("G", "square", "same", domain="mine"), node("F", "z same", "out", domain="mine")]
+    extra, out = [constant("square", np.eye(CLASSES))], [value("out", FLOAT, ("batch", CLASSES))]
+    return cases.model(after=after, outputs=out, extra=extra, domains=[("mine", 1)], functions=made)
+
+
+def test_names_of_one_function_mean_nothing_in_another():
+    found, engine = built(_turn_in_functions(), wanted())
+    with closing(engine):
+        np.testing.assert_allclose(engine(cases.images(5)), cases.expected(cases.images(5)), atol=1e-4)
+    sparsity_2_4(found.payload)
+
+
+@pytest.mark.parametrize("names", [("T", "F"), ("F", "T")])
+def test_a_name_in_another_function_hides_no_dropout(names):
+    """It trains in one of them, by a constant of the same name as the other's."""
+    made = []
+    for name in names:
+        inner = [
+            helper.make_node("Constant", [], ["mode"], value=constant("v", name == "T", np.bool_)),
+            helper.make_node("Constant", [], ["ratio"], value=constant("v", 0.01)),
+            helper.make_node("Dropout", ["a", "ratio", "mode"], ["b"]),
+        ]
+        made.append(helper.make_function("mine", name, ["a"], ["b"], inner, [helper.make_opsetid("", 17)]))
+    after = [node("T", "z", "t", domain="mine"), node("F", "t", "out", domain="mine")]
+    out = [value("out", FLOAT, ("batch", CLASSES))]
+    model = cases.model(after=after, outputs=out, domains=[("mine", 1)], functions=made)
+    with pytest.raises(ExportError, match=r"draws random numbers \(Dropout\)"):
+        check_given(model.SerializeToString(), {}, wanted())
+
+
+def _first(change):
+    def made():
+        model = cases.model()
+        change(model)
+        return model
+
+    return made
+
+
+def _weight(**fields):
+    def change(model):
+        tensor = model.graph.initializer[0]
+        for name, content in fields.items():
+            if isinstance(content, list):
+                del getattr(tensor, name)[:]
+                getattr(tensor, name).extend(content)
+            else:
+                setattr(tensor, name, content)
+
+    return _first(change)
+
+
+def _more_node(*made):
+    return _first(lambda model: model.graph.node.extend(made))
+
+
+def _text():
+    tensor = helper.make_tensor("t", TensorProto.STRING, [1], [b"\xff\xfe"])
+    return _first(lambda model: model.graph.initializer.append(tensor))()
+
+
+DAMAGED = {
+    "too few bytes": _weight(raw_data=bytes(7)),
+    "no bytes": _weight(raw_data=b""),
+    "huge": _weight(dims=[2**40, 2**40]),
+    "negative": _weight(dims=[-3, 5]),
+    "no such type": _weight(data_type=77),
+    "no type": _weight(data_type=0),
+    "text that is none": _text,
+    "a product of nothing": _more_node(helper.make_node("MatMul", [], ["q"])),
+    "a product of one": _more_node(helper.make_node("Conv", ["z"], ["q"])),
+    "a product that gives nothing": _more_node(helper.make_node("MatMul", ["z", "w"], [])),
+    "a cast to nothing": _more_node(
+        helper.make_node("Cast", ["w"], ["v"]), helper.make_node("MatMul", ["z", "v"], ["q"])
+    ),
+    "a copy of nothing": _more_node(
+        helper.make_node("Identity", [], ["v"]), helper.make_node("MatMul", ["z", "v"], ["q"])
+    ),
+    "a circle": _more_node(helper.make_node("Identity", ["v"], ["v"]), helper.make_node("MatMul", ["z", "v"], ["q"])),
+    "dequantised from nothing": _more_node(
+        helper.make_node("DequantizeLinear", ["w"], ["v"]), helper.make_node("MatMul", ["z", "v"], ["q"])
+    ),
+    "a constant of nothing": _more_node(helper.make_node("Constant", [], [])),
+    "a softmax of nothing": lambda: _damaged_softmax(),
+}
+
+
+def _damaged_softmax():
+    model = _with_its_softmax()
+    del model.graph.node[-1].input[:]
+    return model
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_file_is_refused_in_a_sentence(case, tmp_path):
+    """By whatever comes first: what reads it, or the runtime."""
+    payload = DAMAGED[case]().SerializeToString()
+    with pytest.raises(MadxError):
+        built(payload, wanted(), data=read_beside(tmp_path / "model.onnx", payload))
+    with contextlib.suppress(MadxError):
+        sparsity_2_4(payload)
+
+
+SIZE = SIDE * SIDE * CLASSES * 4
+
+
+@pytest.mark.parametrize(
+    ("facts", "change", "said"),
+    [
+        ({"length": str(SIZE - 4)}, {}, f"has {SIZE - 4} bytes outside .* make {SIZE}"),
+        ({"length": str(SIZE + 4)}, {}, f"make {SIZE}"),
+        ({}, {"data_type": 77}, "of type number 77"),
+        ({}, {"data_type": TensorProto.STRING}, "of type STRING"),
+        ({}, {"dims": [2**40, 2**40]}, "ends after"),
+        ({}, {"dims": [-3, 5]}, r"dimensions \[-3, 5\]"),
+    ],
+)
+def test_weights_outside_are_as_many_as_their_dimensions_say(facts, change, said):
+    def changed(tensor):
+        tensor.data_type = change.get("data_type", tensor.data_type)
+        if "dims" in change:
+            del tensor.dims[:]
+            tensor.dims.extend(change["dims"])
+
+    model = _external(("location", "w"), *facts.items(), change=changed)
+    with pytest.raises(ExportError, match=said):
+        check_given(model.SerializeToString(), {"w": bytes(2 * SIZE)}, wanted())
+
+
+def test_a_location_that_no_file_can_have_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="can be no file's name"):
+        read_beside(tmp_path / "model.onnx", _external(("location", "a\0b")).SerializeToString())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_one_product_in_float16_makes_no_file_of_that_precision(precision):
+    """Its room for rounding is many times that of float32."""
+    kind = TensorProto.FLOAT16
+    after = [node("Cast", "z", "h", to=kind), node("MatMul", "h one", "i"), node("Cast", "i", "out", to=FLOAT)]
+    out = [value("out", FLOAT, ("batch", CLASSES))]
+    model = cases.model(after=after, outputs=out, extra=[constant("one", np.eye(CLASSES), np.float16)])
+    if precision == "fp32":
+        check_given(model.SerializeToString(), {}, wanted())
+        return
+    with pytest.raises(ExportError, match=r"in float32 in parts, and in float16 in others.*precision: fp32"):
+        check_given(model.SerializeToString(), {}, wanted(precision=precision))
 
 
 @pytest.mark.parametrize(("offset", "length"), [("-4", "4"), ("0", "-4"), ("a", "4"), ("8", "4e3")])

@@ -109,7 +109,7 @@ LOADS: dict[str, tuple[Callable[[], Any], list[str]]] = {
                 "linear": {"weight": state()["linear.weight"], "bias": state()["linear.bias"]},
                 **{n: v for n, v in state().items() if not n.startswith("linear")},
             },
-            "optimizer": {"exp_avg": state()},
+            "optimizer": {"exp_avg": parameters()},
         },
         ["the state 'net'; not read: 'optimizer'"],
     ),
@@ -316,12 +316,28 @@ def test_a_state_in_other_shapes_is_found_where_it_is_wanted(tmp_path: Path) -> 
     assert all(torch.equal(found.state[name], value) for name, value in smaller().items())
     assert "other shapes: linear.weight (given [3, 4], expected [3, 8])" in refused(network(), path)
     both = save({"small": smaller(), "whole": state()}, tmp_path / "both.pt")
-    assert find_state(network(), both, any_shape=True).key == "whole"
+    assert find_state(network(), both).key == "whole"
+    with pytest.raises(ModelError, match=r"2 states .* differ: .*small"):  # the twin of a pruned engine may be either
+        find_state(network(), both, any_shape=True)
+
+
+def test_a_tensor_that_claims_more_than_the_file_has_is_refused(tmp_path: Path) -> None:
+    """One number, repeated by a stride of zero, could be terabytes."""
+    huge = torch.ones(1).expand(3, 2**40)
+    path = save({**state(), "linear.weight": huge}, tmp_path / "huge.pt")
+    assert path.stat().st_size < 1e6
+    with pytest.raises(ModelError, match=r"more numbers than the file has .*linear.weight \[3, 1099511627776\]"):
+        find_state(network(), path, any_shape=True)
+
+
+def test_of_one_failed_training_nobody_asks_which_state_is_meant(tmp_path: Path) -> None:
+    broken = {**state(), "linear.bias": torch.full((3,), torch.nan)}
+    assert "not finite" in asked({"model": broken, "best": {n: v.clone() for n, v in broken.items()}}, tmp_path)
 
 
 def test_of_a_twin_no_setting_is_advised(tmp_path: Path) -> None:
-    path = save({"model": smaller(), "ema": other()}, tmp_path / "weights.pt")
-    assert find_state(network(), path, Choice(settable=False), any_shape=True).key == "ema"
+    path = save({"model": smaller()}, tmp_path / "weights.pt")
+    assert find_state(network(), path, Choice(settable=False), any_shape=True).key == "model"
     for content in ({"a": state(), "b": other()}, {**state(), "extra": torch.zeros(1)}):
         with pytest.raises(ModelError) as caught:
             find_state(network(), save(content, tmp_path / "weights.pt"), Choice(settable=False))
@@ -400,13 +416,28 @@ def test_a_users_network_behind_the_recipes_normalisation_takes_any_prefix(prefi
     assert target.norm.mean.item() == 0.5
 
 
+@pytest.mark.parametrize("key", ["momentum_model", "model_opt", "velocity", "exp_avg"])
+def test_a_network_that_is_called_as_an_optimisers_is_asked_about(key: str, tmp_path: Path) -> None:
+    """It has the statistics of BatchNorm, which no optimiser keeps."""
+    content = {"model": other(), key: state()}
+    assert f"model.key: {key}" in asked(content, tmp_path)
+    taken(content, tmp_path, key=key)
+    taken({"model": state(), key: state()}, tmp_path)  # one network, twice
+
+
+def parameters() -> State:
+    """What an optimiser can have of each weight: of statistics it has nothing."""
+    named = {name for name, _ in network().named_parameters()}
+    return {name: value + 5 for name, value in state().items() if name in named}
+
+
 # -- what is never a network ----------------------------------------------------------------------------------
 
 NEVER: dict[str, Callable[[], Any]] = {
-    "moments by the weights' names": lambda: {"optimizer": {"exp_avg": state(), "exp_avg_sq": other()}},
-    "moments at the top": lambda: {"exp_avg": state(), "exp_avg_sq": other(), "step": 3},
-    "momentum": lambda: {"momentum_buffer": state()},
-    "gradients": lambda: {"grads": state()},
+    "moments by the weights' names": lambda: {"optimizer": {"exp_avg": parameters(), "exp_avg_sq": parameters()}},
+    "moments at the top": lambda: {"exp_avg": parameters(), "exp_avg_sq": parameters(), "step": 3},
+    "momentum": lambda: {"momentum_buffer": parameters()},
+    "gradients": lambda: {"grads": parameters()},
     "a whole optimiser": lambda: {"state": {"model": state()}, "param_groups": [{"lr": 0.1}]},
     "adam": adam,
 }

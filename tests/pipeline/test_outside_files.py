@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from madx.artifacts import sha256_file
 from madx.deploy.interface import Interface
 from madx.deploy.signature import Expected, read_input
+from madx.models.fitting import Better, Fit
 from madx.pipeline import takeover
 from madx.pipeline.sides import Side
 from madx.recipe import InputConfig, OutputConfig
@@ -169,15 +172,47 @@ def test_weights_beside_the_file_go_with_it(workspace: Path, cli: Cli) -> None:
     }
     assert (workspace / "out/taken/ort-cpu-fp32/engine.data/w.data").is_file()
     assert "nothing to do" in verify(cli, workspace, "other.onnx").out
-    baseline = ("--baseline", workspace / "out")  # a run that judged such a file is a reference as any
-    answer = cli("verify", workspace / "tiny.yaml", "--run-dir", workspace / "run", *baseline, *QUICK)
-    assert answer.code == 2  # its engine has no twin, and the run's own has one
+    assert_is_a_baseline(workspace, cli)
     (workspace / "w.data").write_bytes(bytes(4))
     answer = verify(cli, workspace, "other.onnx")
     assert (answer.code, "w.data ends after 4 bytes" in said(answer)) == (2, True)
     (workspace / "w.data").unlink()
     answer = verify(cli, workspace, "other.onnx")
     assert (answer.code, "w.data cannot be read" in said(answer)) == (2, True)
+
+
+def assert_is_a_baseline(folder: Path, cli: Cli, *options: object) -> None:
+    """The run in `out` is one as any, and as accurate there as in its own verdict, whatever another file is fed."""
+    answer = cli("verify", folder / "tiny.yaml", "--run-dir", folder / "run", "--baseline", folder / "out", *QUICK)
+    assert (answer.code, "one engine has a torch twin" in said(answer)) == (2, True)  # the run's own has one
+    command = ("verify", folder / "tiny.yaml", "--out", folder / "next", "--baseline", folder / "out", *QUICK)
+    answer = cli(*command, "--engine", folder / ENGINE, *options)
+    assert answer.code == 0, answer.err
+    first, then = (measured(folder / name) for name in ("out", "next"))
+    np.testing.assert_array_equal(then["accuracy.clean_reference"], first["accuracy.clean_candidate"])
+    assert "nothing to do" in cli(*command, "--engine", folder / ENGINE, *options).out
+
+
+def measured(folder: Path) -> dict:
+    with np.load(folder / "measurements/ort-cpu-fp32.npz") as kept:
+        return dict(kept)
+
+
+def test_a_baseline_is_fed_as_its_own_run_fed_it(workspace: Path, cli: Cli) -> None:
+    """What another file wants is nothing to it; and its own feeding is a part of what was released."""
+    file = wrapped(workspace, in_front("Div", 255.0))
+    assert verify(cli, workspace, file, "--set", "verify.input={scale: 255}").code == 0
+    assert_is_a_baseline(workspace, cli)
+    shutil.rmtree(workspace / "out")
+    shutil.rmtree(workspace / "next")
+    command = ("verify", workspace / "tiny.yaml", "--out", workspace / "out", "--baseline", workspace / "run", *QUICK)
+    twin = ("--twin", workspace / TWIN, "--set", "verify.input={scale: 255}")
+    answer = cli(*command, "--engine", workspace / file, *twin)
+    assert answer.code == 0, answer.err
+    found = measured(workspace / "out")
+    np.testing.assert_array_equal(found["accuracy.clean_reference"], found["accuracy.clean_candidate"])
+    answer = cli(*command, "--engine", workspace / file, *twin, "--set", "verify.reference_input={scale: 255}")
+    assert (answer.code, "the baseline engine" in said(answer)) == (2, True)  # the recipe's own word goes before
 
 
 def test_each_file_is_fed_as_the_recipe_says_of_it(workspace: Path, cli: Cli) -> None:
@@ -234,3 +269,32 @@ def test_what_is_advised_does_what_was_tried(said_already: dict) -> None:
         tried = given.fed(row.change(images).numpy())
         told = interface(said_already | keys).fed(images.numpy())
         assert np.abs(told - tried).max() < 5e-3 * max(1, np.abs(tried).max()), (row.name, keys)
+
+
+BETTER = Better("0 to 255", "add this to the recipe: x", None, 50, clean=0.92, as_given=0.78, gain=0.02, alike=())
+LIKES = Fit(100, 0.78, (0.7, 0.85), 0.1, "above chance", 0, (), BETTER, linear=None, linear_gain=0.0)
+
+
+@pytest.mark.parametrize(
+    ("role", "fit", "doubted"),
+    [
+        ("reference", LIKES, True),
+        ("baseline", LIKES, True),
+        ("engine", LIKES, False),  # a candidate that is fed wrongly only looks worse
+        ("reference", replace(LIKES, better=None), False),
+        ("reference", replace(LIKES, better=None, linear=0.9, linear_gain=0.1), True),
+        ("reference", replace(LIKES, better=None, standing="near chance"), True),
+    ],
+)
+def test_doubts_about_a_reference_are_kept_for_its_gates(
+    role: str, fit: Fit, doubted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "find_fit", lambda *_, **__: fit)
+    images, lines = torch.rand(8, 1, 4, 4), []
+    selection = SimpleNamespace(tensors=lambda *_: (images, torch.arange(8)))
+    context = SimpleNamespace(
+        splits=SimpleNamespace(selection=selection), taken=[role], progress=SimpleNamespace(say=lines.append)
+    )
+    found = takeover.examine_given(context, [Side(role, None, None)])  # type: ignore[arg-type]
+    assert bool(found.reference) is doubted
+    assert set(found.reference) <= set(found.told) == set(lines)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from madx.deploy.interface import Interface
 from madx.errors import DataError, EngineError
 from madx.verify import check_contract
-from madx.verify.contract import check_batches, in_batches, logits_of
+from madx.verify.contract import check_batches, in_batches, logits_of, names_one_class
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.random((8, 1, 4, 4), dtype=np.float32)
@@ -199,3 +200,13 @@ def test_what_is_no_logits_is_an_error(engine, said):
 def test_what_is_no_images_is_an_error(images, said):
     with pytest.raises(DataError, match=said):
         check_contract(linear, images)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "flat"),
+    [([1, 0, 0], True), ([0, 1, 0], True), ([0.9, 0.1, 0], False), ([1, 0], True), ([0.99, 0.01], False)],
+)
+def test_probabilities_that_say_nothing_of_the_others_are_counted(probabilities, flat):
+    row = np.array([probabilities], np.float32)
+    logits = Interface((1, 1, 1), row.shape[1], (1, 1, 1), form="probabilities").logits(row, 1)
+    assert names_one_class(logits).tolist() == [flat]

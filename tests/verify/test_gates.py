@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madx.errors import ArtifactError, ExitCode, MadxError
-from madx.recipe import GateConfig
+from madx.recipe import METRICS, GateConfig
 from madx.stats import clopper_pearson, drop_interval, hodges_lehmann, tango_interval
 from madx.verify import (
     Accuracy,
@@ -203,8 +203,8 @@ def test_an_engine_whose_logits_are_not_its_twins_is_another_network(apart, pass
         assert (judged.outcome is PASS) is passes, metric
 
 
-def answers(unsteady, n=4000):
-    return Answers(np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool), np.arange(n) < unsteady)
+def answers(unsteady, n=4000, *, flat=0):
+    return Answers(np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool), np.arange(n) < unsteady, np.arange(n) < flat)
 
 
 @pytest.mark.parametrize(("unsteady", "passes"), [(0, True), (40, True), (41, False), (4000, False)])
@@ -214,6 +214,17 @@ def test_an_engine_that_answers_otherwise_as_it_is_served_passes_nothing(unstead
         bound = 1.5 if metric == "speedup" else easy(metric).bound
         judged = result(gate(metric, bound), accuracy=asked, latency=latency(2.0))
         assert (judged.outcome is PASS) is passes, metric
+
+
+@pytest.mark.parametrize(("flat", "passes"), [(0, True), (40, True), (41, False), (4000, False)])
+def test_probabilities_that_are_rounded_to_one_class_pass_no_gate_on_robustness(flat, passes):
+    """What asks such an engine sees a plain; how often it is right on clean images is known all the same."""
+    asked = replace(GOOD["accuracy"], answers_candidate=answers(0, flat=flat), answers_reference=answers(0))
+    for metric in OVER_IMAGES:
+        judged = result(easy(metric), accuracy=asked)
+        robust = METRICS[metric].on_robustness
+        assert (judged.outcome is PASS) is (passes or not robust), metric
+        assert passes or not robust or judged.remedy is Remedy.MEND_ENGINE
 
 
 @pytest.mark.parametrize(("robust", "clean", "passes"), [(1500, 2000, True), (1000, 2000, True), (990, 2000, False)])

@@ -10,6 +10,7 @@ from madx.errors import ArtifactError, MadxError
 from madx.recipe import METRICS, GateConfig
 from madx.verify import Accuracy, Measurements, Outcome, Soundness, Subject, decided, gates, judge
 from madx.verify.findings import finding
+from madx.verify.remedies import Remedy
 
 SHARES = {
     "robust_accuracy": {"at_least": 0.1},
@@ -53,6 +54,23 @@ def test_every_comparison_names_the_bytes_of_the_baseline(metric, why, monkeypat
     assert (gate.outcome is Outcome.INCONCLUSIVE) or not why
     assert len([sentence for sentence in gate.evidence if "ab" * 32 in sentence]) == 1
     assert (why in gate.evidence) is bool(why)
+
+
+@pytest.mark.parametrize("metric", [*SHARES, *COMPARISONS])
+def test_a_reference_that_is_fed_wrongly_forbids_a_pass_of_what_compares_with_it(metric):
+    doubted = result(replace(measurements(), reference_doubts=("Fed 0 to 255 it is better.",)), metric)
+    told = [sentence for sentence in doubted.evidence if "Fed 0 to 255 it is better." in sentence]
+    assert bool(told) is (metric in COMPARISONS)
+    if told:
+        assert doubted.outcome is not Outcome.PASS
+        assert doubted.outcome is Outcome.FAIL or doubted.remedy is Remedy.FEED_REFERENCE
+    else:
+        assert doubted.outcome is Outcome.PASS
+
+
+def test_doubts_about_the_reference_survive_their_file():
+    measured = replace(measurements(), reference_doubts=("One.", "Two."))
+    assert Measurements.from_arrays(measured.to_arrays()).reference_doubts == ("One.", "Two.")
 
 
 @pytest.mark.parametrize("metric", SHARES)

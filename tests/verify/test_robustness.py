@@ -267,6 +267,19 @@ def test_an_engine_is_right_only_if_it_is_at_the_batch_that_is_served():
         assert not one.answers["candidate"].unsteady.any()
 
 
+def test_flat_probabilities_are_counted_on_the_candidate_alone():
+    def rounded(images):
+        logits = engine(DENSE)(images)
+        return np.where(logits == logits.max(1, keepdims=True), 0, -104).astype(np.float32)
+
+    adversaries = (adversary("dense", white_box(DENSE)),)
+    for probabilities in (True, False):
+        how = Served(4, 1e-3, probabilities=probabilities)
+        found = measure_chunk(rounded, rounded, chunk=chunk(), adversaries=adversaries, threat=THREAT, served=how)
+        assert found.answers["candidate"].flat.all() == probabilities
+        assert not found.answers["reference"].flat.any()
+
+
 def test_what_was_asked_as_it_is_served_survives_joining_and_writing():
     whole = served(engine(DENSE), 4)
     joined = Accuracy.concatenate([whole])
