@@ -72,7 +72,7 @@ def _engine(view: EngineView, number: int, content: ReportContent) -> dict[str, 
         "curve": _curve(view.measured, threat, number),
         "gallery": _gallery(view.measured, names),
         "attacks": _attacks(view.measured),
-        "image_doubts": view.measured.image_doubts,
+        "image_doubts": (*view.measured.image_doubts, *view.measured.reference_doubts),
         "classes": class_views.class_rows(view.measured.accuracy, names),
     }
     return shown | {"measured": _measured(view.measured, view.gates, number) | of_robustness}

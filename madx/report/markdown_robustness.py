@@ -36,7 +36,7 @@ def _accuracy(content: ReportContent, engines: Sequence[EngineView]) -> Iterator
         yield ""
         yield from _count_table(found)
         yield ""
-        for doubt in found.image_doubts:
+        for doubt in (*found.image_doubts, *found.reference_doubts):
             yield from (f"**{text(doubt)}**", "")
         yield from _class_table(found, views.class_names(content))
     if not measured:

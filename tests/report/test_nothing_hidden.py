@@ -17,6 +17,8 @@ NOT_SHOWN = {
     "accuracy.index": "positions in the source, which say nothing to a reader; those of the gallery are shown",
     "accuracy.answers_reference.classes": "what the reference takes images for; the table by class has the engine's",
     "latency.order": "a coin toss before each pair of blocks, for whoever analyses the samples again",
+    "accuracy.answers_candidate.flat": "beyond one image in a hundred the gates' evidence says how many",
+    "accuracy.answers_reference.flat": "nobody asks: a reference that looks better makes any loss look larger",
     "ladder.batch": "the ladder is timed as the engine is, whose batch and timing stand above it",
     "ladder.timing": "the same",
     "sizes.reference": "the size of each engine file stands beside that file, in the record of its build",
