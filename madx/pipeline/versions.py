@@ -13,7 +13,7 @@ _TOOLS = (
         "numpy",
         "scipy",
     ),
-    *("scikit-learn", "pillow"),  # they decode images
+    *("scikit-learn", "pillow", "pyarrow"),  # they decode images
     *("onnx", "onnx-ir", "onnxscript", "onnxconverter-common", "ml_dtypes", "protobuf"),  # they write the ONNX file
     *("onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "polygraphy"),
