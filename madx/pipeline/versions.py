@@ -8,11 +8,7 @@ from importlib import metadata
 import madx
 
 _TOOLS = (
-    *(
-        "torch",
-        "numpy",
-        "scipy",
-    ),
+    *("torch", "numpy", "scipy"),
     *("scikit-learn", "pillow", "pyarrow"),  # they decode images
     *("onnx", "onnx-ir", "onnxscript", "onnxconverter-common", "ml_dtypes", "protobuf"),  # they write the ONNX file
     *("onnxruntime", "onnxruntime-gpu", "openvino"),
