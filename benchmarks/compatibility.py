@@ -164,6 +164,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         "magnitude pruner has the same network in the same run; `ONNX` is the largest difference of the exported",
         "smaller network's logits, as a share of the largest.",
         "",
+        f"Run so far: {len(rows)} of the {len(ARCHITECTURES)} on the list.",
+        "",
         "| network | channels | groups cut | layers whole | removed | torch-pruning | ONNX | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]

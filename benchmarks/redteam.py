@@ -159,8 +159,11 @@ ATTEMPTS: dict[str, Make] = {}
 """None of these may PASS."""
 HONEST: dict[str, Make] = {}
 """None of these may FAIL, and most must PASS."""
-UNDETECTABLE = {"trigger": "a planted trigger that the torch network does not carry cannot be told from outside"}
-"""Named in docs/gates.md under what a PASS does not mean; they may pass here."""
+UNDETECTABLE = {
+    "trigger": "a planted trigger that the torch network does not carry cannot be told from outside",
+    "half-reference": "a reference that is a little robust looks like an honest one on harder data",
+}
+"""Named in the README under what a PASS does not mean; they may pass here."""
 
 
 def attempt(make: Make) -> Make:

@@ -98,7 +98,7 @@ def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool, *, a
     misfed = doubts(doubtful_reference(measured, gate), Remedy.FEED_REFERENCE)
     found = replace(found, doubts=(*misfed, *found.doubts, *unseen, *weak))
     outcome = decide(found.lower, found.upper, bound=gate.bound, direction=gate.direction)
-    compared = [*found.evidence, *said(measured, gate)]  # said whatever comes of it
+    compared = [*found.evidence, *said(measured, gate, absolute=absolute)]  # said whatever comes of it
     evidence, more = list(compared), None
     if outcome is Outcome.INCONCLUSIVE:
         more = found.more_images

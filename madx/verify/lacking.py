@@ -62,8 +62,7 @@ def weak_reference(measured: Measurements, gate: GateConfig, *, absolute: float)
     if not (gate.compares and gate.on_robustness) or measured.reference is None:
         return
     clean, robust = known(measured.accuracy.clean_reference, "reference engine"), measured.accuracy.robust_reference
-    chance = float(np.bincount(measured.accuracy.labels).max()) / measured.accuracy.images
-    if robust.sum() >= KEPT * clean.sum() or absolute > chance:
+    if robust.sum() >= KEPT * clean.sum() or absolute > _chance(measured):
         return
     yield (
         f"The reference is robust on {robust.mean():.1%} of the images and right on {clean.mean():.1%}: attacks take "
@@ -72,12 +71,20 @@ def weak_reference(measured: Measurements, gate: GateConfig, *, absolute: float)
     )
 
 
-def said(measured: Measurements, gate: GateConfig) -> Iterator[str]:
-    """What a reader of the gate must know of what was compared, and how."""
+def _chance(measured: Measurements) -> float:
+    """What the most frequent class alone has."""
+    return float(np.bincount(measured.accuracy.labels).max()) / measured.accuracy.images
+
+
+def said(measured: Measurements, gate: GateConfig, *, absolute: float) -> Iterator[str]:
+    """What a reader of the gate must know of what was compared, and how; `absolute` as for `weak_reference`."""
     reference = measured.reference
     if gate.compares and reference is not None and reference.role != "dense":
         name = "baseline, the last release" if reference.role == "baseline" else "file that was given"
         yield f"The reference is the {name}, measured again beside this one: SHA-256 {reference.sha256}."
+        if gate.on_robustness and absolute <= _chance(measured):
+            share = measured.accuracy.robust_reference.mean()
+            yield f"It is robust on {share:.1%} of the images; whether that is enough, only robust_accuracy asks."
     if measured.query_only and gate.on_robustness and gate.query_only:
         yield f"The recipe accepts for this gate that it is {UPPER_BOUND}."
     elif gate.query_only:
