@@ -21,7 +21,7 @@ from madx.artifacts import sha256_file
 from madx.cli import main
 from madx.rundir import LOCK
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")]
 
 PROMISED = "export.engines=[{kind: ort-cpu}, {kind: ort-cuda}]"
 """The second engine is missing here, so the verdict is INCONCLUSIVE."""
@@ -135,7 +135,6 @@ def data():
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
@@ -152,7 +151,6 @@ def test_what_is_wrong_in_one_process_ends_all_of_them_at_once(tmp_path: Path, m
     assert message in said[0]
 
 
-@pytest.mark.slow
 def test_one_process_finishes_what_two_were_killed_at(folder: Path, tmp_path: Path) -> None:
     """The chunks of the verification that a killed job has finished are taken over, and the rest is the same."""
     small = ("--set", "verify.chunk=10")
@@ -173,7 +171,6 @@ def test_one_process_finishes_what_two_were_killed_at(folder: Path, tmp_path: Pa
     assert accuracies(runs["killed"]) == accuracies(runs["whole"])
 
 
-@pytest.mark.slow
 def test_a_job_may_measure_a_shard(folder: Path, tmp_path: Path) -> None:
     small = ("--set", "verify.chunk=10")
     runs = {name: shutil.copytree(folder / "one", tmp_path / name) for name in ("whole", "shard", "merged")}

@@ -13,6 +13,7 @@ from madx.report import ReportContent, render_html, svg
 from madx.verify import GateResult, Ladder, Measurements, Verdict
 from madx.verify.remedies import Remedy
 
+pytestmark = pytest.mark.slow  # a whole report for each field
 NOT_SHOWN = {
     "accuracy.index": "positions in the source, which say nothing to a reader; those of the gallery are shown",
     "accuracy.answers_reference.classes": "what the reference takes images for; the table by class has the engine's",
