@@ -34,6 +34,11 @@ DAMAGED = (
     Image.DecompressionBombError,
 )
 """Pillow has no common error for a damaged file."""
+READ = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "JPEG2000")
+"""Pillow's names of the formats that are read, whatever a file is called: for others it starts programs (EPS).
+
+MPO, of two pictures as phones save it, begins as JPEG.
+"""
 _ORIENTATION = 0x0112
 _UPRIGHT, _SIDEWAYS = 1, 5
 """Its value where nothing is to be turned, and the first one by which height and width change places."""
@@ -160,7 +165,7 @@ def examine(name: str, content: bytes, how: Decoding) -> None:
 
 def _opened(name: str, content: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=READ)
     except UnidentifiedImageError:
         raise _damaged(name, "no format that is known") from None
     except DAMAGED as error:

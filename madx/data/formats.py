@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.data.pickles import load_arrays
+from madx.data.pickles import PickledArray, load_arrays
 from madx.data.places import few, read_whole
 from madx.errors import DataError
 
@@ -29,6 +29,8 @@ Load = Callable[[], NDArray[Any]]
 Arrays = Mapping[str, Load]
 _DEPTH = 2
 """Folders below the one that is given in which files are looked for, where it has none itself (MNIST/raw)."""
+_NESTED = 4
+"""Dictionaries in each other that are looked into."""
 
 
 @dataclass(frozen=True)
@@ -99,30 +101,82 @@ def _open_pt(path: Path) -> Arrays:
             f"{path} cannot be read as tensors without running code ({told}); save a dictionary of tensors, or let a "
             "factory of yours read it (data.name: factory)"
         ) from None
-    return _flat(content, "")
+    return _flat(content, path)
 
 
 def _open_pickle(path: Path) -> Arrays:
-    return _flat(load_arrays(path), "")
+    return _flat(load_arrays(path), path)
 
 
-def _flat(value: Any, name: str) -> dict[str, Load]:
-    """Arrays and tensors of nested dictionaries and pairs, by their names with dots; whatever is no array is left."""
-    if isinstance(value, Mapping):
-        named = {
-            (key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)): item
-            for key, item in value.items()
-        }
-        return {key: load for part, item in named.items() for key, load in _flat(item, _joined(name, part)).items()}
+def _flat(content: Any, path: Path) -> dict[str, Load]:
+    """Arrays and tensors of nested dictionaries and pairs, by their names with dots; whatever is no array is left.
+
+    Raises:
+        DataError: containers that hold each other without end, or an array that claims more than the file has: either
+            would keep madx at work for ever.
+    """
+    found: dict[str, Load] = {}
+    seen: set[int] = set()
+    waiting = [("", content, 0)]
+    while waiting:
+        name, value, depth = waiting.pop(0)
+        parts = _parts(value, path)
+        if parts and (depth == _NESTED or id(value) in seen):
+            why = f"is nested deeper than {_NESTED} levels" if depth == _NESTED else "is there in two places"
+            raise DataError(f"{path}: the {type(value).__name__} {name!r} {why}; save one dictionary of arrays")
+        seen.add(id(value))
+        waiting += [(_joined(name, part), item, depth + 1) for part, item in parts.items()]
+        if load := _array_of(value, f"{path}: {name}"):
+            if name in found:
+                raise DataError(f"{path} has two arrays called {name}; save them under different names")
+            found[name] = load
+    return found
+
+
+def _parts(value: Any, path: Path) -> dict[str, Any]:
+    """What a dictionary or a pair of images and labels holds."""
     if isinstance(value, tuple | list) and len(value) == 2 and all(hasattr(item, "shape") for item in value):
-        return _flat({"x": value[0], "y": value[1]}, name)
+        return {"x": value[0], "y": value[1]}
+    if not isinstance(value, Mapping):
+        return {}
+    named = [(key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key), key) for key in value]
+    if len(dict(named)) < len(named):
+        raise DataError(
+            f"{path}: a dictionary has two keys that read the same, among {few([name for name, _ in named])}; rename one"
+        )
+    return {name: value[key] for name, key in named}
+
+
+def _array_of(value: Any, where: str) -> Load | None:
+    """What loads the value if it is an array, a tensor or a list of whole numbers."""
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
-        return {name: lambda: np.array(value)}
+        return lambda: _numbers(value, where)
+    if isinstance(value, PickledArray):
+        return lambda: value.array
     if isinstance(value, np.ndarray):
-        return {name: lambda: value}
+        return lambda: value
     if hasattr(value, "detach"):
-        return {name: lambda: as_numpy(value)}
-    return {}
+        return lambda: as_numpy(_whole(value, where))
+    return None
+
+
+def _numbers(value: list[int], where: str) -> NDArray[Any]:
+    try:
+        return np.array(value, np.int64)
+    except OverflowError:
+        raise DataError(f"{where} has numbers of more than 64 bits; expected class numbers") from None
+
+
+def _whole(tensor: Any, where: str) -> Any:
+    """A tensor that has all its entries in the file: strides of zero make an endless one of a few bytes."""
+    if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.is_meta:
+        raise DataError(f"{where} is a sparse, quantised or empty (meta) tensor; save a dense one")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise DataError(
+            f"{where} has the shape {list(tensor.shape)}, but the file holds fewer entries than that (an expanded "
+            "tensor?); save tensor.contiguous()"
+        )
+    return tensor
 
 
 def as_numpy(tensor: Any) -> NDArray[Any]:

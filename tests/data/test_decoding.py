@@ -195,3 +195,20 @@ def test_films_are_asked_about_and_damaged_ones_named():
 def test_what_cannot_be_said_of_image_files(keys, words):
     with pytest.raises(ValueError, match=words):
         of(**keys)
+
+
+def test_formats_for_which_pillow_starts_programs_are_not_opened(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "EpsImageFile", None)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+    for read in (decode, examine):
+        with pytest.raises(
+            DataError, match=r"cat\.jpg cannot be decoded \(no format that is known\); replace or remove"
+        ):
+            read("cat.jpg", eps, of(image_size=8))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "JPEG2000", "MPO"])
+def test_every_usual_format_is_opened(kind):
+    assert decode("a", stored(picture(8, 8), kind), of(image_size=8)).shape == (8, 8, 3)
