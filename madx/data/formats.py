@@ -141,9 +141,8 @@ def _parts(value: Any, path: Path) -> dict[str, Any]:
         return {}
     named = [(key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key), key) for key in value]
     if len(dict(named)) < len(named):
-        raise DataError(
-            f"{path}: a dictionary has two keys that read the same, among {few([name for name, _ in named])}; rename one"
-        )
+        told = few([name for name, _ in named])
+        raise DataError(f"{path}: a dictionary has two keys that read the same, among {told}; rename one")
     return {name: value[key] for name, key in named}
 
 
