@@ -7,9 +7,10 @@ read; `madx.data.naming` says what is meant.
 from __future__ import annotations
 
 import gzip
+import hashlib
+import math
 import re
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,16 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.data.pickles import PickledArray, load_arrays
-from madx.data.places import few, read_whole
+from madx.data.nested import Load, flat, joined
+from madx.data.pickles import load_arrays
+from madx.data.places import BROKEN, few, read_whole
 from madx.errors import DataError
 
-Load = Callable[[], NDArray[Any]]
 Arrays = Mapping[str, Load]
 _DEPTH = 2
 """Folders below the one that is given in which files are looked for, where it has none itself (MNIST/raw)."""
-_NESTED = 4
-"""Dictionaries in each other that are looked into."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def _archive(path: Path) -> Iterator[Any]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} is a single array (.npy); expected a .npz file with images and labels")
             yield archive
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except BROKEN as error:
         raise DataError(f"{path} cannot be read as .npz without pickled objects: {error}") from None
 
 
@@ -79,7 +78,7 @@ def _open_npy(path: Path) -> Arrays:
     def load() -> NDArray[Any]:
         try:
             found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
+        except BROKEN as error:
             raise DataError(f"{path} cannot be read as .npy without pickled objects: {error}") from None
         return found
 
@@ -95,104 +94,23 @@ def _open_pt(path: Path) -> Arrays:
         with warnings.catch_warnings():  # of other pickle protocols, which it refuses or reads
             warnings.simplefilter("ignore")
             content = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (pickle.UnpicklingError, *BROKEN) as error:
         told = " ".join(str(error).split())[:200]
         raise DataError(
             f"{path} cannot be read as tensors without running code ({told}); save a dictionary of tensors, or let a "
             "factory of yours read it (data.name: factory)"
         ) from None
-    return _flat(content, path)
+    return flat(content, path)
 
 
 def _open_pickle(path: Path) -> Arrays:
-    return _flat(load_arrays(path), path)
-
-
-def _flat(content: Any, path: Path) -> dict[str, Load]:
-    """Arrays and tensors of nested dictionaries and pairs, by their names with dots; whatever is no array is left.
-
-    Raises:
-        DataError: containers that hold each other without end, or an array that claims more than the file has: either
-            would keep madx at work for ever.
-    """
-    found: dict[str, Load] = {}
-    seen: set[int] = set()
-    waiting = [("", content, 0)]
-    while waiting:
-        name, value, depth = waiting.pop(0)
-        parts = _parts(value, path)
-        if parts and (depth == _NESTED or id(value) in seen):
-            why = f"is nested deeper than {_NESTED} levels" if depth == _NESTED else "is there in two places"
-            raise DataError(f"{path}: the {type(value).__name__} {name!r} {why}; save one dictionary of arrays")
-        seen.add(id(value))
-        waiting += [(_joined(name, part), item, depth + 1) for part, item in parts.items()]
-        if load := _array_of(value, f"{path}: {name}"):
-            if name in found:
-                raise DataError(f"{path} has two arrays called {name}; save them under different names")
-            found[name] = load
-    return found
-
-
-def _parts(value: Any, path: Path) -> dict[str, Any]:
-    """What a dictionary or a pair of images and labels holds."""
-    if isinstance(value, tuple | list) and len(value) == 2 and all(hasattr(item, "shape") for item in value):
-        return {"x": value[0], "y": value[1]}
-    if not isinstance(value, Mapping):
-        return {}
-    named = [(key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key), key) for key in value]
-    if len(dict(named)) < len(named):
-        told = few([name for name, _ in named])
-        raise DataError(f"{path}: a dictionary has two keys that read the same, among {told}; rename one")
-    return {name: value[key] for name, key in named}
-
-
-def _array_of(value: Any, where: str) -> Load | None:
-    """What loads the value if it is an array, a tensor or a list of whole numbers."""
-    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
-        return lambda: _numbers(value, where)
-    if isinstance(value, PickledArray):
-        return lambda: value.array
-    if isinstance(value, np.ndarray):
-        return lambda: value
-    if hasattr(value, "detach"):
-        return lambda: as_numpy(_whole(value, where))
-    return None
-
-
-def _numbers(value: list[int], where: str) -> NDArray[Any]:
-    try:
-        return np.array(value, np.int64)
-    except OverflowError:
-        raise DataError(f"{where} has numbers of more than 64 bits; expected class numbers") from None
-
-
-def _whole(tensor: Any, where: str) -> Any:
-    """A tensor that has all its entries in the file: strides of zero make an endless one of a few bytes."""
-    if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.is_meta:
-        raise DataError(f"{where} is a sparse, quantised or empty (meta) tensor; save a dense one")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise DataError(
-            f"{where} has the shape {list(tensor.shape)}, but the file holds fewer entries than that (an expanded "
-            "tensor?); save tensor.contiguous()"
-        )
-    return tensor
-
-
-def as_numpy(tensor: Any) -> NDArray[Any]:
-    """A tensor as NumPy has it; of floats NumPy does not know bfloat16."""
-    plain = tensor.detach().cpu()
-    try:
-        found: NDArray[Any] = plain.numpy()
-    except TypeError:
-        found = plain.float().numpy()
-    return found
-
-
-def _joined(first: str, second: str) -> str:
-    return f"{first}.{second}" if first else second
+    return flat(load_arrays(path), path)
 
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+_AXES = 8
+"""More than any array of images or labels has."""
 
 
 def _open_idx(path: Path) -> Arrays:
@@ -211,13 +129,14 @@ def _idx(path: Path) -> NDArray[Any]:
     header = 4 + 4 * axes
     if kind not in _IDX_TYPES or not axes or len(content) < header:
         raise DataError(f"{path} is not an IDX file: it begins with 0x{content[:4].hex()}")
-    shape = np.frombuffer(content, ">u4", axes, 4).astype(np.int64)
-    entries = (
-        np.frombuffer(content, np.dtype(_IDX_TYPES[kind]), offset=header) if len(content) > header else np.empty(0)
-    )
-    if len(entries) != int(np.prod(shape, dtype=object)):
-        raise DataError(f"{path}: the header promises {shape.tolist()} entries, but {len(entries)} follow it")
-    return entries.astype(entries.dtype.newbyteorder("=")).reshape(shape)
+    shape = np.frombuffer(content, ">u4", axes, 4).tolist()
+    dtype, size = np.dtype(_IDX_TYPES[kind]), len(content) - header
+    if math.prod(shape) * dtype.itemsize != size:
+        raise DataError(f"{path}: the header promises {shape} entries, but {size // dtype.itemsize} follow it")
+    if not size or axes > _AXES:
+        raise DataError(f"{path}: the header promises {shape}; expected at least one entry, and at most {_AXES} axes")
+    entries = np.frombuffer(content, dtype, offset=header)
+    return entries.astype(dtype.newbyteorder("=")).reshape(shape)
 
 
 def _open_mat(path: Path) -> Arrays:
@@ -228,7 +147,7 @@ def _open_mat(path: Path) -> Arrays:
         raise DataError(f"{path} is a file of SVHN, where the label 10 means 0: say data.name: svhn")
     try:
         content = loadmat(path)
-    except (MatReadError, OSError, EOFError, ValueError, TypeError, NotImplementedError, zlib.error) as error:
+    except (MatReadError, *BROKEN) as error:
         raise DataError(
             f"{path} cannot be read as a MATLAB file ({error}); one of version 7.3 is HDF5: save it with -v7"
         ) from None
@@ -316,13 +235,54 @@ def _of_files(row: Format, files: list[Path]) -> Arrays:
     pieces = [file for file in files if row.batches and re.fullmatch(row.batches, file.name.lower())]
     if pieces:
         return _of_batches(row, pieces)
+    files = _without_twins(files)
     if len(files) == 1:
         return row.open(files[0])
-    return {_joined(_stem(file), key): load for file in files for key, load in row.open(file).items()}
+    found: dict[str, Load] = {}
+    for file in files:
+        for key, load in row.open(file).items():
+            name = joined(_stem(file), key)
+            if name in found:
+                raise DataError(
+                    f"{file.parent} has two arrays called {name}, one of them in {file.name}; rename a file"
+                )
+            found[name] = load
+    return found
 
 
 def _stem(file: Path) -> str:
-    return re.sub(r"\.(gz|npz|npy|pth?|mat|pkl|pickle|p)$", "", re.sub(r"\.gz$", "", file.name))
+    return re.sub(r"(?i)\.(gz|npz|npy|pth?|mat|pkl|pickle|p)$", "", re.sub(r"(?i)\.gz$", "", file.name))
+
+
+def _without_twins(files: list[Path]) -> list[Path]:
+    """One file of each stem: of a file beside its packed form the unpacked one, if both have the same content.
+
+    Raises:
+        DataError: they differ, so one of them is an old one.
+    """
+    kept: dict[str, Path] = {}
+    for file in sorted(files, key=lambda file: file.suffix.lower() == ".gz"):
+        first = kept.setdefault(_stem(file), file)
+        if first != file and not _same(first, file):
+            raise DataError(
+                f"{file.parent} has {first.name} and {file.name}, which differ; remove the one that is not meant"
+            )
+    return sorted(kept.values())
+
+
+def _same(*files: Path) -> bool:
+    """Whether files have the same content when they are unpacked."""
+    found = set()
+    for path in files:
+        whole = hashlib.blake2b()
+        try:
+            with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+                while part := file.read(2**20):
+                    whole.update(part)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is damaged or cannot be read ({error}); replace or remove it") from None
+        found.add(whole.digest())
+    return len(found) == 1
 
 
 def _of_batches(row: Format, files: list[Path]) -> Arrays:

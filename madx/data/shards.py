@@ -194,7 +194,7 @@ def _label_names(table: pa.Table, label: str) -> tuple[str, ...]:
     try:
         features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(map(str, features[label]["names"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ()
 
 

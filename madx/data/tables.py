@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from madx.data.files import ImageFile
 from madx.data.listing import SUFFIXES, called
-from madx.data.places import few, shown
+from madx.data.places import BROKEN, few, shown
 from madx.errors import DataError
 
 _LABELS = frozenset(
@@ -235,5 +235,5 @@ def _synsets(meta: Path) -> dict[int, str]:
     try:
         found = loadmat(meta, squeeze_me=True)["synsets"]
         return {int(row[0]): str(row[1]) for row in np.atleast_1d(found)}
-    except (MatReadError, OSError, KeyError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+    except (MatReadError, *BROKEN) as error:
         raise DataError(f"{meta} is not the meta.mat of ImageNet's development kit ({error})") from None
