@@ -120,7 +120,10 @@ def _numbered(labels: NDArray[Any], names: tuple[str, ...], meaning: Meaning, wh
     """Labels that are names as the numbers that the recipe gives them."""
     if labels.dtype.kind not in "US":
         return labels
-    texts, rows = np.unique(labels.astype(str), return_inverse=True)
+    try:
+        texts, rows = np.unique(labels.astype(str), return_inverse=True)
+    except ValueError as error:
+        raise DataError(f"{where}: labels are names that are no text ({error}); save them as text or numbers") from None
     if unknown := sorted(set(texts.tolist()) - set(names)):
         raise DataError(
             f"{where}: labels are names, and {', '.join(unknown[:3])} is none of the {len(names)} that the recipe "

@@ -11,7 +11,8 @@ import io
 import math
 import pickle
 import re
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,8 @@ from madx.errors import DataError
 
 _BROKEN = (
     pickle.UnpicklingError,
+    struct.error,
+    AssertionError,
     AttributeError,
     BufferError,
     EOFError,
@@ -154,9 +157,32 @@ def _bytes(*given: Any) -> bytes:
     return bytes(given[0]) if isinstance(given[0], bytes | bytearray) else _encode(*given)
 
 
+def _checked(keys: Iterable[Any]) -> list[Any]:
+    """Keys of dictionaries and sets: plain ones only, for the hash of tuples in tuples may take for ever."""
+    found = list(keys)
+    if odd := {type(key) for key in found} - {str, bytes, int, float, bool, type(None)}:
+        raise DataError(
+            f"a dictionary or set in it has a {odd.pop().__name__} for a key; expected text or numbers. Save arrays "
+            "instead (np.savez)"
+        )
+    return found
+
+
+def _dict(pairs: Any = ()) -> dict[Any, Any]:
+    items = [(key, value) for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)]
+    return dict(zip(_checked(key for key, _ in items), (value for _, value in items), strict=True))
+
+
 _BUILTINS = MappingProxyType(
-    {"list": list, "dict": dict, "tuple": tuple, "set": set, "frozenset": frozenset}
-    | dict.fromkeys(("bytes", "bytearray"), _Maker(_bytes))
+    {
+        "list": list,
+        "tuple": tuple,
+        "dict": _Maker(_dict),
+        "set": _Maker(lambda items=(): set(_checked(items))),
+        "frozenset": _Maker(lambda items=(): frozenset(_checked(items))),
+        "bytes": _Maker(_bytes),
+        "bytearray": _Maker(_bytes),
+    }
 )
 _HARMLESS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -166,13 +192,15 @@ _HARMLESS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "_codecs": {"encode": _Maker(_encode)},
         "builtins": _BUILTINS,
         "__builtin__": _BUILTINS,
-        "collections": {"OrderedDict": dict},
+        "collections": {"OrderedDict": _Maker(_dict)},
     }
 )
 """Module (of NumPy's own, by its last name, which moved from core to _core) -> what a pickle may name, its stand-in."""
 
 
-class _Arrays(pickle.Unpickler):
+class _Arrays(pickle._Unpickler):
+    """Python's unpickler that is written in Python: in the faster one keys cannot be looked at before they count."""
+
     def find_class(self, module: str, name: str) -> Any:
         """Only what makes arrays."""
         own = module.removeprefix("numpy.core.").removeprefix("numpy._core.")
@@ -183,6 +211,28 @@ class _Arrays(pickle.Unpickler):
                 "(np.savez), or let a factory of yours read it (data.name: factory)"
             )
         return found
+
+
+def _with_keys(code: bytes, keys: slice) -> Callable[[Any], None]:
+    """What the unpickler does at `code`, after a look at the entries on its stack that become keys."""
+    plain = pickle._Unpickler.dispatch[code[0]]
+
+    def checked(unpickler: Any) -> None:
+        _checked(unpickler.stack[keys])
+        plain(unpickler)
+
+    return checked
+
+
+_EVERY, _SECOND = slice(None), slice(None, None, 2)
+_Arrays.dispatch = {
+    **pickle._Unpickler.dispatch,
+    pickle.SETITEM[0]: _with_keys(pickle.SETITEM, slice(-2, -1)),
+    pickle.SETITEMS[0]: _with_keys(pickle.SETITEMS, _SECOND),
+    pickle.DICT[0]: _with_keys(pickle.DICT, _SECOND),
+    pickle.ADDITEMS[0]: _with_keys(pickle.ADDITEMS, _EVERY),
+    pickle.FROZENSET[0]: _with_keys(pickle.FROZENSET, _EVERY),
+}
 
 
 def load_arrays(path: Path) -> Any:

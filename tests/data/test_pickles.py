@@ -106,3 +106,33 @@ def test_tensors_that_are_larger_than_their_file_are_refused(tmp_path):
         arrays["x_train"]()
     with pytest.raises(DataError, match="save a dense one"):
         arrays["y"]()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "holder", [lambda key: {key: 1}, lambda key: {key: 1, 2: 3}, lambda key: {key}, lambda key: frozenset([key])]
+)
+def test_keys_whose_hash_takes_for_ever_are_refused(tmp_path, holder, protocol):
+    small, content = holder(()), b""
+    assert load_arrays(written(tmp_path, holder("a"), protocol)) == holder("a")
+    with pytest.raises(DataError, match="has a tuple for a key; expected text or numbers"):
+        load_arrays(written(tmp_path, small, protocol))
+    content = b"(" + b")q\0" + b"".join(b"h%c h%c\x86q%c".replace(b" ", b"") % (n, n, n + 1) for n in range(60))
+    for end in (b"N}h\x3cNs.", b"(h\x3cNd."):
+        with pytest.raises(DataError, match="has a tuple for a key"):
+            load_arrays(written(tmp_path, b"\x80\2" + content + end))
+
+
+def test_a_pickle_of_python_2_is_read(tmp_path):
+    dtype = b"cnumpy\ndtype\n(U\x02u1K\0K\1tR(K\3U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0tU\x01btR(K\1(K\3t" + dtype + b"\x89U\3abctb"
+    found = load_arrays(written(tmp_path, b"\x80\2}(U\4data" + array + b"U\6labels](K\1K\2eu."))
+    assert found[b"data"].array.tolist() == [97, 98, 99]
+    assert found[b"labels"] == [1, 2]
+
+
+@pytest.mark.parametrize("end", range(1, 60, 3))
+def test_a_pickle_that_ends_anywhere_is_told(tmp_path, end):
+    content = pickle.dumps({"x": np.arange(3), "y": [1, 2.5, 2**70, "é"]}, 4)
+    with pytest.raises(DataError, match="is not a whole pickle"):
+        load_arrays(written(tmp_path, content[:-end] or b"\x80"))
