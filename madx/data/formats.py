@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,7 +183,16 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 """By data.name. A new format is a new row (and its name a choice of the recipe's)."""
 
 
-def open_arrays(name: str, path: Path) -> tuple[str, Arrays]:
+class Opened(NamedTuple):
+    """What a file or folder holds."""
+
+    format: str
+    arrays: Arrays
+    remarks: tuple[str, ...] = ()
+    """What was passed over, for whoever reads the verdict."""
+
+
+def open_arrays(name: str, path: Path) -> Opened:
     """What the file or folder holds, and in which format.
 
     Args:
@@ -200,7 +209,7 @@ def open_arrays(name: str, path: Path) -> tuple[str, Arrays]:
             fitting = [name]
         if not fitting:
             raise DataError(f"data.path {path} is none of {_known(wanted)}")
-        return fitting[0], wanted[fitting[0]].open(path)
+        return Opened(fitting[0], wanted[fitting[0]].open(path))
     if not path.is_dir():
         raise DataError(f"data.path {path} is not a file and not a folder; data.name: {name} reads {_known(wanted)}")
     folder, found = _found(path, wanted)
@@ -209,7 +218,13 @@ def open_arrays(name: str, path: Path) -> tuple[str, Arrays]:
             f"{folder} has {' and '.join(map(_known_one, found))}; say which are meant: data.name: {' or '.join(found)}"
         )
     key, files = next(iter(found.items()))
-    return key, _of_files(wanted[key], files)
+    kept = _without_twins(files)
+    remarks = tuple(
+        f"{file.name} has the same content as another file beside it and was not read"
+        for file in files
+        if file not in kept
+    )
+    return Opened(key, _of_files(wanted[key], kept), remarks)
 
 
 def _found(path: Path, wanted: Mapping[str, Format]) -> tuple[Path, dict[str, list[Path]]]:
@@ -235,7 +250,6 @@ def _of_files(row: Format, files: list[Path]) -> Arrays:
     pieces = [file for file in files if row.batches and re.fullmatch(row.batches, file.name.lower())]
     if pieces:
         return _of_batches(row, pieces)
-    files = _without_twins(files)
     if len(files) == 1:
         return row.open(files[0])
     found: dict[str, Load] = {}

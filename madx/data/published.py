@@ -116,7 +116,7 @@ def _python_version(folder: Path, layout: Cifar) -> Path | None:
 
 def _of_python(config: DataConfig, layout: Cifar, folder: Path) -> Reading:
     """The same from pickles, read without running what is in them."""
-    _, arrays = open_arrays("pickles", folder)
+    arrays = open_arrays("pickles", folder).arrays
     names, images = class_names(config), {key: arrays[key]() for key in sorted(arrays)}
     counts = tuple(len(images.get(key, ())) for key in ("x_train", "x_test"))
     expected = (len(layout.train) * layout.train_records, layout.test_records)

@@ -172,7 +172,9 @@ def test_two_files_of_one_stem_are_refused_unless_they_are_the_same(tmp_path):
     plain = packed.with_suffix("")
     plain.write_bytes(gzip.decompress(packed.read_bytes()))
     config = DataConfig(name="idx", path=tmp_path)
-    assert read(config)[0].labels.tolist() == LABELS.tolist()
+    training, test = read(config)
+    assert training.labels.tolist() == LABELS.tolist()
+    assert test.remarks == (f"{packed.name} has the same content as another file beside it and was not read",)
     plain.write_bytes(plain.read_bytes()[:-1] + b"\2")
     with pytest.raises(DataError, match=r"train-labels-idx1-ubyte and train-labels-idx1-ubyte\.gz, which differ"):
         read(config)
@@ -208,7 +210,7 @@ def zipped(content: bytes) -> bytes:
 def test_a_damaged_file_is_told_as_such(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=r"a[-.]"):  # noqa: PT012 - some formats are read when the array is
-        for load in open_arrays("arrays", tmp_path / name)[1].values():
+        for load in open_arrays("arrays", tmp_path / name).arrays.values():
             load()
 
 
