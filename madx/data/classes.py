@@ -78,7 +78,7 @@ def _from_json(path: Path, text: str) -> list[str]:
     """A list of names, {name: number} (torchvision), {number: name} or {number: [folder, name]} (Keras)."""
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"data.class_map {path} is not JSON ({error})") from None
     if isinstance(content, list) and all(isinstance(name, str | int) for name in content):
         return [str(name) for name in content]

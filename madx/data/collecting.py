@@ -5,13 +5,15 @@ A data set is read in its own order, whatever the order of its loader: images ar
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from madx.data.formats import as_numpy
+from madx.data.nested import as_numpy
 from madx.errors import DataError
 from madx.plugins import USER_ERRORS, describe
 
@@ -101,7 +103,7 @@ def _from_dataset(data: Any, rows: Iterable[int], where: str) -> tuple[NDArray[A
 
 def _stacked(items: Iterable[Any], count: int | None, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
     pairs: Iterator[tuple[NDArray[Any], int]] = (
-        (_pixels(_field(item, 0, where), where), int(_field(item, 1, where))) for item in items
+        (_pixels(_field(item, 0, where), where), _label(_field(item, 1, where), where)) for item in items
     )
     images: NDArray[Any] | list[NDArray[Any]] = []
     labels: list[int] = []
@@ -135,10 +137,26 @@ def _field(item: Any, place: int, where: str) -> Any:
     raise DataError(f"{where}: an item of the data set is {kind}; expected the pair (image, label)")
 
 
+def _label(value: Any, where: str) -> int:
+    """A whole number; anything else would be rounded to another class."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise DataError(
+            f"{where}: a label of the data set is a {type(value).__name__} ({str(value)[:40]}); expected a whole "
+            "number, the number of the class"
+        ) from None
+
+
 def _pixels(image: Any, where: str) -> NDArray[Any]:
     """A tensor, an array or a picture of Pillow as an array."""
     if hasattr(image, "detach"):
         return as_numpy(image)
+    if isinstance(image, Image.Image) and image.mode not in ("L", "RGB"):
+        raise DataError(
+            f"{where}: a picture of the data set has Pillow's mode {image.mode}, whose numbers are not grey or "
+            "colours as they are seen; return picture.convert('RGB') or convert('L')"
+        )
     found = np.asarray(image)
     if found.dtype == object:
         raise DataError(f"{where}: an image of the data set is a {type(image).__name__}; expected a tensor or an array")

@@ -34,11 +34,18 @@ DAMAGED = (
     Image.DecompressionBombError,
 )
 """Pillow has no common error for a damaged file."""
+READ = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "JPEG2000")
+"""Pillow's names of the formats that are read, whatever a file is called: for others it starts programs (EPS).
+
+MPO, of two pictures as phones save it, begins as JPEG.
+"""
 _ORIENTATION = 0x0112
 _UPRIGHT, _SIDEWAYS = 1, 5
 """Its value where nothing is to be turned, and the first one by which height and width change places."""
 _DEEP = "IF"
 """First letters of Pillow's modes of more than 8 bits a channel."""
+_LARGEST = 2**26
+"""Pixels of a resized image at most: of a line of pixels, the shorter side of 224 would make billions."""
 _END = 1024
 """Bytes at the end of a file in which its last marker is looked for: some programs write on behind it."""
 
@@ -135,6 +142,7 @@ def decode(name: str, content: bytes, how: Decoding) -> NDArray[Any]:
     with _opened(name, content) as image:
         try:
             _check_frames(name, image)
+            _check_kept(name, image)
             turned = ImageOps.exif_transpose(image) if _rotation(name, image, how) else image
             return _pixels(name, turned, how)
         except DAMAGED as error:
@@ -149,6 +157,7 @@ def examine(name: str, content: bytes, how: Decoding) -> None:
     with _opened(name, content) as image:
         try:
             _check_frames(name, image)
+            _check_kept(name, image)
             turned = _rotation(name, image, how) and _orientation(image) >= _SIDEWAYS
             if _is_transparent(image) and how.background is None:
                 _on_background(name, image, how)
@@ -160,7 +169,7 @@ def examine(name: str, content: bytes, how: Decoding) -> None:
 
 def _opened(name: str, content: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=READ)
     except UnidentifiedImageError:
         raise _damaged(name, "no format that is known") from None
     except DAMAGED as error:
@@ -215,6 +224,17 @@ def _on_background(name: str, image: Image.Image, how: Decoding) -> Image.Image:
     return ground
 
 
+def _check_kept(name: str, image: Image.Image) -> None:
+    """That Pillow keeps all bits of an image that is not loaded yet: of colours with 16 bits it drops half, unasked."""
+    tiles = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    if image.mode[0] not in _DEEP and any(";16" in raw for raw in tiles):
+        raise UnclearError(
+            name,
+            f"has 16 bits a channel in {image.mode}, of which Pillow keeps 8",
+            "convert it to 8 bits a channel as the network's training data were, or keep arrays (data.name: npz)",
+        )
+
+
 def _check_depth(name: str, image: Image.Image, how: Decoding) -> bool:
     """Whether the image has more than 8 bits a channel, which Pillow would clip at 255 and call RGB."""
     deep = image.mode[0] in _DEEP
@@ -235,8 +255,20 @@ def _check_depth(name: str, image: Image.Image, how: Decoding) -> bool:
 
 def _check_shape(name: str, size: tuple[int, int], how: Decoding) -> None:
     """That a picture of this (width, height) needs no word of the recipe to get its size."""
-    if not how.asked or how.size is None or size == (how.size[1], how.size[0]):
+    if how.size is None:
         return
+    if how.asked and size != (how.size[1], how.size[0]):
+        _check_asked(name, size, how)
+    resized = _target(size, how)
+    if math.prod(resized) > _LARGEST:
+        raise DataError(
+            f"the image {name} has {size[1]} x {size[0]} pixels (height x width) and would be resized to {resized[1]} "
+            f"x {resized[0]}, more than {_LARGEST} pixels; remove it, or cut it to a usual shape"
+        )
+
+
+def _check_asked(name: str, size: tuple[int, int], how: Decoding) -> None:
+    assert how.size is not None
     height, width = how.size
     if how.asked == "size":
         raise UnclearError(

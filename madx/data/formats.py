@@ -7,25 +7,26 @@ read; `madx.data.naming` says what is meant.
 from __future__ import annotations
 
 import gzip
+import hashlib
+import math
 import re
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.nested import Load, flat, joined
 from madx.data.pickles import load_arrays
-from madx.data.places import few, read_whole
+from madx.data.places import BROKEN, few, read_whole
 from madx.errors import DataError
 
-Load = Callable[[], NDArray[Any]]
 Arrays = Mapping[str, Load]
 _DEPTH = 2
 """Folders below the one that is given in which files are looked for, where it has none itself (MNIST/raw)."""
@@ -69,7 +70,7 @@ def _archive(path: Path) -> Iterator[Any]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} is a single array (.npy); expected a .npz file with images and labels")
             yield archive
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except BROKEN as error:
         raise DataError(f"{path} cannot be read as .npz without pickled objects: {error}") from None
 
 
@@ -77,7 +78,7 @@ def _open_npy(path: Path) -> Arrays:
     def load() -> NDArray[Any]:
         try:
             found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
+        except BROKEN as error:
             raise DataError(f"{path} cannot be read as .npy without pickled objects: {error}") from None
         return found
 
@@ -93,53 +94,23 @@ def _open_pt(path: Path) -> Arrays:
         with warnings.catch_warnings():  # of other pickle protocols, which it refuses or reads
             warnings.simplefilter("ignore")
             content = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (pickle.UnpicklingError, *BROKEN) as error:
         told = " ".join(str(error).split())[:200]
         raise DataError(
             f"{path} cannot be read as tensors without running code ({told}); save a dictionary of tensors, or let a "
             "factory of yours read it (data.name: factory)"
         ) from None
-    return _flat(content, "")
+    return flat(content, path)
 
 
 def _open_pickle(path: Path) -> Arrays:
-    return _flat(load_arrays(path), "")
-
-
-def _flat(value: Any, name: str) -> dict[str, Load]:
-    """Arrays and tensors of nested dictionaries and pairs, by their names with dots; whatever is no array is left."""
-    if isinstance(value, Mapping):
-        named = {
-            (key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)): item
-            for key, item in value.items()
-        }
-        return {key: load for part, item in named.items() for key, load in _flat(item, _joined(name, part)).items()}
-    if isinstance(value, tuple | list) and len(value) == 2 and all(hasattr(item, "shape") for item in value):
-        return _flat({"x": value[0], "y": value[1]}, name)
-    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
-        return {name: lambda: np.array(value)}
-    if isinstance(value, np.ndarray):
-        return {name: lambda: value}
-    if hasattr(value, "detach"):
-        return {name: lambda: as_numpy(value)}
-    return {}
-
-
-def as_numpy(tensor: Any) -> NDArray[Any]:
-    """A tensor as NumPy has it; of floats NumPy does not know bfloat16."""
-    plain = tensor.detach().cpu()
-    try:
-        found: NDArray[Any] = plain.numpy()
-    except TypeError:
-        found = plain.float().numpy()
-    return found
-
-
-def _joined(first: str, second: str) -> str:
-    return f"{first}.{second}" if first else second
+    return flat(load_arrays(path), path)
 
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+_AXES = 8
+"""More than any array of images or labels has."""
 
 
 def _open_idx(path: Path) -> Arrays:
@@ -158,13 +129,14 @@ def _idx(path: Path) -> NDArray[Any]:
     header = 4 + 4 * axes
     if kind not in _IDX_TYPES or not axes or len(content) < header:
         raise DataError(f"{path} is not an IDX file: it begins with 0x{content[:4].hex()}")
-    shape = np.frombuffer(content, ">u4", axes, 4).astype(np.int64)
-    entries = (
-        np.frombuffer(content, np.dtype(_IDX_TYPES[kind]), offset=header) if len(content) > header else np.empty(0)
-    )
-    if len(entries) != int(np.prod(shape, dtype=object)):
-        raise DataError(f"{path}: the header promises {shape.tolist()} entries, but {len(entries)} follow it")
-    return entries.astype(entries.dtype.newbyteorder("=")).reshape(shape)
+    shape = np.frombuffer(content, ">u4", axes, 4).tolist()
+    dtype, size = np.dtype(_IDX_TYPES[kind]), len(content) - header
+    if math.prod(shape) * dtype.itemsize != size:
+        raise DataError(f"{path}: the header promises {shape} entries, but {size // dtype.itemsize} follow it")
+    if not size or axes > _AXES:
+        raise DataError(f"{path}: the header promises {shape}; expected at least one entry, and at most {_AXES} axes")
+    entries = np.frombuffer(content, dtype, offset=header)
+    return entries.astype(dtype.newbyteorder("=")).reshape(shape)
 
 
 def _open_mat(path: Path) -> Arrays:
@@ -175,7 +147,7 @@ def _open_mat(path: Path) -> Arrays:
         raise DataError(f"{path} is a file of SVHN, where the label 10 means 0: say data.name: svhn")
     try:
         content = loadmat(path)
-    except (MatReadError, OSError, EOFError, ValueError, TypeError, NotImplementedError, zlib.error) as error:
+    except (MatReadError, *BROKEN) as error:
         raise DataError(
             f"{path} cannot be read as a MATLAB file ({error}); one of version 7.3 is HDF5: save it with -v7"
         ) from None
@@ -211,7 +183,16 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 """By data.name. A new format is a new row (and its name a choice of the recipe's)."""
 
 
-def open_arrays(name: str, path: Path) -> tuple[str, Arrays]:
+class Opened(NamedTuple):
+    """What a file or folder holds."""
+
+    format: str
+    arrays: Arrays
+    remarks: tuple[str, ...] = ()
+    """What was passed over, for whoever reads the verdict."""
+
+
+def open_arrays(name: str, path: Path) -> Opened:
     """What the file or folder holds, and in which format.
 
     Args:
@@ -228,7 +209,7 @@ def open_arrays(name: str, path: Path) -> tuple[str, Arrays]:
             fitting = [name]
         if not fitting:
             raise DataError(f"data.path {path} is none of {_known(wanted)}")
-        return fitting[0], wanted[fitting[0]].open(path)
+        return Opened(fitting[0], wanted[fitting[0]].open(path))
     if not path.is_dir():
         raise DataError(f"data.path {path} is not a file and not a folder; data.name: {name} reads {_known(wanted)}")
     folder, found = _found(path, wanted)
@@ -237,7 +218,13 @@ def open_arrays(name: str, path: Path) -> tuple[str, Arrays]:
             f"{folder} has {' and '.join(map(_known_one, found))}; say which are meant: data.name: {' or '.join(found)}"
         )
     key, files = next(iter(found.items()))
-    return key, _of_files(wanted[key], files)
+    kept = _without_twins(files)
+    remarks = tuple(
+        f"{file.name} has the same content as another file beside it and was not read"
+        for file in files
+        if file not in kept
+    )
+    return Opened(key, _of_files(wanted[key], kept), remarks)
 
 
 def _found(path: Path, wanted: Mapping[str, Format]) -> tuple[Path, dict[str, list[Path]]]:
@@ -265,11 +252,51 @@ def _of_files(row: Format, files: list[Path]) -> Arrays:
         return _of_batches(row, pieces)
     if len(files) == 1:
         return row.open(files[0])
-    return {_joined(_stem(file), key): load for file in files for key, load in row.open(file).items()}
+    found: dict[str, Load] = {}
+    for file in files:
+        for key, load in row.open(file).items():
+            name = joined(_stem(file), key)
+            if name in found:
+                raise DataError(
+                    f"{file.parent} has two arrays called {name}, one of them in {file.name}; rename a file"
+                )
+            found[name] = load
+    return found
 
 
 def _stem(file: Path) -> str:
-    return re.sub(r"\.(gz|npz|npy|pth?|mat|pkl|pickle|p)$", "", re.sub(r"\.gz$", "", file.name))
+    return re.sub(r"(?i)\.(gz|npz|npy|pth?|mat|pkl|pickle|p)$", "", re.sub(r"(?i)\.gz$", "", file.name))
+
+
+def _without_twins(files: list[Path]) -> list[Path]:
+    """One file of each stem: of a file beside its packed form the unpacked one, if both have the same content.
+
+    Raises:
+        DataError: they differ, so one of them is an old one.
+    """
+    kept: dict[str, Path] = {}
+    for file in sorted(files, key=lambda file: file.suffix.lower() == ".gz"):
+        first = kept.setdefault(_stem(file), file)
+        if first != file and not _same(first, file):
+            raise DataError(
+                f"{file.parent} has {first.name} and {file.name}, which differ; remove the one that is not meant"
+            )
+    return sorted(kept.values())
+
+
+def _same(*files: Path) -> bool:
+    """Whether files have the same content when they are unpacked."""
+    found = set()
+    for path in files:
+        whole = hashlib.blake2b()
+        try:
+            with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+                while part := file.read(2**20):
+                    whole.update(part)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is damaged or cannot be read ({error}); replace or remove it") from None
+        found.add(whole.digest())
+    return len(found) == 1
 
 
 def _of_batches(row: Format, files: list[Path]) -> Arrays:

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from madx.data.composition import describe
-from madx.data.decoding import DAMAGED
+from madx.data.decoding import DAMAGED, READ
 from madx.data.files import FileSource
 from madx.data.formats import FORMATS
 from madx.data.listing import LITTER, SUFFIXES
@@ -126,7 +126,7 @@ def _kinds(source: FileSource) -> dict[str, Any]:
     for row in rows:
         file = source.files[row]
         try:
-            with Image.open(io.BytesIO(file.read())) as image:
+            with Image.open(io.BytesIO(file.read()), formats=READ) as image:
                 kinds[f"{image.format} {image.mode}"] += 1
                 sizes[f"{image.width} x {image.height}"] += 1
         except DAMAGED:

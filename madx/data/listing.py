@@ -65,13 +65,20 @@ class Listing:
     problems: list[str] = field(default_factory=list)
 
     def folders(self, root: Path) -> dict[str, str]:
-        """The names of its folders as they are there, sorted, by what they are called in text."""
-        found = {}
+        """The names of its folders as they are there, sorted, by what they are called in text.
+
+        Raises:
+            DataError: two are called the same, so that the images of one would be left out.
+        """
+        found: dict[str, str] = {}
         for entry in self._entries(str(root)):
             if entry.is_symlink() and not Path(entry.path).exists():
                 self.problems.append(f"{shown(entry.path)}: the link leads nowhere; mount or mend it, or remove it")
-            elif entry.is_dir():
-                found[called(entry.name)] = entry.name
+            elif entry.is_dir() and (other := found.setdefault(called(entry.name), entry.name)) != entry.name:
+                raise DataError(
+                    f"{shown(root)} has two folders that are both called {called(entry.name)}, with their accents "
+                    f"written in two ways ({other!a} and {entry.name!a}); move the files of one to the other"
+                )
         return found
 
     def images(self, folder: str, linked: bool = False, above: tuple[str, ...] = ()) -> list[ImageFile]:

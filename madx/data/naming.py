@@ -54,8 +54,13 @@ def words(name: str) -> list[str]:
 
 def part_of(name: str) -> str | None:
     """train, test or val; None where the name does not say it, or says two of them."""
-    found = {part for part, usual in PARTS.items() if usual & set(words(name))}
-    return found.pop() if len(found) == 1 else None
+    found = parts_of(name)
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def parts_of(name: str) -> frozenset[str]:
+    """All parts that the name says."""
+    return frozenset(part for part, usual in PARTS.items() if usual & set(words(name)))
 
 
 def kind_of(name: str) -> Literal["images", "labels"] | None:
@@ -110,7 +115,8 @@ def _pair(names: Sequence[str], part: str | None, where: str) -> Pair | None:
     """Images and labels of one part; None where one of them is not there."""
     found = []
     for kind in ("images", "labels"):
-        fitting = [name for name in names if part_of(name) == part and kind_of(name) == kind]
+        of_part = [name for name in names if part_of(name) == part and len(parts_of(name)) <= 1]
+        fitting = [name for name in of_part if kind_of(name) == kind]
         if not fitting:
             return None
         fewest = min(len(words(name)) for name in fitting)

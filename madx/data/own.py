@@ -34,17 +34,17 @@ def read_arrays(config: DataConfig) -> Reading:
     """
     if config.path is None or not config.path.exists():
         raise DataError(f"data.path {config.path} is not a file and not a folder; data.name: {config.name} reads one")
-    _, arrays = open_arrays(config.name, config.path)
+    _, arrays, passed_over = open_arrays(config.name, config.path)
     where = str(config.path)
     chosen = choose(arrays, where=where, keys=dict(config.keys or {}))
     if config.split == "test":
         wanted = chosen.test or chosen.whole
         if wanted is None:
             raise DataError(f"{where} has no test images; data.split: test takes all images of the test part")
-        return reading(config, None, _loaded(arrays, wanted), where=where)
+        return reading(config, None, _loaded(arrays, wanted), where=where, remarks=passed_over)
     training = chosen.train or chosen.whole
     parts = [None if pair is None else _loaded(arrays, pair) for pair in (training, chosen.test)]
-    return reading(config, parts[0], parts[1], where=where, remarks=chosen.remarks)
+    return reading(config, parts[0], parts[1], where=where, remarks=(*chosen.remarks, *passed_over))
 
 
 def _loaded(arrays: Arrays, pair: Pair) -> Part:
@@ -108,7 +108,7 @@ def reading(
     if training is not None:
         source = array_source(*training, where=f"{where} (train)", classes=classes, names=names, meaning=meaning)
     if test is None:
-        return source, None
+        return source and replace(source, remarks=(*source.remarks, *remarks)), None
     if source is not None and classes is None:
         _require_known(test[1], source.labels, meaning, where)
         classes = source.classes
@@ -120,7 +120,10 @@ def _numbered(labels: NDArray[Any], names: tuple[str, ...], meaning: Meaning, wh
     """Labels that are names as the numbers that the recipe gives them."""
     if labels.dtype.kind not in "US":
         return labels
-    texts, rows = np.unique(labels.astype(str), return_inverse=True)
+    try:
+        texts, rows = np.unique(labels.astype(str), return_inverse=True)
+    except ValueError as error:
+        raise DataError(f"{where}: labels are names that are no text ({error}); save them as text or numbers") from None
     if unknown := sorted(set(texts.tolist()) - set(names)):
         raise DataError(
             f"{where}: labels are names, and {', '.join(unknown[:3])} is none of the {len(names)} that the recipe "

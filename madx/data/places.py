@@ -6,12 +6,34 @@ The first existing folder of $MADX_DATA/<name>, ./datasets/<name> and the system
 from __future__ import annotations
 
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
+BROKEN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy, torch and scipy raise for damaged files, each in some place: none of them has an error of its own."""
 SYSTEM_FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Folders that Debian packages install."""
 

@@ -5,7 +5,6 @@ Whatever the file's order of axes, the source's pixels are uint8 [N, C, H, W] (d
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from madx.data.classes import class_names
 from madx.data.formats import open_arrays
-from madx.data.places import HOW_TO_GET, find_folder, read_whole, require_files
+from madx.data.places import BROKEN, HOW_TO_GET, find_folder, read_whole, require_files
 from madx.data.sources import ArraySource, Reading, array_source
 from madx.errors import DataError
 from madx.recipe import DataConfig
@@ -117,7 +116,7 @@ def _python_version(folder: Path, layout: Cifar) -> Path | None:
 
 def _of_python(config: DataConfig, layout: Cifar, folder: Path) -> Reading:
     """The same from pickles, read without running what is in them."""
-    _, arrays = open_arrays("pickles", folder)
+    arrays = open_arrays("pickles", folder).arrays
     names, images = class_names(config), {key: arrays[key]() for key in sorted(arrays)}
     counts = tuple(len(images.get(key, ())) for key in ("x_train", "x_test"))
     expected = (len(layout.train) * layout.train_records, layout.test_records)
@@ -174,13 +173,13 @@ def _svhn_file(path: Path) -> ArraySource:
 
 
 def _load_mat(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """X and y of a MATLAB file; SciPy has no common error for damaged ones, so each kind is listed."""
+    """X and y of a MATLAB file."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
     try:
         content = loadmat(path, variable_names=("X", "y"))
-    except (MatReadError, OSError, EOFError, ValueError, TypeError, NotImplementedError, zlib.error) as error:
+    except (MatReadError, *BROKEN) as error:
         raise DataError(f"{path} cannot be read as a MATLAB file ({error}); {HOW_TO_GET['svhn']}") from None
     if not {"X", "y"} <= content.keys():
         raise DataError(f"{path} lacks X or y, the images and labels of SVHN; {HOW_TO_GET['svhn']}")

@@ -14,14 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from madx.data.checks import checked_labels
 from madx.data.classes import class_names
 from madx.data.decoding import Decoding, decoding_of
 from madx.data.files import Cell, FileSource, ImageFile, Stored, file_source
-from madx.data.listing import SUFFIXES, called
-from madx.data.naming import LABELS, part_of, words
+from madx.data.labelling import Known, Written, number_labels
+from madx.data.listing import SUFFIXES
+from madx.data.naming import LABELS, parts_of, words
 from madx.data.places import few, shown
 from madx.data.sources import Reading
 from madx.errors import DataError
@@ -38,10 +36,7 @@ class Shard:
     """The images of one file, with labels as they are written there."""
 
     files: Sequence[Stored]
-    labels: Sequence[Any]
-    """Numbers or names."""
-    names: tuple[str, ...] = ()
-    """Of the classes by number, if the file tells them."""
+    written: Written
 
 
 def read_shards(config: DataConfig) -> Reading:
@@ -81,19 +76,38 @@ def _by_part(config: DataConfig, suffix: str) -> dict[str, list[Path]]:
     root = config.path
     if root is None or not root.exists():
         raise DataError(f"data.path {root} does not exist; data.name: {config.name} reads *{suffix} files")
-    files = [root] if root.is_file() else sorted(path for path in root.rglob(f"*{suffix}") if not _is_cache(path))
+    there = root.rglob(f"*{suffix}") if root.is_dir() else ()
+    files = [root] if root.is_file() else sorted(path for path in there if path.is_file() and not _is_cache(path))
     if not files:
         raise DataError(f"{root} has no *{suffix} files, which data.name: {config.name} reads")
     parts: dict[str, list[Path]] = {}
     for file in files:
-        relative = file.name if root.is_file() else str(file.relative_to(root).with_suffix(""))
-        parts.setdefault(part_of(relative) or "", []).append(file)
+        relative = Path(file.name) if root.is_file() else file.relative_to(root).with_suffix("")
+        parts.setdefault(_part_of(relative), []).append(file)
     if "" in parts and len(parts) > 1:
         told = few([shown(file.name) for file in parts[""]])
         raise DataError(
             f"{root}: of which part are {told}? Their names say neither train nor test; move or rename them"
         )
     return parts
+
+
+def _part_of(relative: Path) -> str:
+    """The part that the file's name says, or else the folders above it; "" where none does.
+
+    Raises:
+        DataError: the name says two parts, or a folder says another one.
+    """
+    own, *above = [parts_of(name) for name in reversed(relative.parts)]
+    if len(own) > 1:
+        raise DataError(f"{shown(relative)} is called {' and '.join(sorted(own))}; name the file by one part")
+    said = own.union(*(found for found in above if len(found) == 1))
+    if len(said) > 1:
+        raise DataError(
+            f"{shown(relative)}: of which part is it? Its name and the folders above say {' and '.join(sorted(said))}; "
+            "move or rename it"
+        )
+    return next(iter(said), "")
 
 
 def _is_cache(path: Path) -> bool:
@@ -105,20 +119,12 @@ def _source(
 ) -> FileSource:
     """One source of all shards of a part."""
     files = [file for shard in shards for file in shard.files]
-    written = [label for shard in shards for label in shard.labels]
     if not files:
         raise DataError(f"data.path {config.path} holds no images")
-    names = names or shards[0].names
-    if all(isinstance(label, int) for label in written):
-        count = len(names) or config.num_classes or classes
-        labels = checked_labels(np.array(written), where=str(config.path), classes=count, first=config.first_label)
-        return file_source(files, labels, names, how, classes=count or int(labels.max()) + 1)
-    texts = [called(str(label)) for label in written]
-    names = names or tuple(sorted(set(texts)))
-    if unknown := sorted(set(texts) - set(names)):
-        raise DataError(f"{config.path} has classes that are none of the {len(names)} there are: {few(unknown)}")
-    numbers = {name: number for number, name in enumerate(names)}
-    return file_source(files, np.array([numbers[text] for text in texts], np.int64), names, how)
+    said, count = bool(class_names(config)), config.num_classes or classes
+    known = Known(names, said, count, first=config.first_label, by_number=classes is not None and not names)
+    found = number_labels([shard.written for shard in shards if shard.files], known)
+    return file_source(files, found.labels, found.names, how, classes=found.classes)
 
 
 def _parquet(path: Path, config: DataConfig, part: str) -> Shard:
@@ -161,7 +167,7 @@ def _of_table(table: pa.Table, path: Path, config: DataConfig, part: str) -> Sha
     labels = table.column(label).to_pylist()
     if any(value is None or value == -1 for value in labels):
         raise DataError(f"{path}: some rows have no {label}; a part without labels cannot be measured")
-    return Shard(cells, labels, _label_names(table, label))
+    return Shard(cells, Written(str(path), labels, _label_names(table, label)))
 
 
 def _column(table: pa.Table, path: Path, kind: str) -> str:
@@ -188,7 +194,7 @@ def _label_names(table: pa.Table, label: str) -> tuple[str, ...]:
     try:
         features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(map(str, features[label]["names"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ()
 
 
@@ -215,7 +221,7 @@ def _tar(path: Path, config: DataConfig, part: str) -> Shard:  # noqa: ARG001 - 
         )
         files.append(place)
         labels.append(_label_of(sample, f"{path}: {member.name}"))
-    return Shard(files, labels)
+    return Shard(files, Written(str(path), labels))
 
 
 Sample = dict[str, tuple[tarfile.TarInfo, bytes]]
@@ -237,6 +243,7 @@ def _samples(path: Path) -> Iterator[Sample]:
                 key, suffix = f"{folder}/{stem}", suffix.lower()
                 small = archive.extractfile(member) if suffix in _LABEL_SUFFIXES else None
                 sample[suffix] = member, small.read() if small else b""
+            _check_end(path, archive.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
             f"{path} cannot be read as an archive ({error}); a compressed one is to be unpacked first"
@@ -245,6 +252,25 @@ def _samples(path: Path) -> Iterator[Sample]:
         yield sample
 
 
+def _check_end(path: Path, offset: int) -> None:
+    """That the archive ends behind its last member, which `tarfile` takes any damage for: two blocks of zeros or more.
+
+    Raises:
+        DataError: it is cut off, or has something else there.
+    """
+    size = path.stat().st_size - offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        whole = _END <= size <= _PADDING and not any(file.read(_PADDING))
+    if not whole:
+        raise DataError(
+            f"{path} has no end of an archive (zeros up to the end of the file) behind its last member, at byte "
+            f"{offset}: it is cut off or damaged, and images would be missing; copy it again"
+        )
+
+
+_END, _PADDING = 1024, 2**24
+"""Bytes of zeros that end an archive, at least and at most (programs fill up their last block)."""
 _LABEL_SUFFIXES = ("cls", "label", "json", "txt")
 """Endings under which a sample's label is looked for, in this order."""
 
@@ -259,13 +285,13 @@ def _label_of(sample: Sample, where: str) -> Any:
     if suffix == "json":
         try:
             content = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DataError(f"{where}: its .json is damaged") from None
         found = [name for name in ("label", "cls", "class", "target") if isinstance(content, dict) and name in content]
         if len(found) != 1:
             raise DataError(f"{where}: its .json has {len(found)} of label, cls, class, target; expected one of them")
         return content[found[0]]
-    return int(text) if text.isdigit() else text
+    return text
 
 
 _KINDS: Mapping[str, tuple[str, Callable[[Path, DataConfig, str], Shard]]] = MappingProxyType(

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -135,6 +136,8 @@ class ArraySource:
     """Of the classes; empty where nobody said."""
     meaning: Meaning = Meaning()
     remarks: tuple[str, ...] = ()
+    stamp: tuple[int, int] | None = None
+    """Bytes of the file that is mapped, and when it was last written."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -144,17 +147,30 @@ class ArraySource:
 
     def images(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """The images at the positions `index`, in that order: [n, C, H, W] in [0, 1], a new array."""
-        return self.meaning.images(self.pixels[index])
+        self._check_file()  # before it is read, for the end of a file that became shorter cannot be
+        found = self.meaning.images(self.pixels[index])
+        self._check_file()
+        return found
 
     @cached_property
     def _digests(self) -> NDArray[np.bytes_]:
+        self._check_file()
         found = np.empty(len(self.pixels), DIGEST)
         at_once = max(1, _AT_ONCE // self.pixels[0].nbytes)
         for start in range(0, len(found), at_once):
             stored = self.pixels[start : start + at_once]
             for row, image in enumerate(stored if self.meaning.converts else _as_bytes(stored), start):
-                found[row] = digest(np.ascontiguousarray(image))
+                found[row] = digest(image.dtype.str.encode() + np.ascontiguousarray(image).tobytes())
+        self._check_file()
         return found
+
+    def _check_file(self) -> None:
+        """Raise a DataError if the file behind mapped pixels is not as it was when they were checked."""
+        if _stamp(self.pixels) != self.stamp:
+            raise DataError(
+                f"{getattr(self.pixels, 'filename', '')} was changed while madx was at work; run the command again "
+                "when the data rest"
+            )
 
     def digests(self, index: NDArray[np.int64]) -> NDArray[np.bytes_]:
         """Of the pixels, however they are kept."""
@@ -167,6 +183,18 @@ class ArraySource:
     def stamps(self, index: NDArray[np.int64]) -> Iterator[bytes]:  # noqa: ARG002 - there are no files
         """Nothing."""
         return iter(())
+
+
+def _stamp(pixels: NDArray[Any]) -> tuple[int, int] | None:
+    """Size and time of the file that is mapped; None where none is."""
+    name = getattr(pixels, "filename", None) if isinstance(pixels, np.memmap) else None
+    if name is None:
+        return None
+    try:
+        status = Path(name).stat()
+    except OSError as error:
+        raise DataError(f"{name} cannot be read any more ({error.strerror}); put it back") from None
+    return status.st_size, status.st_mtime_ns
 
 
 def digest(content: Any) -> bytes:
@@ -208,13 +236,14 @@ def array_source(
     Raises:
         DataError: if an array breaks this contract.
     """
+    stamp = _stamp(images)
     pixels = to_nchw(images, where=where, layout=meaning.layout)
     check_pixels(pixels, meaning, where)
     checked = checked_labels(labels, where=where, classes=classes, first=meaning.first_label)
     if len(pixels) != len(checked):
         raise DataError(f"{where}: there are {len(pixels)} images but {len(checked)} labels; each image needs one")
     count = int(checked.max()) + 1 if classes is None else classes
-    return ArraySource(pixels, checked, count, names, meaning, meaning.sentence())
+    return ArraySource(pixels, checked, count, names, meaning, meaning.sentence(), stamp)
 
 
 def to_nchw(images: NDArray[Any], *, where: str, layout: Literal["nchw", "nhwc"] | None = None) -> NDArray[Any]:

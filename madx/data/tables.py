@@ -6,6 +6,7 @@ A table that can be read in two ways is refused with both.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.data.files import ImageFile
-from madx.data.listing import called
-from madx.data.places import few, shown
+from madx.data.listing import SUFFIXES, called
+from madx.data.places import BROKEN, few, shown
 from madx.errors import DataError
 
 _LABELS = frozenset(
@@ -64,9 +65,8 @@ def labelled(table: Path, files: Sequence[ImageFile], root: Path, names: tuple[s
     if max(map(len, rows)) == 1:
         return _ground_truth(table, [row[0] for row in rows], files, names)
     by_name = _by_name(files, root)
-    header = rows[0] if _find(by_name, rows[0]) is None else None
+    column, header = _name_column(table, by_name, rows)
     body = rows[1:] if header else rows
-    column = _find(by_name, body[0]) if body else None
     if column is None:
         raise DataError(
             f"{table}: no column of its first rows ({' | '.join(rows[0])}) is the name of an image in {root}; expected "
@@ -118,9 +118,43 @@ def _key(cell: str) -> str:
     return called(cell.replace("\\", "/").removeprefix("./"))
 
 
-def _find(by_name: Mapping[str, ImageFile], row: Sequence[str]) -> int | None:
-    """The column that names an image."""
-    return next((column for column, cell in enumerate(row) if _key(cell) in by_name), None)
+def _name_column(
+    table: Path, by_name: Mapping[str, ImageFile], rows: Sequence[Sequence[str]]
+) -> tuple[int | None, Sequence[str] | None]:
+    """The column in which every row names an image, and the header if the first row is one.
+
+    Numbers of rows or of classes may be called as images are (0 and 0.png): so one row alone does not tell.
+
+    Raises:
+        DataError: two columns do.
+    """
+    found, header = _naming(by_name, rows), None
+    if not found and len(rows) > 1 and not _naming(by_name, rows[:1]):
+        header = rows[0]
+    body, titles = (rows[1:], header) if header else (rows, ())
+    classes = {column for column, title in enumerate(titles) if title.lower() in _LABELS}
+    for some in (body, body[:1]):  # in one row where other images are missing, which is told by their names
+        found = found or [column for column in _naming(by_name, some) if column not in classes]
+    width = min(map(len, body), default=0)
+    if full := [column for column in range(width) if all(_has_ending(row[column]) for row in body)]:
+        found = [column for column in found if column in full] or full[:1]  # not numbers, even if no image is there
+    if len(found) > 1:
+        told = ", ".join(f"{header[column] if header else rows[0][column]!r}" for column in found)
+        raise DataError(
+            f"{table}: in {len(found)} columns ({told}) every row is the name of an image; write the names with their "
+            "endings (7.png), or leave two columns, the file name and the class"
+        )
+    return (found[0] if found else None), header
+
+
+def _naming(by_name: Mapping[str, ImageFile], rows: Sequence[Sequence[str]]) -> list[int]:
+    """The columns in which each of these rows has the name of an image."""
+    width = min(map(len, rows), default=0)
+    return [column for column in range(width) if all(_key(row[column]) in by_name for row in rows)]
+
+
+def _has_ending(cell: str) -> bool:
+    return PurePosixPath(_key(cell)).suffix.lower() in SUFFIXES
 
 
 def _class_column(table: Path, header: Sequence[str] | None, row: Sequence[str], names: int) -> int:
@@ -131,7 +165,7 @@ def _class_column(table: Path, header: Sequence[str] | None, row: Sequence[str],
         return titled[0]
     if len(others) == 1:
         return others[0]
-    if header is None and len(row) == 6 and all(cell.isdigit() for cell in row[2:]):
+    if header is None and len(row) == 6 and all(map(_is_number, row[2:])):
         return 1  # name, class, and the four numbers of a box
     raise DataError(
         f"{table} has {len(row)} columns ({' | '.join(header or row)}); which one is the class? Leave two, the file "
@@ -147,15 +181,20 @@ def _numbers(
     texts = [called(cell) for cell in cells]
     if set(texts) <= known.keys():
         return np.array([known[text] for text in texts], np.int64), names, len(names)
-    if not names and not all(text.isdigit() for text in texts):
+    if not names and not all(map(_is_number, texts)):
         names = tuple(sorted(set(texts)))
         return np.array([names.index(text) for text in texts], np.int64), names, len(names)
-    if all(text.isdigit() for text in texts):
+    if all(map(_is_number, texts)):
         labels = np.array([int(text) for text in texts], np.int64)
         if names and labels.max() >= len(names):
             raise DataError(
                 f"{table} has class numbers up to {labels.max()}, but there are {len(names)} classes, 0 to "
                 f"{len(names) - 1}; if it counts from 1, write the names of the classes instead"
+            )
+        if not names and labels.min() > 0:
+            raise DataError(
+                f"{table} has class numbers from {labels.min()} to {labels.max()}, and no image has 0; if it counts "
+                f"from {labels.min()}, list these numbers in data.classes, in the order of the network's outputs"
             )
         return labels, names, len(names) or int(labels.max()) + 1
     unknown = sorted(set(texts) - known.keys())
@@ -164,13 +203,17 @@ def _numbers(
     )
 
 
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None
+
+
 def _ground_truth(table: Path, cells: Sequence[str], files: Sequence[ImageFile], names: tuple[str, ...]) -> Labelled:
     """ImageNet's development kit: one number a line, for the images in the order of their names.
 
     The numbers count classes in an order of the kit's own, which meta.mat translates.
     """
     meta = table.with_name("meta.mat")
-    if not meta.is_file() or len(cells) != len(files) or not all(cell.isdigit() for cell in cells):
+    if not meta.is_file() or len(cells) != len(files) or not all(map(_is_number, cells)):
         raise DataError(
             f"{table} has one column and {len(cells)} lines, for {len(files)} images; expected file names and classes. "
             "ImageNet's ground truth (a number for each image, in the order of their names) needs meta.mat of its "
@@ -192,5 +235,5 @@ def _synsets(meta: Path) -> dict[int, str]:
     try:
         found = loadmat(meta, squeeze_me=True)["synsets"]
         return {int(row[0]): str(row[1]) for row in np.atleast_1d(found)}
-    except (MatReadError, OSError, KeyError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+    except (MatReadError, *BROKEN) as error:
         raise DataError(f"{meta} is not the meta.mat of ImageNet's development kit ({error})") from None

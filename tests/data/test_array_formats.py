@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import pickle
 import struct
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 import scipy.io
 import torch
 
-from madx.data.formats import FORMATS
+from madx.data.formats import FORMATS, open_arrays
 from madx.data.naming import choose, kind_of, part_of, words
 from madx.data.published import CIFAR10, read_cifar
 from madx.data.readers import READERS, read
@@ -135,6 +137,81 @@ def test_npy_files_stay_in_the_file(tmp_path):
     images = training.images(np.array([3]))
     np.testing.assert_array_equal(images, PIXELS[3:4].astype(np.float32) / 255)
     assert images.flags.c_contiguous
+
+
+@pytest.mark.parametrize("change", ["times", "longer", "gone"])
+def test_a_mapped_file_that_changes_ends_the_command(tmp_path, change):
+    write_npy(tmp_path)
+    training, _ = read(DataConfig(name="npy", path=tmp_path))
+    path = tmp_path / "x_train.npy"
+    if change == "times":
+        os.utime(path, ns=(1, 1))
+    elif change == "longer":
+        path.write_bytes(path.read_bytes() + b"x")
+    else:
+        path.unlink()
+    for read_again in (training.images, training.digests):
+        with pytest.raises(
+            DataError, match=r"x_train\.npy (was changed while madx was at work|cannot be read any more)"
+        ):
+            read_again(np.arange(2))
+
+
+def test_the_type_of_stored_values_is_part_of_their_digest(tmp_path):
+    found = []
+    for dtype in (np.uint16, np.int16):
+        path = save(tmp_path / "a.npz", PIXELS.astype(dtype))
+        found.append(read(DataConfig(name="npz", path=path, range=[0, 255]))[0].digests(np.arange(6)))
+    assert not (found[0] == found[1]).any()
+
+
+def test_two_files_of_one_stem_are_refused_unless_they_are_the_same(tmp_path):
+    write_idx(tmp_path)
+    raw = tmp_path / "MNIST" / "raw"
+    packed = raw / "train-labels-idx1-ubyte.gz"
+    plain = packed.with_suffix("")
+    plain.write_bytes(gzip.decompress(packed.read_bytes()))
+    config = DataConfig(name="idx", path=tmp_path)
+    training, test = read(config)
+    assert training.labels.tolist() == LABELS.tolist()
+    assert test.remarks == (f"{packed.name} has the same content as another file beside it and was not read",)
+    plain.write_bytes(plain.read_bytes()[:-1] + b"\2")
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte and train-labels-idx1-ubyte\.gz, which differ"):
+        read(config)
+    for name, value in (("x.pt", 0), ("x.pth", 1)):
+        torch.save(torch.tensor(value), tmp_path / name)
+    with pytest.raises(DataError, match=r"x\.pt and x\.pth, which differ"):
+        read(DataConfig(name="pt", path=tmp_path))
+
+
+def zipped(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x_test.npy", content)
+        archive.writestr("y_test.npy", content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a-idx2", b"\0\0\x0b\2" + bytes(8) + b"abc"),
+        ("a-idx2", b"\0\0\x08\x40" + bytes(256)),
+        ("a-idx2", b"\0\0\x0d\1" + b"\0\0\0\1" + b"abc"),
+        ("a.npz", zipped(b"\x93NUMPY\1\0\x06\0{'a':\n")),
+        ("a.npz", zipped(b"\x93NUMPY\x09\0")),
+        ("a.npy", b"\x93NUMPY\1\0\x10\0" + b"{" * 16),
+        ("a.pt", b"PK\3\4" + bytes(40)),
+        ("a.pt", b"\x80\2\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.abc"),
+        ("a.mat", b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + b"\x0e\0\0\0\xff\0\0\0abc"),
+        ("a.mat", bytes(range(256))),
+    ],
+)
+def test_a_damaged_file_is_told_as_such(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"a[-.]"):  # noqa: PT012 - some formats are read when the array is
+        for load in open_arrays("arrays", tmp_path / name).arrays.values():
+            load()
 
 
 class Evil:

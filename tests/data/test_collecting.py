@@ -29,6 +29,17 @@ class Stream(IterableDataset):
         return iter(PAIRS[row] for row in range(len(PAIRS)))
 
 
+class Listed(Dataset):
+    def __init__(self, items: list[tuple[object, object]]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> tuple[object, object]:
+        return self.items[row]
+
+
 class Pictures(Keyed):
     def __getitem__(self, row: int) -> tuple[Image.Image, int]:
         return Image.fromarray(np.full((5, 5, 3), row + 2, np.uint8)), int(LABELS[row])
@@ -98,3 +109,19 @@ def test_pictures_subsets_and_batches_of_ones_own():
 def test_what_is_none_or_not_clear_is_refused(part, words):
     with pytest.raises(DataError, match=words):
         collected(part, "w")
+
+
+@pytest.mark.parametrize("label", [1.7, torch.tensor(1.7), np.float32(2), "1"])
+def test_labels_that_are_no_whole_numbers_are_refused(label):
+    with pytest.raises(DataError, match=r"a label of the data set is a .*expected a whole number"):
+        collected(Listed([(IMAGES[0], label)]), "w")
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "RGBA", "CMYK", "I;16"])
+def test_pictures_whose_numbers_are_not_what_is_seen_are_refused(mode):
+    with pytest.raises(DataError, match=rf"has Pillow's mode {mode}, .*convert"):
+        collected(Listed([(Image.new(mode, (5, 5)), 1)]), "w")
+    images, labels = collected(
+        Listed([(Image.new("L", (5, 5)), np.int64(1)), (Image.new("L", (5, 5)), LABELS[1])]), "w"
+    )
+    assert (images.shape, labels.tolist()) == ((2, 5, 5), [1, 1])

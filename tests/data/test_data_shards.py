@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from madx.data import Split
+from madx.data.labelling import Known, Written, number_labels
 from madx.data.readers import read
 from madx.errors import DataError
 from madx.recipe import DataConfig
@@ -124,3 +125,111 @@ def test_a_damaged_table_is_named(tmp_path, name):
     (tmp_path / f"train.{name}").write_bytes(b"PAR1" + bytes(64) + b"PAR1")
     with pytest.raises(DataError, match=rf"train\.{name} cannot be read as"):
         read(DataConfig(name=name, path=tmp_path))
+
+
+def write_labels(path: Path, labels: list[object], kind: str = "cls") -> None:
+    with tarfile.open(path, "w") as archive:
+        for row, label in enumerate(labels):
+            for suffix, content in (("png", png(PIXELS[row])), (kind, str(label).encode())):
+                member = tarfile.TarInfo(f"{row:05}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "words"),
+    [
+        (["0", "1", "x"], "cls", r"some labels are numbers \(0, 1\) and some are names \(x\)"),
+        (["0", "²"], "cls", "some are names"),
+        (['{"label": 1.0}', '{"label": 0}'], "json", "of the types float, int; expected whole numbers in all rows"),
+        (['{"label": null}'], "json", "of the types null"),
+        (['{"label": true}', '{"label": false}'], "json", "of the types bool"),
+        (['{"label": 1180591620717411303424}'], "json", "labels beyond"),
+        (["[" * 100_000], "json", "json is damaged"),
+    ],
+)
+def test_labels_that_can_be_read_in_two_ways_are_refused(tmp_path, labels, kind, words):
+    write_labels(tmp_path / "train.tar", labels, kind)
+    with pytest.raises(DataError, match=words):
+        read(DataConfig(name="webdataset", path=tmp_path))
+
+
+def test_numbers_stay_numbers_and_names_stay_names_in_both_parts(tmp_path):
+    write_labels(tmp_path / "train.tar", [2, 0, 10, 1], "cls")
+    config = DataConfig(name="webdataset", path=tmp_path, num_classes=11)
+    assert read(config)[0].labels.tolist() == [2, 0, 10, 1]
+    write_labels(tmp_path / "test.tar", ["a", "b"], "txt")
+    with pytest.raises(DataError, match="labels are names, but those of the training images are numbers"):
+        read(config)
+    write_labels(tmp_path / "train.tar", ["a", "b"], "txt")
+    write_labels(tmp_path / "test.tar", [0, 1], "cls")
+    with pytest.raises(DataError, match="labels are numbers, but those of the training images are names"):
+        read(DataConfig(name="webdataset", path=tmp_path))
+    (tmp_path / "train.tar").unlink()
+    with pytest.raises(DataError, match="the label 0 may be the number of a class, or the name of class 1"):
+        read(DataConfig(name="webdataset", path=tmp_path, split="test", classes=["1", "0"]))
+
+
+@pytest.mark.parametrize("cut", ["the end", "a sample", "a header"])
+def test_an_archive_that_is_cut_off_or_damaged_is_refused(tmp_path, cut):
+    path = tmp_path / "train.tar"
+    write_labels(path, [0, 1, 1])
+    content = path.read_bytes()
+    with tarfile.open(path) as archive:
+        last = archive.getmembers()[-1]
+    second = content.index(b"00001.png")
+    kept = {
+        "the end": content[: last.offset_data + 1024],
+        "a sample": content[:second],
+        "a header": content[:second] + b"?" * 512 + content[second + 512 :],
+    }
+    path.write_bytes(kept[cut])
+    with pytest.raises(DataError, match=r"train\.tar has no end of an archive .*copy it again"):
+        read(DataConfig(name="webdataset", path=tmp_path))
+
+
+CATS = ("cat", "ant")
+
+
+def test_every_file_counts_by_its_own_names():
+    files = [Written("a", [0, 1], ("ant", "cat")), Written("b", [0], CATS)]
+    found = number_labels(files, Known())
+    assert (found.labels.tolist(), found.names, found.classes) == ([0, 1, 1], ("ant", "cat"), 2)
+    assert number_labels(files, Known(CATS, said=True)).labels.tolist() == [1, 0, 0]
+    assert number_labels([*files, Written("c", [0])], Known(CATS, said=True)).labels.tolist() == [1, 0, 0, 0]
+    assert number_labels([Written("a", [1], ("cat", "bee"))], Known(("ant", "bee"))).labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("written", "known", "words"),
+    [
+        (Written("a", [0, 1], CATS), Known(("cat", "dog"), said=True), r"none of the 2 there are \(cat, dog\): ant"),
+        (Written("a", [0, 2], CATS), Known(), "labels run from 0 to 2"),
+        (Written("a", [0, 1], CATS), Known(first=1), r"leave data\.first_label out"),
+        (Written("a", [0, 1], CATS), Known(count=3), "names 2 classes .* and there are 3"),
+        (Written("a", ["0", "1"], CATS), Known(), "its labels are text"),
+        (Written("a", [0, 1], ("cat", "cat")), Known(), "gives several classes one name"),
+    ],
+)
+def test_names_and_numbers_that_do_not_fit_are_refused(written, known, words):
+    with pytest.raises(DataError, match=words):
+        number_labels([written], known)
+    with pytest.raises(DataError, match="does not name the classes that it counts"):
+        number_labels([Written("a", [0, 1], CATS), Written("b", [0])], Known())
+
+
+def test_the_name_of_the_file_says_the_part_and_folders_must_not_say_another(tmp_path):
+    for name in ("train-test-split/train-0.tar", "train-test-split/test-0.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_labels(tmp_path / name, [0, 1])
+    (tmp_path / "odd.tar").mkdir()
+    training, test = read(DataConfig(name="webdataset", path=tmp_path))
+    assert (len(training.labels), len(test.labels)) == (2, 2)
+    (tmp_path / "train").mkdir()
+    write_labels(tmp_path / "train" / "test-1.tar", [0, 1])
+    with pytest.raises(DataError, match=r"of which part is it\?.*say test and train"):
+        read(DataConfig(name="webdataset", path=tmp_path))
+    (tmp_path / "train").rename(tmp_path / "more")
+    (tmp_path / "more" / "test-1.tar").rename(tmp_path / "more" / "test-train.tar")
+    with pytest.raises(DataError, match="is called test and train; name the file by one part"):
+        read(DataConfig(name="webdataset", path=tmp_path))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -195,3 +197,44 @@ def test_films_are_asked_about_and_damaged_ones_named():
 def test_what_cannot_be_said_of_image_files(keys, words):
     with pytest.raises(ValueError, match=words):
         of(**keys)
+
+
+def test_formats_for_which_pillow_starts_programs_are_not_opened(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "EpsImageFile", None)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+    for read in (decode, examine):
+        with pytest.raises(
+            DataError, match=r"cat\.jpg cannot be decoded \(no format that is known\); replace or remove"
+        ):
+            read("cat.jpg", eps, of(image_size=8))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "JPEG2000", "MPO"])
+def test_every_usual_format_is_opened(kind):
+    assert decode("a", stored(picture(8, 8), kind), of(image_size=8)).shape == (8, 8, 3)
+
+
+def deep_png(depth: int, kind: int, channels: int) -> bytes:
+    """8 x 8 pixels, by hand: Pillow writes no colours of 16 bits."""
+    rows = b"".join(b"\0" + GENERATOR.bytes(8 * channels * depth // 8) for _ in range(8))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, depth, kind, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in [*chunks, (b"IEND", b"")]
+    )
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (6, 4), (4, 2)])
+def test_colours_of_16_bits_are_asked_about(kind, channels):
+    for look in (decode, examine):
+        with pytest.raises(UnclearError, match=r"has 16 bits a channel in .*, of which Pillow keeps 8"):
+            look("a", deep_png(16, kind, channels), of(image_size=8, background="drop"))
+    assert decode("a", deep_png(8, kind, channels), of(image_size=8, background="drop")).shape == (8, 8, 3)
+
+
+def test_a_line_of_pixels_is_not_resized_to_billions():
+    for look in (decode, examine):
+        with pytest.raises(DataError, match=r"has 1 x 60000 pixels .* resized to 224 x 13440000, more than"):
+            look("a", stored(picture(60_000, 1)), of(image_size=224))

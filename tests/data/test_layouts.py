@@ -130,6 +130,15 @@ def test_composed_and_decomposed_names_are_the_same_class_and_bytes_have_a_name(
     assert "\\xff" in str(describe(load_splits(config(root, split="test"), 0, trains=False)))
 
 
+def test_two_folders_that_are_called_the_same_are_refused(tmp_path):
+    forms = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    root = fill(tmp_path / "set", dict.fromkeys((*forms, "z"), 1))
+    if len(list(root.iterdir())) < 3:
+        pytest.skip("this file system takes both for one")
+    with pytest.raises(DataError, match=r"two folders that are both called é.*move the files"):
+        read_folders(config(root))
+
+
 TABLES = {
     "val.csv": "filename,label\n0.png,b\n1.png,a\n",
     "labels.tsv": "1.png\ta\n0.png\tb\n",
@@ -150,11 +159,38 @@ def test_tables_of_file_names_and_classes(tmp_path, name):
     assert test.names == ("a", "b")
 
 
+PANDAS = {  # images 0.png to 2.png, of the classes a, b, b
+    ",file,label\n0,2.png,b\n1,0.png,a\n2,1.png,b\n": [0, 1, 1],
+    ",file,label\n0,2,b\n1,0,a\n7,1,b\n": [0, 1, 1],
+    "file,y\n2,1\n0,0\n1,1\n": [0, 1, 1],
+    ",file,label\n0,2,b\n1,0,a\n2,1,b\n": r"in 2 columns \('', 'file'\) every row is the name of an image",
+    "0,2,b\n1,0,a\n2,1,b\n": r"in 2 columns \('0', '2'\) every row",
+    "0.png,1\n1.png,2\n2.png,2\n": r"class numbers from 1 to 2, and no image has 0; .*data\.classes",
+    "file,label\n7.png,1\n8.png,0\n": "names 2 images that are not in .*: 7.png, 8.png",
+    ",file,label\n0,7.png,a\n1,8.png,b\n": "names 2 images that are not in .*: 7.png, 8.png",
+    "0.png,²\n1.png,a\n2.png,a\n": [1, 0, 0],
+}
+
+
+@pytest.mark.parametrize("text", PANDAS)
+def test_the_column_in_which_every_row_names_an_image(tmp_path, text):
+    for number in range(3):
+        save(tmp_path / "set" / f"{number}.png")
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    asked = config(tmp_path / "set", labels=tmp_path / "t.csv", split="test")
+    if isinstance(PANDAS[text], str):
+        with pytest.raises(DataError, match=PANDAS[text]):
+            read_folders(asked)
+        return
+    _, test = read_folders(asked)
+    assert [label for _, label in sorted(zip(called(test), test.labels.tolist(), strict=True))] == PANDAS[text]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "is empty"),
-        ("name,label\n9.png,a\n", "no column of its first rows"),
+        ("name,label\n9,a\n", "no column of its first rows"),
         ("0.png,a\n9.png,a\n", "names 1 images that are not in .*: 9.png"),
         ("0.png,a\n1.png,z\n", r"classes that are none of the 2 there are \(a, b\): z"),
         ("0.png,1\n1.png,2\n", "class numbers up to 2, but there are 2 classes, 0 to 1"),

@@ -47,6 +47,7 @@ def test_npz_with_either_set_of_keys(tmp_path, keys):
         ({"x_train": PIXELS / 100}, r"values from 0 to 2.5"),
         ({"x_test": PIXELS[:4, :8]}, r"\[3, 9, 8\], but test images \[3, 8, 8\]"),
         ({"y_train": np.zeros(6, np.int64), "y_test": np.zeros(4, np.int64)}, "every training image is of class 0"),
+        ({"y_train": np.array([b"\xff"] * 6)}, "labels are names that are no text"),
         ({"x_train": np.array([{}], object)}, "without pickled objects"),
         ({"train_images": PIXELS, "train_labels": LABELS, "test_images": PIXELS, "test_labels": LABELS}, "both"),
     ],
