@@ -60,11 +60,7 @@ def kept_probe(
     facts = processor_facts(device)
     layers = {name: list(value.shape) for name, value in network.named_parameters()}
     code = source_digest(model.factory, error=ModelError) if model.factory else None
-    made_of = {
-        "model": model.architecture,
-        "code": code,
-        "layers": layers,
-    }
+    made_of = {"model": model.architecture, "code": code, "layers": layers}
     subject = sha256_bytes(canonical_json(made_of | {"facts": facts, "image": list(shape)}).encode())
     record = run.probes().get(subject)
     if record is None:
