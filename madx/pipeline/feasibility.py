@@ -36,7 +36,7 @@ def judged_gates(context: Context) -> list[GateConfig]:
     return [
         gate
         for gate in context.recipe.verify.gates
-        if not (gate.compares and reference is None) and not (gate.metric == "parity_flips" and without_network)
+        if not (gate.compares and reference is None) and not (gate.about.needs_twin and without_network)
     ]
 
 

@@ -6,7 +6,8 @@ relative to the recipe file. Images are float32 in [0, 1] and every eps is in th
 
 from madx.recipe.data import DataConfig
 from madx.recipe.feeding import InputConfig, OutputConfig
-from madx.recipe.gates import METRICS, GateConfig, LatencyConfig
+from madx.recipe.gates import GateConfig, LatencyConfig
+from madx.recipe.metrics import METRICS, Metric
 from madx.recipe.models import (
     EngineConfig,
     ExportConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "LatencyConfig",
     "LearningConfig",
     "LoopConfig",
+    "Metric",
     "ModelConfig",
     "OutputConfig",
     "PruneConfig",

@@ -2,49 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from madx.recipe.metrics import METRICS, Metric, MetricName, meanings, taking
 from madx.recipe.section import Section
 from madx.recipe.values import Count, Integer, Number
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What kind of number a gate asks for."""
-
-    direction: Literal["at_least", "at_most"]
-    """The side of its bound: at_least where more is better."""
-    unit: Literal["ratio", "share", "drop"]
-    """A ratio may be required to be 1 or more, a share of images not; a drop, in shares too, is the only one that can
-    be 0 or below."""
-    on_robustness: bool = False
-    """Whether it is no better than the attacks."""
-    compares: bool = True
-    """Whether it needs a reference; else it is of the candidate alone."""
-    timed: bool = False
-    """Whether it rests on the timings."""
-
-
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        "speedup": Metric("at_least", "ratio", timed=True),
-        "p99_ratio": Metric("at_most", "ratio", timed=True),
-        "robust_drop": Metric("at_most", "drop", on_robustness=True),
-        "clean_drop": Metric("at_most", "drop"),
-        "robust_accuracy": Metric("at_least", "share", on_robustness=True, compares=False),
-        "clean_accuracy": Metric("at_least", "share", compares=False),
-        "retention": Metric("at_least", "share", on_robustness=True),
-        "worst_class_drop": Metric("at_most", "drop", on_robustness=True),
-        "parity_flips": Metric("at_most", "share", compares=False),
-        "size_ratio": Metric("at_most", "ratio"),
-    }
-)
-"""Every metric that a gate may ask for."""
 
 
 class LatencyConfig(Section):
@@ -68,31 +32,20 @@ class LatencyConfig(Section):
     each step that the recipe does not list, and up to `seconds` once more."""
 
 
+_METRIC = (
+    "The reference is the dense engine, or the last release or the file that was given in its place; the candidate is "
+    f"what is judged. {meanings()}."
+)
+
+
 class GateConfig(Section):
     """One condition of release: a metric, a bound and the confidence it must hold with."""
 
-    metric: Literal[
-        "speedup",
-        "p99_ratio",
-        "robust_drop",
-        "clean_drop",
-        "robust_accuracy",
-        "clean_accuracy",
-        "retention",
-        "worst_class_drop",
-        "parity_flips",
-        "size_ratio",
-    ]
-    """The reference is the dense engine, or the last release or the file that was given in its place; the candidate is
-    what is judged. speedup: latency of the reference / of the candidate; p99_ratio: the candidate's p99 / the
-    reference's, inconclusive where the calls do not carry a p99; *_drop and *_accuracy: shares of the gate images;
-    retention: robust accuracy, candidate / reference; worst_class_drop: the largest robust drop in one class;
-    parity_flips: share of images that the engine labels otherwise than its twin; size_ratio: candidate / reference
-    file."""
-    at_least: Number | None = None
-    """Lower bound, for speedup, the accuracies and retention."""
-    at_most: Number | None = None
-    """Upper bound, for drops, flips, sizes and the p99; 0.03 is 3 points."""
+    metric: Annotated[MetricName, Field(description=_METRIC)]
+    at_least: Annotated[Number | None, Field(description=f"Lower bound, for {taking('at_least')}.")] = None
+    at_most: Annotated[Number | None, Field(description=f"Upper bound, for {taking('at_most')}; 0.03 is 3 points.")] = (
+        None
+    )
     confidence: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     """One-sided confidence of the decision."""
     query_only: bool = False
@@ -110,7 +63,7 @@ class GateConfig(Section):
     @model_validator(mode="after")
     def _decides(self) -> Self:
         """A gate that no measurement could fail, or none could pass, asks nothing."""
-        given, unit = f"a gate on {self.metric} with {self.direction}: {self.bound:g}", METRICS[self.metric].unit
+        given, unit = f"a gate on {self.metric} with {self.direction}: {self.bound:g}", self.about.unit
         if self.direction == "at_least" and self.bound <= 0:
             raise ValueError(f"{given} could not fail; give a bound above 0")
         if self.direction == "at_most" and self.bound <= 0 and unit != "drop":
@@ -119,7 +72,7 @@ class GateConfig(Section):
             raise ValueError(f"{given} would ask for a gain; the strictest bound of a drop is 0")
         if self.bound >= 1 and unit != "ratio":
             never = "pass" if self.direction == "at_least" else "fail"
-            whole = "reference's robust accuracy" if self.metric == "retention" else "images"
+            whole = self.about.share_of
             raise ValueError(
                 f"{given} could not {never}: it is a share of the {whole}: {self.bound:g} is not below 1; 0.03 is 3 %"
             )
@@ -132,14 +85,19 @@ class GateConfig(Section):
         return self
 
     @property
+    def about(self) -> Metric:
+        """All that is known of the metric."""
+        return METRICS[self.metric]
+
+    @property
     def on_robustness(self) -> bool:
         """Whether the metric rests on attacks."""
-        return METRICS[self.metric].on_robustness
+        return self.about.on_robustness
 
     @property
     def compares(self) -> bool:
         """Whether the metric needs a reference."""
-        return METRICS[self.metric].compares
+        return self.about.compares
 
     @property
     def bound(self) -> float:
@@ -151,4 +109,4 @@ class GateConfig(Section):
     @property
     def direction(self) -> Literal["at_least", "at_most"]:
         """Which of the two bounds the metric takes."""
-        return METRICS[self.metric].direction
+        return self.about.direction

@@ -153,7 +153,7 @@ class _Facts:
         split = int(counts.get("split", 0))
         wanted = [one for one in map(self._images, self.verdict.gates) if one is not None]
         most, own = max(wanted, default=0), self._images(gate)
-        if gate.metric == "parity_flips" and own is not None and own > PARITY_IMAGES:
+        if METRICS[gate.metric].needs_twin and own is not None and own > PARITY_IMAGES:
             return Remedy.MEND_ENGINE, self._fp32(gate.engine), f"no more than {PARITY_IMAGES} images are compared"
         if own is None:
             return Remedy.RECOVER_ACCURACY, self._better_candidate(gate), ""
@@ -174,7 +174,7 @@ class _Facts:
         measured = int((self.provenance.get("gate_images") or {}).get("images", 0))
         if gate.remedy is not Remedy.MORE_IMAGES or gate.more_images is None:
             return None
-        if gate.metric == "parity_flips":
+        if METRICS[gate.metric].needs_twin:
             return min(measured, PARITY_IMAGES) + gate.more_images
         exact = measured + gate.more_images
         unit = int(10 ** max(len(str(exact)) - 2, 0))

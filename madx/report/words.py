@@ -23,19 +23,6 @@ _TOO_FEW = "too few data for limits"
 _MOST_DECIMALS = 6
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-TITLES = {
-    "speedup": "speed-up",
-    "p99_ratio": "p99 latency against the reference",
-    "robust_drop": "robust accuracy lost",
-    "clean_drop": "clean accuracy lost",
-    "robust_accuracy": "robust accuracy",
-    "clean_accuracy": "clean accuracy",
-    "retention": "robust accuracy kept",
-    "worst_class_drop": "robust accuracy lost in the worst class",
-    "parity_flips": "labels the engine changed",
-    "size_ratio": "file size against the reference",
-}
-"""Metrics as a release manager calls them."""
 _SUFFIXES = {"ratio": TIMES, "drop": " points", "share": " %"}
 
 
@@ -52,7 +39,7 @@ def ending(name: str, most: int) -> str:
 
 def title(metric: str) -> str:
     """The metric's name in words; an unknown one keeps its own."""
-    return TITLES.get(metric, metric)
+    return METRICS[metric].title if metric in METRICS else metric
 
 
 def percent(share: float | None) -> str:

@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.recipe import METRICS, GateConfig
+from madx.recipe import GateConfig
 from madx.stats import planned_bets, planned_images, student_reach
 from madx.verify.evidence import Finding
 from madx.verify.gallery import Gallery
 from madx.verify.gates import decide
-from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_finding
+from madx.verify.image_findings import over_images, share_finding
 from madx.verify.latency import LOADS
 from madx.verify.limits import PLANNED_POWER, drop_limits
 from madx.verify.measurements import Accuracy
@@ -110,12 +110,12 @@ class Feasibility:
 
 def feasible(gate: GateConfig, samples: Samples) -> Feasibility:
     """Whether the gate can pass with these samples; what no data can show is left open, such as a speed-up's size."""
-    if gate.metric in METRICS_OVER_IMAGES:
+    if gate.about.over_images:
         return _over_images(gate, samples)
-    if gate.metric == "parity_flips":
+    if gate.about.needs_twin:
         found = _searched(gate, samples.parity, _parity_passes)
         return replace(found, most=samples.most_parity)
-    if gate.metric == "size_ratio":
+    if gate.about.rests_on == "bytes":
         return Feasibility(gate, "yes", "bytes", has=1, needs=1)
     return _of_times(gate, samples)
 
@@ -152,13 +152,8 @@ def _more(found: Feasibility) -> str:
 
 def _best(gate: GateConfig) -> str:
     """The best data, in words; whoever gains images may pass with fewer."""
-    if gate.metric in ("speedup", "p99_ratio"):
-        return "all times were alike"
-    if gate.metric == "parity_flips":
-        return "no label changed"
-    if METRICS[gate.metric].unit == "drop":
-        return "no image were lost and none gained" if gate.bound else f"every {GAINED}th image were gained"
-    return "every image were right"
+    asks_for_a_gain = gate.about.unit == "drop" and gate.bound == 0
+    return f"every {GAINED}th image were gained" if asks_for_a_gain else gate.about.at_best
 
 
 def _over_images(gate: GateConfig, samples: Samples) -> Feasibility:
@@ -196,7 +191,7 @@ def _parity_passes(gate: GateConfig, n: int) -> bool:
 
 def _of_times(gate: GateConfig, samples: Samples) -> Feasibility:
     """More pairs than the least are timed only while the budget of seconds lasts, so what these carry is open."""
-    judge = speedup_found if gate.metric == "speedup" else p99_found
+    judge = _OF_TIMES[gate.metric]
 
     def passes(asked: GateConfig, pairs: int) -> bool:
         return _passes(judge(best_latency(asked, pairs, samples.block_calls), asked), asked)
@@ -209,6 +204,9 @@ def _of_times(gate: GateConfig, samples: Samples) -> Feasibility:
     answer: Literal["yes", "perhaps"] = "yes" if needs <= samples.pairs else "perhaps"
     found = Feasibility(gate, answer, "block pairs", samples.pairs, needs, most=most)
     return replace(found, true_ratio=_true_ratio(gate)) if gate.metric == "speedup" else found
+
+
+_OF_TIMES: Mapping[str, Callable[[Latency, GateConfig], Finding]] = {"speedup": speedup_found, "p99_ratio": p99_found}
 
 
 def _true_ratio(gate: GateConfig) -> dict[float, float]:
@@ -278,7 +276,7 @@ def _highest_confidence(gate: GateConfig, has: int, passes: Passes) -> float | N
 def _likely(found: Feasibility, labels: Labels, sequential: bool) -> dict[float, int]:
     """By the planning formulas of the advice on undecided gates; for the worst class by its smallest class."""
     gate = found.gate
-    if METRICS[gate.metric].unit != "drop" or gate.bound == 0:
+    if gate.about.unit != "drop" or gate.bound == 0:
         return {}
     share = 1.0
     if gate.metric == "worst_class_drop":

@@ -1,6 +1,7 @@
 """What the measurements say about one metric: estimate, one-sided limits, and reasons to distrust them.
 
-One function per metric of `GateConfig`, in a table here or, for those over the gate's images, in `image_findings`. The
+One function per metric of `madx.recipe.METRICS`, in a table here or, for those over the gate's images, in
+`image_findings`. The
 speed-up is reference time / candidate time, the size ratio candidate bytes / reference bytes; flips are shares of the
 images that parity was measured on.
 """
@@ -15,7 +16,7 @@ from madx.closeness import MOST_FLIPS
 from madx.recipe import GateConfig
 from madx.verify.arrays import known
 from madx.verify.evidence import Finding
-from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images, share_finding
+from madx.verify.image_findings import over_images, share_finding
 from madx.verify.measurements import Accuracy, Measurements
 from madx.verify.p99 import p99_ratio
 from madx.verify.parity import EngineParity
@@ -38,11 +39,11 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
         gate: metric, bound and confidence.
         sequential: whether the number of images was decided by looking at them, see `madx.verify.limits`.
     """
-    alone = not gate.compares and gate.metric != "parity_flips"
+    alone = not gate.compares and not gate.about.needs_twin
     sides = {name: side for name, side in measured.parity.sides.items() if not (alone and name == "reference")}
-    if gate.metric not in METRICS_OVER_IMAGES:
+    if not gate.about.over_images:
         found = _METRICS[gate.metric](measured, gate)
-        if gate.metric == "size_ratio":
+        if gate.about.rests_on == "bytes":
             return found
         broken = doubts((*_broken(sides), *_unsteady(measured.accuracy, sides)), Remedy.MEND_ENGINE)
         return replace(found, doubts=(*broken, *found.doubts), void=doubts(found.void, Remedy.QUIETER_MACHINE))

@@ -90,7 +90,7 @@ def decide(lower: float, upper: float, *, bound: float, direction: Literal["at_l
 def _judge_gate(measured: Measurements, gate: GateConfig, sequential: bool, *, absolute: float) -> GateResult:
     """The gate on one engine; `absolute`: what another gate demands of the robust accuracy itself, 0 if none does."""
     if sentence := lacking(measured, gate):
-        remedy = Remedy.GIVE_TWIN if gate.metric == "parity_flips" else Remedy.GIVE_REFERENCE
+        remedy = Remedy.GIVE_TWIN if gate.about.needs_twin else Remedy.GIVE_REFERENCE
         return _undecided(measured.engine, gate, Doubt(sentence, remedy))
     found = finding(measured, gate, sequential=sequential)
     unseen = doubts(unseen_by_gradients(measured, gate), Remedy.GIVE_TWIN)

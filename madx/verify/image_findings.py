@@ -36,7 +36,7 @@ NO_ROBUSTNESS = 0.05
 
 
 def over_images(accuracy: Accuracy, gate: GateConfig, *, sequential: bool) -> Finding:
-    """The finding on a metric of METRICS_OVER_IMAGES; what else was measured may add doubts."""
+    """The finding on a metric over the gate's images; what else was measured may add doubts."""
     return _METRICS[gate.metric](accuracy, gate, sequential)
 
 
@@ -191,5 +191,3 @@ _METRICS: dict[str, Callable[[Accuracy, GateConfig, bool], Finding]] = {
     "retention": _retention,
     "worst_class_drop": _worst_class_drop,
 }
-METRICS_OVER_IMAGES = frozenset(_METRICS)
-"""Metrics that more images of the gate's split sharpen, and that `verify.sequential` may stop early."""

@@ -30,8 +30,8 @@ def lacking(measured: Measurements, gate: GateConfig) -> str:
             f"{gate.metric} compares two engines and no reference was given: add --reference dense.onnx, or "
             "--baseline with the last release."
         )
-    if gate.metric == "parity_flips" and measured.parity.candidate.images == 0:
-        return "parity_flips compares the engine with its torch twin and none was given: add --twin WEIGHTS."
+    if gate.about.needs_twin and measured.parity.candidate.images == 0:
+        return f"{gate.metric} compares the engine with its torch twin and none was given: add --twin WEIGHTS."
     return ""
 
 

@@ -49,7 +49,7 @@ def doubts(sentences: Iterable[str], remedy: Remedy) -> tuple[Doubt, ...]:
 
 def of_failure(metric: str) -> Remedy:
     """What would make a failed gate pass: another candidate, as measuring more would only fail it more surely."""
-    if metric == "parity_flips":
+    if METRICS[metric].needs_twin:
         return Remedy.MEND_ENGINE
     return Remedy.FASTER_CANDIDATE if METRICS[metric].unit == "ratio" else Remedy.RECOVER_ACCURACY
 

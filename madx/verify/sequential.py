@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from madx.recipe import GateConfig
 from madx.verify.gates import decide
-from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images
+from madx.verify.image_findings import over_images
 from madx.verify.measurements import Accuracy
 from madx.verify.verdict import Outcome
 
@@ -27,7 +27,7 @@ def decided(accuracy: Accuracy, gates: Sequence[GateConfig]) -> bool:
         gates: of the recipe; those on speed, size and parity do not depend on these images.
     """
     compared = accuracy.clean_reference is not None
-    waiting = [gate for gate in gates if gate.metric in METRICS_OVER_IMAGES and (compared or not gate.compares)]
+    waiting = [gate for gate in gates if gate.about.over_images and (compared or not gate.compares)]
     return bool(waiting) and all(_settled(accuracy, gate) for gate in waiting)
 
 

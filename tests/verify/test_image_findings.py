@@ -11,7 +11,7 @@ from madx.recipe import GateConfig
 from madx.stats import betting_drop, drop_interval, retention_interval
 from madx.verify import Accuracy, Outcome, decided
 from madx.verify.gates import decide
-from madx.verify.image_findings import METRICS_OVER_IMAGES, over_images
+from madx.verify.image_findings import over_images
 
 DROP = GateConfig(metric="robust_drop", at_most=0.03)
 CLASSES = GateConfig(metric="worst_class_drop", at_most=0.10)
@@ -37,11 +37,6 @@ def cut(value, n):
 def outcome(value, gate, *, sequential=False):
     found = over_images(value, gate, sequential=sequential)
     return decide(found.lower, found.upper, bound=gate.bound, direction=gate.direction)
-
-
-def test_every_metric_over_images_is_one_of_the_recipes():
-    assert {"robust_drop", "clean_drop", "retention", "worst_class_drop"} < METRICS_OVER_IMAGES
-    assert not METRICS_OVER_IMAGES & {"speedup", "parity_flips", "size_ratio"}
 
 
 def test_limits_are_those_of_the_statistics():
