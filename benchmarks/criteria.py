@@ -38,8 +38,6 @@ from madx.models import build_model, load_weights
 from madx.models.precision import ComputeFormat, Precision, probe
 from madx.prune import (
     CRITERIA,
-    IMAGE_FREE,
-    LEARNERS,
     Removal,
     Rule,
     Task,
@@ -127,7 +125,7 @@ def adversarial(model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, ge
 def averaged(criterion: str, seed: int) -> dict[str, Tensor]:
     """The criterion's scores, averaged over batches."""
     model, score = dense(), CRITERIA["mad" if criterion == START else criterion]
-    count = 1 if criterion in IMAGE_FREE else BATCHES
+    count = BATCHES if score.images else 1
     made = (
         (adversarial(model, x, y, ATTACK, torch_generator(seed, "scores", n)), y, torch_generator(seed, criterion, n))
         for n, x, y in batches(count, seed, "scores")
@@ -140,7 +138,7 @@ def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> 
     model, scores = dense(), averaged(criterion, seed)
     config = PruneConfig(structure=structure, sparsity=sparsity, round_to=RECIPE.prune.round_to)
     rule = Rule(model, config, example=torch.zeros(2, *splits().train.shape))
-    if criterion in LEARNERS:
+    if criterion != START and (learner := CRITERIA[criterion].learner):
         channels = rule.channel_masks(scores) if removes_channels(config) else None
         collected = () if channels is None else (channels.slopes,)
         keep = rule.masks if channels is None else channels.masks
@@ -150,7 +148,7 @@ def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> 
             model,
             ((x, y, torch_generator(seed, "learn", n)) for n, x, y in batches(LEARNING_STEPS, seed, "learn")),
             channels.start(scores) if channels else scores,
-            LEARNERS[criterion],
+            learner,
             task,
         )
     return rule.remove(scores)

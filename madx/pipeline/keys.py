@@ -21,7 +21,7 @@ from madx.machine import describe_machine
 from madx.pipeline.context import Context
 from madx.pipeline.versions import tool_versions
 from madx.plugins import source_digest
-from madx.prune import IMAGE_FREE, LEARNERS, removes_channels
+from madx.prune import CRITERIA, removes_channels
 from madx.recipe import PruneConfig, Recipe
 from madx.recipe.data import DATA_FILES
 from madx.verify.measurements import FORMAT
@@ -58,12 +58,12 @@ def prune(context: Context) -> dict[str, Any]:
 
 def _without_effect(config: PruneConfig) -> set[str]:
     """Fields of the recipe that nothing reads as the others stand."""
-    fields = set()
-    if config.criterion not in LEARNERS:
+    criterion, fields = CRITERIA[config.criterion], set()
+    if criterion.learner is None:
         fields |= {"learning"}
     if config.batches != "auto":
         fields |= {"max_batches"}
-    if config.criterion in IMAGE_FREE:
+    if not criterion.images:
         fields |= {"batches", "max_batches", "settled"}
     if not removes_channels(config):
         fields |= {"round_to"}

@@ -14,7 +14,7 @@ from madx.models.copies import copied
 from madx.models.precision import ComputeFormat
 from madx.pipeline.context import Context
 from madx.pipeline.scoring import numbered_batch
-from madx.prune import LEARNERS, Rule, Saliency, Task, learn_scores, removes_channels
+from madx.prune import CRITERIA, Learner, Rule, Saliency, Task, learn_scores, removes_channels
 from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
 
@@ -29,13 +29,15 @@ def learned(context: Context, rule: Rule, saliency: Saliency) -> Saliency:
 
     Process 0 learns alone: a step depends on the one before, and there are few.
     """
-    if context.recipe.prune.criterion not in LEARNERS:
+    if (learner := CRITERIA[context.recipe.prune.criterion].learner) is None:
         return saliency
-    scores, steps = context.world.share(lambda: _learn(context, rule, saliency.scores))
+    scores, steps = context.world.share(lambda: _learn(context, rule, learner, saliency.scores))
     return replace(saliency, scores=scores, start=saliency.scores, learned_steps=steps) if steps else saliency
 
 
-def _learn(context: Context, rule: Rule, averages: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+def _learn(
+    context: Context, rule: Rule, learner: Learner, averages: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], int]:
     """Scores of entries, or of channels beside the averages of entries: those decide what 2:4 leaves of them.
 
     And how many steps that took.
@@ -45,23 +47,25 @@ def _learn(context: Context, rule: Rule, averages: dict[str, Tensor]) -> tuple[d
     attack = partial(_attack, context, format)
     if not removes_channels(config):
         task = Task(config.learning, rule.masks, attack, format=format)
-        return _run(context, rule.dense, averages, task), config.learning.steps
+        return _run(context, rule.dense, learner, averages, task), config.learning.steps
     channels = rule.channel_masks(averages)
     if not channels.groups:
         context.progress.say("no channel can go, so that there is no mask to learn")
         return averages, 0
     task = Task(config.learning, channels.masks, attack, channels.slopes, format)
-    return averages | _run(context, rule.dense, channels.start(averages), task), config.learning.steps
+    return averages | _run(context, rule.dense, learner, channels.start(averages), task), config.learning.steps
 
 
-def _run(context: Context, dense: nn.Module, start: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+def _run(
+    context: Context, dense: nn.Module, learner: Learner, start: dict[str, Tensor], task: Task
+) -> dict[str, Tensor]:
     checkpoint = context.checkpoint("learning")
     state = checkpoint.load()
     return learn_scores(
         copied(dense).to(context.device),
         _batches(context, state["step"] if state else 0),
         start,
-        LEARNERS[context.recipe.prune.criterion],
+        learner,
         task,
         state=state,
         checkpoint=checkpoint,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from madx.attacks import Gradient, input_gradient, last_iterate
@@ -15,10 +16,6 @@ from madx.models.folding import folded
 from madx.pipeline.context import Context
 from madx.prune import (
     CRITERIA,
-    FORMATTED,
-    IMAGE_FREE,
-    LEARNERS,
-    Criterion,
     Removal,
     Round,
     Rule,
@@ -45,7 +42,7 @@ def averaged(context: Context, rule: Rule) -> Saliency:
     attacked = input_gradient(folded(model, example, format=context.compute_format("fp32")))
     scores = context.world.map(partial(_batch_scores, context, model, attacked, rule.unscored), range(start, total))
     scores = context.progress.track(scores, scoring_name(config), total=total, done=start)
-    settling = None if config.criterion in IMAGE_FREE else _settling(context, rule)
+    settling = _settling(context, rule) if CRITERIA[config.criterion].images else None
     saliency = average_scores(model, scores, settling=settling, state=state, checkpoint=checkpoint)
     if saliency.curve:
         context.progress.say(_verdict(config, saliency.curve))
@@ -58,7 +55,7 @@ def summary(context: Context, dense: nn.Module, saliency: Saliency, removal: Rem
     record = {
         "criterion": config.criterion,
         "precision": config.precision,
-        "batches": saliency.batches if config.criterion not in IMAGE_FREE else 0,
+        "batches": saliency.batches if CRITERIA[config.criterion].images else 0,
         "learned_steps": saliency.learned_steps,
         "batch_size": context.batch_size(config),
         "passes": saliency.batches / (len(context.splits.train) // context.batch_size(config)),
@@ -84,7 +81,7 @@ def scoring_name(config: PruneConfig) -> str:
 
 def most_batches(config: PruneConfig) -> int:
     """How many batches the saliency may take."""
-    if config.criterion in IMAGE_FREE:
+    if not CRITERIA[config.criterion].images:
         return 1
     return config.max_batches if config.batches == "auto" else config.batches
 
@@ -93,7 +90,7 @@ def _settling(context: Context, rule: Rule) -> Settling:
     """The halves are compared by the very rule that prunes; for a criterion that learns, where its learning starts."""
     config = context.recipe.prune
     # Scores of channels start in the order of the averages added up, by which the rule itself ranks.
-    learner = None if removes_channels(config) else LEARNERS.get(config.criterion)
+    learner = None if removes_channels(config) else CRITERIA[config.criterion].learner
     return Settling(
         keep=lambda scores: rule.masks(learner.start(scores) if learner else scores),
         enough=config.settled,
@@ -135,13 +132,12 @@ def _batch_scores(
     return {name: score.detach().cpu() for name, score in scores.items() if name.rpartition(".")[0] not in unscored}
 
 
-def _criterion(context: Context) -> Criterion:
+def _criterion(context: Context) -> Callable[[nn.Module, Tensor, Tensor, torch.Generator], dict[str, Tensor]]:
     """The recipe's criterion, computed as its precision says if it has a choice."""
-    config = context.recipe.prune
-    if config.criterion not in FORMATTED:
-        return CRITERIA[config.criterion]
-    format = context.compute_format(config.precision, setting="prune.precision")
-    return partial(FORMATTED[config.criterion], format=format)
+    criterion, precision = CRITERIA[context.recipe.prune.criterion], context.recipe.prune.precision
+    if not criterion.formatted:
+        return criterion
+    return partial(criterion, format=context.compute_format(precision, setting="prune.precision"))
 
 
 def numbered_batch(context: Context, number: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.takeover import examine, measure_taken
 from madx.pipeline.twins import twin
 from madx.plugins import USER_ERRORS, describe
-from madx.prune import LEARNERS, Rule
+from madx.prune import CRITERIA, Rule
 from madx.recipe import LoopConfig, Recipe
 from madx.train import TrainingJob, train_
 from madx.verify import check_form
@@ -122,7 +122,7 @@ def check_it_runs_in_bf16(context: Context, module: nn.Module, *, trained: bool 
 def _settings_in_bf16(recipe: Recipe) -> list[str]:
     """Where the recipe has the network run in bfloat16."""
     prune = recipe.prune
-    learning = prune.learning if prune.criterion in LEARNERS else None
+    learning = prune.learning if CRITERIA[prune.criterion].learner else None
     parts = {"train": recipe.train, "prune": prune, "prune.learning": learning, "prune.finetune": prune.finetune}
     return [f"{name}.precision" for name, part in parts.items() if part is not None and part.precision == "bf16"]
 

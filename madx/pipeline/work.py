@@ -29,11 +29,11 @@ from madx.pipeline.pruning import recalibrating_name, recalibration_rounds
 from madx.pipeline.scoring import most_batches, scoring_name
 from madx.pipeline.training import job
 from madx.pipeline.verifying import PARITY_ATTACK
-from madx.prune.criteria import FORMATTED, PASSES
-from madx.prune.learned import LEARNERS
+from madx.prune import CRITERIA
 from madx.recipe import AttackConfig, EngineConfig, LoopConfig
 from madx.train.job import evaluation_steps
 from madx.train.loop import TRAINING, attack_of
+from madx.train.losses import LOSSES
 from madx.verify.parity import PARITY_IMAGES
 from madx.verify.sampling import FEWEST_CALLS, FEWEST_PAIRS
 
@@ -99,12 +99,12 @@ def _loop(context: Context, config: LoopConfig, role: Role, setting: str, *, sta
     """Adversarial training, with its evaluations."""
     work = job(context, config, setting=setting)
     images = work.steps * work.batch_size
-    both = 1 if config.loss == "ce" else 2  # the other losses want the clean images too
+    loss = LOSSES[config.loss]
     passes = Counter(
         {
             Pass(role, "example", work.format): images * attack_of(config).steps * (config.method != "clean"),
-            Pass(role, "update", work.format): images * both,
-            Pass(role, "forward"): images * (config.loss == "trades"),
+            Pass(role, "update", work.format): images * (1 + loss.wants_clean),
+            Pass(role, "forward"): images * (loss.climbs == "clean"),
         }
     )
     measured = min(config.selection_images, len(work.selection))
@@ -119,17 +119,18 @@ def _evaluations(images: int, role: Role, attack: AttackConfig) -> Counter[Pass]
 
 
 def _prune(context: Context) -> list[Part]:
-    config, seen = context.recipe.prune, min(MOST_IMAGES, len(context.splits.selection))
+    config, criterion = context.recipe.prune, CRITERIA[context.recipe.prune.criterion]
+    seen = min(MOST_IMAGES, len(context.splits.selection))
     images = most_batches(config) * context.batch_size(config)
-    format = context.compute_format(config.precision) if config.criterion in FORMATTED else PLAIN
+    format = context.compute_format(config.precision) if criterion.formatted else PLAIN
     passes = Counter(
         {
             Pass("dense", "gradient"): images * config.attack.steps,
-            Pass("dense", "update", format): images * PASSES[config.criterion],
+            Pass("dense", "update", format): images * criterion.passes,
         }
     )
     parts = [Part(scoring_name(config), passes)]
-    if config.criterion in LEARNERS:
+    if criterion.learner is not None:
         learning = config.learning
         images = learning.steps * context.batch_size(config)
         format = context.compute_format(learning.precision)

@@ -7,9 +7,9 @@ bool with the parameter's shape, True = kept.
 from madx.prune.averaging import Saliency, average_scores
 from madx.prune.channel_masks import ChannelMasks
 from madx.prune.coupling import MAKES_OUTPUTS
-from madx.prune.criteria import CRITERIA, FORMATTED, IMAGE_FREE, Criterion
+from madx.prune.criteria import CRITERIA, Criterion
 from madx.prune.layers import unscored_layers
-from madx.prune.learned import LEARNERS, Task, learn_scores
+from madx.prune.learned import Learner, Task, learn_scores
 from madx.prune.masks import apply_masks_, fill_zeros_, two_four_masks, unstructured_masks
 from madx.prune.removal import Removal, Rule, removes_channels
 from madx.prune.resize import resize_to_
@@ -27,14 +27,12 @@ from madx.prune.summary import SaliencySummary, summarise
 
 __all__ = [
     "CRITERIA",
-    "FORMATTED",
-    "IMAGE_FREE",
-    "LEARNERS",
     "MAKES_OUTPUTS",
     "ChannelMasks",
     "Coverage",
     "Criterion",
     "LayerCoverage",
+    "Learner",
     "Removal",
     "Round",
     "Rule",

@@ -1,6 +1,6 @@
 """Criteria behind one signature: (model, adversarial images, labels, generator) -> scores of one batch.
 
-Scores are averaged over batches; for the criteria of `learned.LEARNERS` the average is where learning starts. All
+Scores are averaged over batches; for a criterion with a `learner` the average is where learning starts. All
 second-order ones weigh the removal of the WHOLE weight with a diagonal of the Fisher matrix of the adversarial loss at
 the full network; `mad-paper` weighs what its masks take away, at the masked network.
 """
@@ -8,7 +8,7 @@ the full network; `mad-paper` weighs what its masks take away, at the masked net
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,15 +20,22 @@ from madx.models.modes import evaluating
 from madx.models.precision import PLAIN, ComputeFormat
 from madx.prune.diagonal import diagonal_curvature
 from madx.prune.layers import scored_parameters
+from madx.prune.learned import Learner, adam, ranks_in_layer, scaled_by_fan_in, sgd, unchanged
 from madx.prune.saliency import MASK_STEPS, mad_saliency, optimise_masks
 
 # ruff: noqa: ARG001 - criteria share one signature, and not each needs all of it
 
-Criterion = Callable[[nn.Module, Tensor, Tensor, torch.Generator], dict[str, Tensor]]
+
+class Score(Protocol):
+    """Scores of one batch of adversarial images, one for each entry of a parameter."""
+
+    def __call__(self, model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Images [B, ...] and labels [B]; keys are the parameters' names."""
+        ...
 
 
-class FormattedCriterion(Protocol):
-    """A criterion that takes a compute format too."""
+class FormattedScore(Protocol):
+    """The same, and it takes a compute format too."""
 
     def __call__(
         self, model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator, *, format: ComputeFormat
@@ -113,31 +120,35 @@ def _slopes(model: nn.Module, parameters: dict[str, nn.Parameter], x_adv: Tensor
     return {name: slope for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
 
 
+@dataclass(frozen=True)
+class Criterion:
+    """How weights are scored, and all that stages need to know of it."""
+
+    score: Score | FormattedScore
+    passes: int
+    """How often the images of one batch go through the network and back, as in a training step, beside their attack."""
+    images: bool = True
+    """Whether the scores depend on images at all; without any, one batch says everything."""
+    formatted: bool = False
+    """Whether its masks can be optimised in another format; bfloat16 ranks a little differently."""
+    learner: Learner | None = None
+    """For a criterion whose averaged scores are only the start."""
+
+    def __call__(
+        self, model: nn.Module, x_adv: Tensor, y: Tensor, generator: torch.Generator, **format: ComputeFormat
+    ) -> dict[str, Tensor]:
+        """Scores of one batch; only a `formatted` one takes a `format`."""
+        return self.score(model, x_adv, y, generator, **format)
+
+
 CRITERIA: dict[str, Criterion] = {
-    "mad": mad_damage,
-    "mad-paper": mad_paper,
-    "mad-reversed": mad_reversed,
-    "taylor": adversarial_taylor,
-    "obd": adversarial_obd,
-    "hydra": magnitude,
-    "magnitude": magnitude,
-    "random": random,
+    "mad": Criterion(mad_damage, passes=1, learner=Learner(ranks_in_layer, adam, unchanged)),
+    "mad-paper": Criterion(mad_paper, passes=MASK_STEPS + 2, formatted=True),
+    "mad-reversed": Criterion(mad_reversed, passes=MASK_STEPS + 2, formatted=True),
+    "taylor": Criterion(adversarial_taylor, passes=1),
+    "obd": Criterion(adversarial_obd, passes=2),
+    "hydra": Criterion(magnitude, passes=0, images=False, learner=Learner(scaled_by_fan_in, sgd, ranks_in_layer)),
+    "magnitude": Criterion(magnitude, passes=0, images=False),
+    "random": Criterion(random, passes=0, images=False),
 }
-
-PASSES: dict[str, int] = {
-    "mad": 1,
-    "mad-paper": MASK_STEPS + 2,
-    "mad-reversed": MASK_STEPS + 2,
-    "taylor": 1,
-    "obd": 2,
-    "hydra": 0,
-    "magnitude": 0,
-    "random": 0,
-}
-"""How often the images of one batch go through the network and back, as in a training step, beside their attack."""
-
-FORMATTED: dict[str, FormattedCriterion] = {"mad-paper": mad_paper, "mad-reversed": mad_reversed}
-"""Criteria whose masks can be optimised in another format, given as `format`; bfloat16 ranks a little differently."""
-
-IMAGE_FREE = frozenset({"hydra", "magnitude", "random"})
-"""Criteria for which one batch says all, as far as the average goes."""
+"""By the name that a recipe calls it."""

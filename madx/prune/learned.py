@@ -80,7 +80,7 @@ def learn_scores(
         model: the dense network, in eval mode and on its device; not changed.
         batches: (images, labels, generator) of the steps after those that `state` holds; of all steps without a state.
         start: averaged scores, of entries or of channels.
-        learner: one of LEARNERS.
+        learner: of a criterion.
         task: number of steps, precision, pruning rule and attack.
         state: what `checkpoint` held when the work was interrupted. The result is the same to the bit.
         checkpoint: takes scores, optimiser and BatchNorm statistics every few steps.
@@ -218,10 +218,3 @@ def _ranks(values: Tensor) -> Tensor:
     ranks = torch.empty(len(values), device=values.device)
     ranks[order] = torch.arange(1, len(values) + 1, device=values.device) / len(values)
     return ranks
-
-
-LEARNERS: dict[str, Learner] = {
-    "mad": Learner(ranks_in_layer, adam, unchanged),
-    "hydra": Learner(scaled_by_fan_in, sgd, ranks_in_layer),
-}
-"""Criteria whose averaged scores are only the start."""

@@ -30,6 +30,7 @@ from madx.seeds import torch_draws, torch_generator
 from madx.train.augment import augment
 from madx.train.evaluation import Evaluation, evaluate
 from madx.train.job import TrainingJob, batches, evaluation_steps
+from madx.train.losses import LOSSES
 from madx.train.objective import Objective
 from madx.train.schedule import learning_rate
 from madx.train.wholebatch import refuse_sync_batchnorm, whole_batch_statistics
@@ -161,10 +162,10 @@ class _Run:
         The attack draws for the whole batch, so that an image's random start does not depend on how many processes
         there are; it climbs on this process's rows alone.
         """
-        config, rows = self.job.config, self.rows
+        rows = self.rows
         self.module.eval()
         targets = y[rows]
-        if config.loss == "trades":
+        if LOSSES[self.job.config.loss].climbs == "clean":
             with torch.no_grad():
                 targets = self.module(x[rows]).float().softmax(1)
         climb = input_gradient(self.module, precision=self.job.format.precision)

@@ -6,13 +6,30 @@ A loss takes the logits at the adversarial images and a function that gives the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Loss = Callable[[Tensor, Callable[[], Tensor], Tensor, float], Tensor]
+Formula = Callable[[Tensor, Callable[[], Tensor], Tensor, float], Tensor]
 """(adversarial logits, clean logits on demand, labels, beta) -> scalar."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a training step minimises, and what it needs for it."""
+
+    formula: Formula
+    wants_clean: bool = True
+    """Whether the clean images go through the network too."""
+    climbs: Literal["labels", "clean"] = "labels"
+    """What its examples are driven away from: the true labels, or the probabilities at the clean images."""
+
+    def __call__(self, adversarial: Tensor, clean: Callable[[], Tensor], labels: Tensor, beta: float) -> Tensor:
+        """The scalar of a batch."""
+        return self.formula(adversarial, clean, labels, beta)
 
 
 def cross_entropy(adversarial: Tensor, clean: Callable[[], Tensor], labels: Tensor, beta: float) -> Tensor:  # noqa: ARG001
@@ -47,4 +64,9 @@ def _kl(reference: Tensor, other: Tensor) -> Tensor:
     return F.kl_div(other.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "trades": trades, "mart": mart}
+LOSSES: dict[str, Loss] = {
+    "ce": Loss(cross_entropy, wants_clean=False),
+    "trades": Loss(trades, climbs="clean"),
+    "mart": Loss(mart),
+}
+"""By the name that a recipe calls it."""

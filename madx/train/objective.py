@@ -21,8 +21,8 @@ class Objective(nn.Module):
 
         Method clean gives its images as both.
         """
-        config = self.config
+        loss = LOSSES[self.config.loss]
         with self.format.autocast(clean.device):
             logits = self.network(adversarial)
-            reference = self.network(clean) if config.loss != "ce" else logits
-        return LOSSES[config.loss](logits.float(), reference.float, labels, config.beta)
+            reference = self.network(clean) if loss.wants_clean else logits
+        return loss(logits.float(), reference.float, labels, self.config.beta)

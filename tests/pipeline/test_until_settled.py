@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_killed_in_mid_saliency_it_ends_with_the_same_bytes(
     total = settling(undisturbed)["batches"]
     assert total > killed_at
     monkeypatch.setattr(averaging, "_SAVE_SECONDS", -1.0)
-    criterion, calls = scoring.FORMATTED["mad-paper"], []
+    criterion, calls = scoring.CRITERIA["mad-paper"], []
 
     def counted(*arguments: Any, **format: Any) -> Any:
         if len(calls) == killed_at:
@@ -93,7 +94,7 @@ def test_killed_in_mid_saliency_it_ends_with_the_same_bytes(
         calls.append(1)
         return criterion(*arguments, **format)
 
-    monkeypatch.setitem(scoring.FORMATTED, "mad-paper", counted)
+    monkeypatch.setitem(scoring.CRITERIA, "mad-paper", replace(criterion, score=counted))
     command = ("prune", folder / "tiny.yaml", "--run-dir", folder / "run", "--set", "train.epochs=1", *OPTIONS)
     assert cli(*command).code != 0
     assert (folder / "run/.madx/checkpoints").exists()
@@ -103,7 +104,7 @@ def test_killed_in_mid_saliency_it_ends_with_the_same_bytes(
         calls.append(1)
         return criterion(*arguments, **format)
 
-    monkeypatch.setitem(scoring.FORMATTED, "mad-paper", going_on)
+    monkeypatch.setitem(scoring.CRITERIA, "mad-paper", replace(criterion, score=going_on))
     log = prune(cli, folder, *OPTIONS)
     assert "continuing where it stopped" in log
     assert len(calls) == total - (killed_at - 1 if killed_at % 2 else killed_at)

@@ -14,11 +14,13 @@ from small_networks import SMALL
 from torch import Tensor, nn
 
 from madx.errors import ModelError
-from madx.prune import CRITERIA, LEARNERS, ChannelMasks, Rule, Task, apply_masks_, learn_scores
+from madx.prune import CRITERIA, ChannelMasks, Rule, Task, apply_masks_, learn_scores
 from madx.recipe import LearningConfig, PruneConfig
 from madx.seeds import torch_generator
 
 HALF = PruneConfig(structure="channels", sparsity=0.5, round_to=4)
+
+LEARNED = [name for name, criterion in CRITERIA.items() if criterion.learner]
 
 
 def masked(given: Case, config: PruneConfig = HALF) -> tuple[Rule, ChannelMasks, dict[str, Tensor]]:
@@ -174,14 +176,14 @@ def misleading() -> tuple[nn.Module, list[tuple[Tensor, Tensor, torch.Generator]
     return network, made
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", LEARNED)
 def test_learning_brings_removed_channels_back(name: str) -> None:
     network, batches = misleading()
     start = CRITERIA["magnitude"](network, *batches[0])
     rule = Rule(network, PruneConfig(structure="channels", sparsity=0.5, round_to=1), example=torch.zeros(2, 4))
     channels = rule.channel_masks(start)
     task = Task(LearningConfig(steps=100, precision="fp32"), channels.masks, lambda _, x, *__: x, channels.slopes)
-    scores = start | learn_scores(network, batches, channels.start(start), LEARNERS[name], task)
+    scores = start | learn_scores(network, batches, channels.start(start), CRITERIA[name].learner, task)
     before, after = rule.masks(start)["1.weight"], rule.masks(scores)["1.weight"]
     assert before.tolist() == [[False, False, True, True]] * 2
     assert after.tolist() == [[True, True, False, False]] * 2

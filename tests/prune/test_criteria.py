@@ -11,7 +11,7 @@ from small_networks import plain
 from torch import Tensor, nn
 
 from madx.models.precision import ComputeFormat
-from madx.prune import CRITERIA, FORMATTED, IMAGE_FREE, mad_saliency, optimise_masks
+from madx.prune import CRITERIA, mad_saliency, optimise_masks
 from madx.prune.diagonal import diagonal_curvature
 from madx.prune.layers import scored_parameters
 from madx.recipe import PruneConfig
@@ -38,7 +38,6 @@ def network() -> nn.Module:
 
 def test_criteria_are_the_recipes() -> None:
     assert set(CRITERIA) == set(get_args(PruneConfig.model_fields["criterion"].annotation))
-    assert set(CRITERIA) >= IMAGE_FREE
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -59,7 +58,7 @@ def test_scores_fit_their_parameters(name: str, network: nn.Module) -> None:
 def test_image_free_means_what_it_says(name: str, network: nn.Module) -> None:
     (x, y, _), (other, _, _) = batches(2)
     one, two = (CRITERIA[name](network, images, y, torch_generator(0, "same")) for images in (x, other))
-    assert all(torch.equal(one[key], two[key]) for key in one) == (name in IMAGE_FREE)
+    assert all(torch.equal(one[key], two[key]) for key in one) == (not CRITERIA[name].images)
 
 
 def test_what_the_criteria_are(network: nn.Module) -> None:
@@ -84,12 +83,12 @@ BF16 = ComputeFormat("bf16")
 def test_bfloat16_is_for_the_criteria_that_optimise_masks(network: nn.Module) -> None:
     ((x, y, generator),) = batches(1)
     for name in CRITERIA:
-        if name in FORMATTED:
+        if CRITERIA[name].formatted:
             PruneConfig(criterion=name, precision="bf16")
             masks = optimise_masks(network, x, y, format=BF16, fold=True)
             sign = -1 if name == "mad-reversed" else 1
             exact = CRITERIA[name](network, x, y, generator)
-            found = FORMATTED[name](network, x, y, generator, format=BF16)
+            found = CRITERIA[name](network, x, y, generator, format=BF16)
             assert all(
                 torch.equal(found[key], sign * score) for key, score in mad_saliency(network, x, y, masks).items()
             )

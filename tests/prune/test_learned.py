@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from madx.errors import TrainingError
 from madx.models import state_digest
-from madx.prune import CRITERIA, LEARNERS, Task, learn_scores, unstructured_masks
+from madx.prune import CRITERIA, Task, learn_scores, unstructured_masks
 from madx.prune.learned import ranks_in_layer, scaled_by_fan_in
 from madx.recipe import LearningConfig
 from madx.seeds import torch_generator
 
 Batch = tuple[Tensor, Tensor, torch.Generator]
+
+LEARNED = [name for name, criterion in CRITERIA.items() if criterion.learner]
 
 
 def clean(_: nn.Module, x: Tensor, __: Tensor, ___: torch.Generator) -> Tensor:
@@ -57,7 +59,7 @@ def misleading() -> tuple[nn.Module, list[Batch]]:
     return nn.Sequential(layer).eval(), made
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", LEARNED)
 def test_learning_finds_what_magnitude_misses(name: str) -> None:
     model, batches = misleading()
     start = CRITERIA["magnitude"](model, *batches[0])
@@ -66,7 +68,7 @@ def test_learning_finds_what_magnitude_misses(name: str) -> None:
         return unstructured_masks(model, scores, 0.5)
 
     config = LearningConfig(steps=100, precision="fp32")
-    scores = learn_scores(model, batches, start, LEARNERS[name], Task(config, keep, clean))
+    scores = learn_scores(model, batches, start, CRITERIA[name].learner, Task(config, keep, clean))
     assert keep(start)["0.weight"].tolist() == [[False, False, True, True]] * 2
     assert keep(scores)["0.weight"].tolist() == [[True, True, False, False]] * 2
 
@@ -99,14 +101,14 @@ def learn(
         model,
         batches,
         start,
-        LEARNERS[name],
+        CRITERIA[name].learner,
         Task(LearningConfig(steps=30), lambda scores: unstructured_masks(model, scores, 0.5), noise),
         state=state,
         checkpoint=checkpoint,
     )
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", LEARNED)
 def test_an_interrupted_run_ends_with_the_same_scores(name: str, network: nn.Module) -> None:
     whole = learn(network, images(30), name)
     kept = Kept()
@@ -137,7 +139,7 @@ def test_a_loss_that_is_not_finite_ends_it(network: nn.Module) -> None:
             network,
             images(1),
             {name: torch.rand(value.shape) for name, value in network.named_parameters() if value.dim() > 1},
-            LEARNERS["mad"],
+            CRITERIA["mad"].learner,
             Task(LearningConfig(steps=1), lambda scores: {name: score > 0.5 for name, score in scores.items()}, clean),
         )
 
@@ -157,7 +159,7 @@ def test_so_does_a_slope_that_is_not_finite() -> None:
             network,
             [(torch.rand(2, 4), torch.tensor([0, 1]), torch.Generator())],
             {name: torch.rand_like(dict(network.named_parameters())[name]) for name in names},
-            LEARNERS["mad"],
+            CRITERIA["mad"].learner,
             Task(LearningConfig(steps=1), lambda scores: {name: score > 0 for name, score in scores.items()}, clean),
         )
 
@@ -189,7 +191,7 @@ def test_every_step_attacks_and_descends_the_network_that_the_scores_prune(netwo
 
     task = Task(LearningConfig(steps=2, precision="fp32"), lambda s: unstructured_masks(network, s, 0.5), attack)
     two = [(x, y, generator)] * 2
-    scores = learn_scores(network, two, start, LEARNERS["mad"], task)
+    scores = learn_scores(network, two, start, CRITERIA["mad"].learner, task)
     first = ranks_in_layer(start)
     masks = unstructured_masks(network, first, 0.5)
     by_hand = plain().train()
@@ -223,7 +225,7 @@ def test_frozen_and_unused_layers_do_not_end_it(name: str) -> None:
     network.parts["body"].requires_grad_(False)
     ((x, y, generator),) = images(1)
     start = CRITERIA[name](network, x, y, generator)
-    if name in LEARNERS:
+    if CRITERIA[name].learner:
         start = learn(network, images(3), name)
     assert {"parts.body.weight", "parts.head.weight"} <= set(start)
     assert not network.parts["body"].weight.requires_grad
