@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from madx.recipe.data import DataConfig
 from madx.recipe.feeding import InputConfig, OutputConfig
 from madx.recipe.gates import GateConfig, LatencyConfig
+from madx.recipe.metrics import taking
 from madx.recipe.section import Section
 from madx.recipe.threat import AttackConfig, ThreatConfig
 from madx.recipe.training import FinetuneConfig, TrainConfig
@@ -174,6 +175,12 @@ class ExportConfig(Section):
         return self
 
 
+_GATES = (
+    f"All must pass. Metrics: {taking('at_least')} (at_least); {taking('at_most')} (at_most); confidence defaults to "
+    "0.95."
+)
+
+
 class VerifyConfig(Section):
     """Measurements on the deployed engines and the gates that judge them."""
 
@@ -206,12 +213,10 @@ class VerifyConfig(Section):
     """The same; null: as the engine's."""
     latency: LatencyConfig = LatencyConfig()
     """Timing of the engines."""
-    gates: tuple[GateConfig, ...] = (
+    gates: Annotated[tuple[GateConfig, ...], Field(description=_GATES)] = (
         GateConfig(metric="speedup", at_least=1.5),
         GateConfig(metric="robust_drop", at_most=0.03),
     )
-    """All must pass. Metrics: speedup, robust_accuracy, clean_accuracy, retention (at_least); p99_ratio, robust_drop,
-    clean_drop, worst_class_drop, parity_flips, size_ratio (at_most); confidence defaults to 0.95."""
 
     @model_validator(mode="after")
     def _some(self) -> Self:
