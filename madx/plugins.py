@@ -62,10 +62,15 @@ def load_callable(name: str, *, error: type[MadxError]) -> Callable[..., Any]:
 def source_digest(factory: str, *, error: type[MadxError]) -> str:
     """SHA-256 over the Python files of the package that the recipe names, or of the folder of a lone module."""
     load_callable(factory, error=error)
-    source = sys.modules[factory.partition(":")[0]].__file__
+    return code_digest(factory, error=error)
+
+
+def code_digest(name: str, *, error: type[MadxError]) -> str:
+    """The same of 'module:attribute', whose module was imported before, whatever the attribute is."""
+    source = sys.modules[name.partition(":")[0]].__file__
     if source is None:
-        raise error(f"{factory} has no source file, so madx could not tell when it changes; define it in a .py file")
-    top = sys.modules[factory.partition(":")[0].partition(".")[0]]
+        raise error(f"{name} has no source file, so madx could not tell when it changes; define it in a .py file")
+    top = sys.modules[name.partition(":")[0].partition(".")[0]]
     folders = [Path(folder) for folder in getattr(top, "__path__", [])]
     code = [path for folder in folders for path in folder.rglob("*.py")] or list(Path(source).parent.glob("*.py"))
     return sha256_bytes("".join(sha256_file(path) for path in sorted(code)).encode())

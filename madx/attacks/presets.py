@@ -12,6 +12,7 @@ from madx.attacks.pgd import Pgd
 from madx.attacks.square import Square
 from madx.attacks.suite import Apgd, Attack, Closest, TargetedApgd
 from madx.recipe import AttackConfig
+from madx.tables import Table
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ PARANOID = Suite(
 )
 """All of it with restarts, and Square at AutoAttack's budget: when hours are no matter."""
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (QUICK, STANDARD, PARANOID)}
+SUITES: Table[Suite] = Table("madx.attacks", Suite, {suite.name: suite for suite in (QUICK, STANDARD, PARANOID)})
+"""By the name that a recipe calls it."""
 
 
 def suite_of(choice: str | AttackConfig) -> Suite:

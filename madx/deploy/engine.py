@@ -1,4 +1,4 @@
-"""What an engine is to the rest of madx, and the registry of the runtimes that make one.
+"""What an engine is to the rest of madx, and how the runtimes that make one are found.
 
 A `Backend` turns a checked ONNX file into bytes (`build`) and these bytes into a callable (`load`). An `Engine`
 maps float32 images [B, C, H, W] in [0, 1] to float32 logits [B, K], whatever tensors its file takes and gives
@@ -8,7 +8,6 @@ runtime's module is imported when its kind is asked for.
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +22,8 @@ from madx.deploy.external import NONE, Data, identity, size
 from madx.deploy.interface import Interface
 from madx.deploy.trying import tried
 from madx.errors import EngineError
+from madx.plugins import load_callable
+from madx.recipe import ENGINE_KINDS
 
 if TYPE_CHECKING:
     from madx.deploy.check import OnnxArtifact
@@ -176,35 +177,16 @@ def _loaded(runtime: Backend, onnx: OnnxArtifact, config: EngineConfig, interfac
     return runtime.load(onnx.payload, config, interface=interface, data=onnx.data)
 
 
-_BACKENDS: dict[str, str] = {}
-
-
-def register(kind: str, target: str) -> None:
-    """Make `kind` known as the class 'module:Class', which is called with the kind; a kind is registered once."""
-    if kind in _BACKENDS:
-        taken = _BACKENDS[kind]
-        raise EngineError(f"the engine kind {kind!r} is already registered as {taken}; choose another name")
-    _BACKENDS[kind] = target
-
-
-register("ort-cpu", "madx.deploy.ort:OrtBackend")
-register("ort-cuda", "madx.deploy.ort:OrtBackend")
-register("openvino-cpu", "madx.deploy.openvino:OpenVinoBackend")
-register("tensorrt", "madx.deploy.tensorrt:TensorRtBackend")
-register("tensorrt-rtx", "madx.deploy.tensorrt:TensorRtBackend")
-
-
 def kinds() -> tuple[str, ...]:
-    """The registered kinds, in the order of registration."""
-    return tuple(_BACKENDS)
+    """All kinds of engine, madx's own first."""
+    return tuple(ENGINE_KINDS)
 
 
 def backend(kind: str) -> Backend:
     """The backend of `kind`; its module is imported here, the engine's own package only when it is used."""
-    if kind not in _BACKENDS:
-        raise EngineError(f"there is no engine kind {kind!r}; known kinds are {', '.join(_BACKENDS)}")
-    module, _, name = _BACKENDS[kind].partition(":")
-    made: Backend = getattr(importlib.import_module(module), name)(kind)
+    if kind not in ENGINE_KINDS:
+        raise EngineError(f"there is no engine kind {kind!r}; known kinds are {', '.join(kinds())}")
+    made: Backend = load_callable(ENGINE_KINDS[kind].backend, error=EngineError)(kind)
     return made
 
 

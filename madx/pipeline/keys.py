@@ -14,6 +14,7 @@ from typing import Any
 
 import madx
 from madx.artifacts import sha256_file
+from madx.attacks import SUITES
 from madx.deploy.check import CHECK
 from madx.deploy.engine import backend
 from madx.errors import DataError, ModelError
@@ -22,7 +23,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.versions import tool_versions
 from madx.plugins import source_digest
 from madx.prune import CRITERIA, removes_channels
-from madx.recipe import PruneConfig, Recipe
+from madx.recipe import ENGINE_KINDS, METRICS, PruneConfig, Recipe
 from madx.recipe.data import DATA_FILES
 from madx.verify.measurements import FORMAT
 
@@ -53,7 +54,9 @@ def prune(context: Context) -> dict[str, Any]:
     """Everything beside the dense weights that decides the pruned ones; not what the criterion has no use for."""
     config = context.recipe.prune
     fields = config.model_dump(mode="json", exclude=_without_effect(config))
-    return _common(context, "train", "selection") | {"prune": fields, "method": METHOD}
+    return (
+        _common(context, "train", "selection") | {"prune": fields, "method": METHOD} | CRITERIA.code(config.criterion)
+    )
 
 
 def _without_effect(config: PruneConfig) -> set[str]:
@@ -94,6 +97,7 @@ def export(context: Context) -> dict[str, Any]:
         "export": recipe.export.model_dump(mode="json", exclude={"engines"}) | {"engines": engines},
         "batch": recipe.verify.latency.batch,
         "check": CHECK,
+        **_engines_code(recipe),
         "can_build": {engine.name: backend(engine.kind).availability().can_build for engine in recipe.export.engines},
         "machine": describe_machine(),
         "tools": tool_versions(),
@@ -102,8 +106,11 @@ def export(context: Context) -> dict[str, Any]:
 
 def verify(context: Context) -> dict[str, Any]:
     """Measurements and gates; they belong to the machine, and to the madx and the runtimes, that measured."""
-    recipe = context.recipe
+    recipe, attack = context.recipe, context.recipe.verify.attack
     return _common(context, "selection", "gate") | {
+        **_engines_code(recipe),
+        **(SUITES.code(attack) if isinstance(attack, str) else {}),
+        **{name: code for gate in recipe.verify.gates for name, code in METRICS.code(gate.metric).items()},
         "verify": recipe.verify.model_dump(mode="json"),
         "format": FORMAT,
         "engines": [engine.model_dump(mode="json") for engine in recipe.export.engines],
@@ -111,6 +118,11 @@ def verify(context: Context) -> dict[str, Any]:
         "machine": describe_machine(),
         "tools": tool_versions(),
     }
+
+
+def _engines_code(recipe: Recipe) -> dict[str, str]:
+    """Of engines that installed packages add."""
+    return {name: code for engine in recipe.export.engines for name, code in ENGINE_KINDS.code(engine.kind).items()}
 
 
 def measuring(depends: dict[str, Any]) -> dict[str, Any]:

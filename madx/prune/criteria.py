@@ -22,6 +22,7 @@ from madx.prune.diagonal import diagonal_curvature
 from madx.prune.layers import scored_parameters
 from madx.prune.learned import Learner, adam, ranks_in_layer, scaled_by_fan_in, sgd, unchanged
 from madx.prune.saliency import MASK_STEPS, mad_saliency, optimise_masks
+from madx.tables import Table
 
 # ruff: noqa: ARG001 - criteria share one signature, and not each needs all of it
 
@@ -141,14 +142,18 @@ class Criterion:
         return self.score(model, x_adv, y, generator, **format)
 
 
-CRITERIA: dict[str, Criterion] = {
-    "mad": Criterion(mad_damage, passes=1, learner=Learner(ranks_in_layer, adam, unchanged)),
-    "mad-paper": Criterion(mad_paper, passes=MASK_STEPS + 2, formatted=True),
-    "mad-reversed": Criterion(mad_reversed, passes=MASK_STEPS + 2, formatted=True),
-    "taylor": Criterion(adversarial_taylor, passes=1),
-    "obd": Criterion(adversarial_obd, passes=2),
-    "hydra": Criterion(magnitude, passes=0, images=False, learner=Learner(scaled_by_fan_in, sgd, ranks_in_layer)),
-    "magnitude": Criterion(magnitude, passes=0, images=False),
-    "random": Criterion(random, passes=0, images=False),
-}
+CRITERIA: Table[Criterion] = Table(
+    "madx.criteria",
+    Criterion,
+    {
+        "mad": Criterion(mad_damage, passes=1, learner=Learner(ranks_in_layer, adam, unchanged)),
+        "mad-paper": Criterion(mad_paper, passes=MASK_STEPS + 2, formatted=True),
+        "mad-reversed": Criterion(mad_reversed, passes=MASK_STEPS + 2, formatted=True),
+        "taylor": Criterion(adversarial_taylor, passes=1),
+        "obd": Criterion(adversarial_obd, passes=2),
+        "hydra": Criterion(magnitude, passes=0, images=False, learner=Learner(scaled_by_fan_in, sgd, ranks_in_layer)),
+        "magnitude": Criterion(magnitude, passes=0, images=False),
+        "random": Criterion(random, passes=0, images=False),
+    },
+)
 """By the name that a recipe calls it."""

@@ -5,10 +5,13 @@ relative to the recipe file. Images are float32 in [0, 1] and every eps is in th
 """
 
 from madx.recipe.data import DataConfig
+from madx.recipe.engines import ENGINE_KINDS, EngineKind
 from madx.recipe.feeding import InputConfig, OutputConfig
 from madx.recipe.gates import GateConfig, LatencyConfig
 from madx.recipe.metrics import METRICS, Metric
 from madx.recipe.models import (
+    CRITERION_NAMES,
+    SUITE_NAMES,
     EngineConfig,
     ExportConfig,
     LearningConfig,
@@ -31,10 +34,14 @@ from madx.recipe.training import FinetuneConfig, LoopConfig, TrainConfig
 from madx.recipe.values import radius
 
 __all__ = [
+    "CRITERION_NAMES",
+    "ENGINE_KINDS",
     "METRICS",
+    "SUITE_NAMES",
     "AttackConfig",
     "DataConfig",
     "EngineConfig",
+    "EngineKind",
     "ExportConfig",
     "FinetuneConfig",
     "GateConfig",

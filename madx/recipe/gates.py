@@ -53,6 +53,15 @@ class GateConfig(Section):
     torch twin: robust accuracy is then an upper bound that attacks with gradients would lower."""
 
     @model_validator(mode="after")
+    def _found(self) -> Self:
+        if self.metric not in METRICS.own and not (self.about.find and self.about.over_images):
+            raise ValueError(
+                f"{self.metric} of an installed package has no `find`, or does not rest on the gate's images; only "
+                "metrics that do can be added"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _direction(self) -> Self:
         word = self.direction
         given, other = (self.at_least, self.at_most) if word == "at_least" else (self.at_most, self.at_least)

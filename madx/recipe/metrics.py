@@ -6,10 +6,12 @@ their own. How its number and its limits are found stands in `madx.verify`, unde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Any, Literal
+
+from madx.recipe.values import RowOf
+from madx.tables import Table
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Metric:
     """Whether it needs a reference; else it is of the candidate alone."""
     share_of: str = "images"
     """Of what a share is one."""
+    find: Callable[[Any, Any, bool], Any] | None = None
+    """Of a row that an installed package adds, which must be over the gate's images: (`madx.verify.Accuracy`,
+    `GateConfig`, whether each chunk was looked at) -> `madx.verify.evidence.Finding`."""
 
     @property
     def over_images(self) -> bool:
@@ -56,7 +61,9 @@ class Metric:
 _ALIKE = "all times were alike"
 _NONE_LOST = "no image were lost and none gained"
 _ALL_RIGHT = "every image were right"
-METRICS: Mapping[str, Metric] = MappingProxyType(
+METRICS: Table[Metric] = Table(
+    "madx.metrics",
+    Metric,
     {
         "speedup": Metric(
             "at_least",
@@ -146,21 +153,18 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             meaning="file of the candidate / of the reference",
             at_best="files were as small as can be",
         ),
-    }
+    },
 )
 """By the name that a recipe calls it; the order is that of the docs."""
 
-if TYPE_CHECKING:
-    MetricName = str
-else:
-    MetricName = Literal[tuple(METRICS)]
+MetricName = Annotated[str, RowOf(METRICS.group, tuple(METRICS.own))]
 
 
 def taking(direction: Literal["at_least", "at_most"]) -> str:
     """The metrics on that side of their bound, for the recipe's reference."""
-    return ", ".join(name for name, metric in METRICS.items() if metric.direction == direction)
+    return ", ".join(name for name, metric in METRICS.own.items() if metric.direction == direction)
 
 
 def meanings() -> str:
     """One line for each, for the recipe's reference."""
-    return "; ".join(f"{name}: {metric.meaning}" for name, metric in METRICS.items())
+    return "; ".join(f"{name}: {metric.meaning}" for name, metric in METRICS.own.items())

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from madx.recipe.data import DataConfig
+from madx.recipe.engines import ENGINE_KINDS
 from madx.recipe.feeding import InputConfig, OutputConfig
 from madx.recipe.gates import GateConfig, LatencyConfig
 from madx.recipe.metrics import taking
@@ -24,11 +25,16 @@ from madx.recipe.values import (
     Integer,
     NamePrefix,
     Number,
+    RowOf,
     Share,
     not_bool,
 )
 
 RECIPE_VERSION = 1
+CRITERION_NAMES = ("mad", "mad-paper", "mad-reversed", "taylor", "obd", "hydra", "magnitude", "random")
+"""The rows of `madx.prune.CRITERIA`, which takes seconds to import."""
+SUITE_NAMES = ("quick", "standard", "paranoid")
+"""The rows of `madx.attacks.SUITES`, from the weakest on; likewise."""
 KINDS_OF_ATTACK = ("suite", "pgd")
 """Names that pydantic puts into the place of an error; a recipe has no such keys."""
 
@@ -78,7 +84,7 @@ class LearningConfig(Section):
 class PruneConfig(Section):
     """Saliency, structure, BatchNorm recalibration and fine-tuning."""
 
-    criterion: Literal["mad", "mad-paper", "mad-reversed", "taylor", "obd", "hydra", "magnitude", "random"] = "mad"
+    criterion: Annotated[str, RowOf("madx.criteria", CRITERION_NAMES)] = "mad"
     """How entries are ranked. mad: masks learned under the budget, from second-order adversarial damage on; mad-paper:
     Lee, Kim, Ro, CVPR 2022; taylor and obd: first- and second-order damage; hydra: masks learned from the magnitude on;
     magnitude, random and mad-reversed are baselines and controls. Where whole channels go, what is learned is a mask
@@ -132,7 +138,7 @@ class PruneConfig(Section):
 class EngineConfig(Section):
     """One engine to build from the dense and from the pruned ONNX file."""
 
-    kind: Literal["ort-cpu", "ort-cuda", "openvino-cpu", "tensorrt", "tensorrt-rtx"] = "ort-cpu"
+    kind: Annotated[str, RowOf(ENGINE_KINDS.group, tuple(ENGINE_KINDS.own))] = "ort-cpu"
     """Which runtime."""
     precision: Literal["fp32", "fp16"] = "fp32"
     """Precision of the ONNX file the engine is built from (engines are strongly typed)."""
@@ -146,7 +152,7 @@ class EngineConfig(Section):
     @property
     def on_gpu(self) -> bool:
         """Whether it runs on a GPU."""
-        return self.kind in ("ort-cuda", "tensorrt", "tensorrt-rtx")
+        return ENGINE_KINDS[self.kind].on_gpu
 
     @property
     def name(self) -> str:
@@ -185,7 +191,7 @@ class VerifyConfig(Section):
     """Measurements on the deployed engines and the gates that judge them."""
 
     attack: Annotated[
-        Annotated[Literal["quick", "standard", "paranoid"], Tag(KINDS_OF_ATTACK[0])]
+        Annotated[str, RowOf("madx.attacks", SUITE_NAMES), Tag(KINDS_OF_ATTACK[0])]
         | Annotated[AttackConfig, Tag(KINDS_OF_ATTACK[1])],
         Discriminator(lambda value: KINDS_OF_ATTACK[not isinstance(value, str)]),
     ] = "standard"

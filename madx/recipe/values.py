@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_after_validator_function
+
+from madx import tables
 
 _ONE_STEP = 1e-6
 """As near to a whole number of steps as a decimal of a recipe is written."""
@@ -63,6 +70,36 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
             f"only text, finite numbers, true, false, null, lists and mappings can stand here: {error}"
         ) from None
     return value
+
+
+@dataclass(frozen=True)
+class RowOf:
+    """Of a text in a recipe: the name of a row of a table, madx's own or an installed package's."""
+
+    group: str
+    own: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that would do here and now."""
+        return (*self.own, *(name for name in tables.installed(self.group) if name not in self.own))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A text that `known` lets through."""
+        return no_info_after_validator_function(self.known, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The names that there are, for editors and comments."""
+        return {**handler(schema), "enum": list(self.names)}
+
+    def known(self, name: str) -> str:
+        """The name itself, if there is such a row."""
+        if name in self.own or name in tables.installed(self.group):
+            return name
+        *most, last = (f"'{one}'" for one in self.names)
+        raise ValueError(
+            f"{name!r} is none of {', '.join(most)} or {last}; packages add to these as entry points of {self.group}"
+        )
 
 
 def _factory(value: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from madx.deploy.engine import INSTALL
-from madx.recipe import METRICS, EngineConfig
+from madx.recipe import METRICS, SUITE_NAMES, EngineConfig
 from madx.report import words
 from madx.report.next_step import Invocation, Step, command
 from madx.verify import GateResult, Outcome, Remedy, Verdict
@@ -23,7 +23,6 @@ from madx.verify.parity import PARITY_IMAGES
 from madx.verify.sampling import BLOCK_CALLS, PAIRS
 from madx.verify.timings import MAX_PAIRS
 
-_SUITES = ("quick", "standard", "paranoid")
 _LEAST_BOUND = 0.01
 """A bound of 0 is no unit to measure distances in; a point is."""
 _FAR = 0.05
@@ -236,9 +235,9 @@ class _Facts:
         """What every robust accuracy lacks: the next suite, if a gate asks for robustness and there is one."""
         if not any(gate.metric in METRICS and METRICS[gate.metric].on_robustness for gate in self.verdict.gates):
             return None
-        attack = self.section("verify").get("attack", _SUITES[-1])
-        place = _SUITES.index(attack) + 1 if attack in _SUITES else 1
-        return Step("verify", {"verify.attack": _SUITES[place]}) if place < len(_SUITES) else None
+        attack = self.section("verify").get("attack", SUITE_NAMES[-1])
+        place = SUITE_NAMES.index(attack) + 1 if attack in SUITE_NAMES else 1
+        return Step("verify", {"verify.attack": SUITE_NAMES[place]}) if place < len(SUITE_NAMES) else None
 
     def _better_candidate(self, gate: GateResult) -> Step:
         """Another pruned network: further from the bound is what a lost gate needs, however it is measured."""

@@ -37,7 +37,8 @@ NO_ROBUSTNESS = 0.05
 
 def over_images(accuracy: Accuracy, gate: GateConfig, *, sequential: bool) -> Finding:
     """The finding on a metric over the gate's images; what else was measured may add doubts."""
-    return _METRICS[gate.metric](accuracy, gate, sequential)
+    found: Finding = (gate.about.find or _METRICS[gate.metric])(accuracy, gate, sequential)
+    return found
 
 
 def share_finding(hits: Bools, gate: GateConfig, *, word: str, sequential: bool) -> Finding:

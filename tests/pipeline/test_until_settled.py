@@ -94,7 +94,7 @@ def test_killed_in_mid_saliency_it_ends_with_the_same_bytes(
         calls.append(1)
         return criterion(*arguments, **format)
 
-    monkeypatch.setitem(scoring.CRITERIA, "mad-paper", replace(criterion, score=counted))
+    monkeypatch.setitem(scoring.CRITERIA.own, "mad-paper", replace(criterion, score=counted))
     command = ("prune", folder / "tiny.yaml", "--run-dir", folder / "run", "--set", "train.epochs=1", *OPTIONS)
     assert cli(*command).code != 0
     assert (folder / "run/.madx/checkpoints").exists()
@@ -104,7 +104,7 @@ def test_killed_in_mid_saliency_it_ends_with_the_same_bytes(
         calls.append(1)
         return criterion(*arguments, **format)
 
-    monkeypatch.setitem(scoring.CRITERIA, "mad-paper", replace(criterion, score=going_on))
+    monkeypatch.setitem(scoring.CRITERIA.own, "mad-paper", replace(criterion, score=going_on))
     log = prune(cli, folder, *OPTIONS)
     assert "continuing where it stopped" in log
     assert len(calls) == total - (killed_at - 1 if killed_at % 2 else killed_at)

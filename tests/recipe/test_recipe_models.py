@@ -211,7 +211,6 @@ def test_bounds_of_gates() -> None:
 
 
 def test_one_table_has_every_metric() -> None:
-    assert get_args(GateConfig.model_fields["metric"].annotation) == tuple(METRICS)
     told = VerifyConfig.model_fields["gates"].description or ""
     listed = re.match(r"All must pass. Metrics: (.*) \(at_least\); (.*) \(at_most\);", " ".join(told.split()))
     assert listed, told

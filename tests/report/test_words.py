@@ -1,12 +1,11 @@
 # ruff: noqa: RUF001 - the reports print true multiplication and minus signs
 from decimal import Decimal
-from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madx.recipe import METRICS, GateConfig
+from madx.recipe import METRICS
 from madx.report import words
 from madx.verify import GateResult, Outcome, Verdict
 from madx.verify.gates import decide
@@ -14,6 +13,7 @@ from madx.verify.gates import decide
 
 def test_every_metric_has_a_title():
     assert [words.title(name) for name in METRICS] == [metric.title for metric in METRICS.values()]
+    assert words.title("of a later madx") == "of a later madx"
 
 
 def gate(metric="speedup", *, bound=1.5, estimate=2.0, lower=1.9, upper=2.1, outcome=Outcome.PASS, confidence=0.95):
@@ -116,11 +116,6 @@ def test_numbers(text, expected):
 )
 def test_clauses(result, expected):
     assert words.clause(result) == expected
-
-
-def test_every_metric_of_a_recipe_has_words():
-    metrics = get_args(GateConfig.model_fields["metric"].annotation)
-    assert {metric for metric in metrics if words.title(metric) == metric} == set()
 
 
 @pytest.mark.parametrize(

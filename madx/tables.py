@@ -1,0 +1,84 @@
+"""Tables that installed packages may add rows to: criteria, attacks, engines and metrics, by the name a recipe uses.
+
+A package adds a row with an entry point, `name = "package.module:attribute"`, in the table's group; a recipe then names
+it as it names madx's own. Nothing of a package is imported before a recipe names its row, and a name that madx has
+stays madx's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+from madx.errors import RecipeError
+from madx.plugins import USER_ERRORS, code_digest, describe
+
+Row = TypeVar("Row")
+
+
+@cache
+def installed(group: str) -> Mapping[str, EntryPoint]:
+    """What the packages of this environment add to the table `group`.
+
+    Raises:
+        RecipeError: two packages give different rows the same name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise RecipeError(
+                f"two installed packages add {point.name!r} to {group}: {other.value} and {point.value}; a recipe "
+                "could not say which, so uninstall one of them"
+            )
+    return MappingProxyType(found)
+
+
+class Table(Mapping[str, Row], Generic[Row]):
+    """madx's own rows, and those of installed packages, each imported when it is asked for."""
+
+    def __init__(self, group: str, kind: type[Row], own: Mapping[str, Row]) -> None:
+        self.group, self.kind, self.own = group, kind, dict(own)
+
+    def __getitem__(self, name: str) -> Row:
+        """The row.
+
+        Raises:
+            KeyError: nobody has such a row.
+            RecipeError: a package's row cannot be imported, or is none.
+        """
+        return self.own[name] if name in self.own else self._imported(installed(self.group)[name])
+
+    def __iter__(self) -> Iterator[str]:
+        """Madx's own first."""
+        return iter((*self.own, *(name for name in installed(self.group) if name not in self.own)))
+
+    def __len__(self) -> int:
+        """Of both."""
+        return len(tuple(iter(self)))
+
+    def code(self, name: str) -> dict[str, str]:
+        """What the row adds to the key of a stage: the digest of its package's source; of madx's own, nothing."""
+        if name in self.own or name not in installed(self.group):
+            return {}
+        point = installed(self.group)[name]
+        self._imported(point)
+        return {f"{self.group}:{name}": code_digest(point.value, error=RecipeError)}
+
+    def _imported(self, point: EntryPoint) -> Row:
+        where = f"{point.name!r} of {self.group} ({point.value})"
+        try:
+            row: Any = point.load()
+        except USER_ERRORS as problem:
+            raise RecipeError(
+                f"{where} cannot be imported: {describe(problem)}; mend the package, or uninstall it"
+            ) from problem
+        if not isinstance(row, self.kind):
+            raise RecipeError(
+                f"{where} is {type(row).__name__}, expected {self.kind.__module__}.{self.kind.__qualname__}; mend the "
+                "package that adds it"
+            )
+        return row
