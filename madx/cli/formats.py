@@ -27,8 +27,9 @@ def recipe_check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Validate a recipe without doing anything."""
     from madx.recipe import load_recipe
 
-    load_recipe(recipe, overrides or ())
-    print(f"{recipe}: a valid recipe")
+    found = load_recipe(recipe, overrides or ())
+    only = "" if found.has_network else " for madx verify --engine; it has nothing to train or prune"
+    print(f"{recipe}: a valid recipe{only}")
 
 
 @data_app.command("fetch")
