@@ -17,7 +17,7 @@ from rich.markup import escape
 import madx
 from madx.cli import show, volume
 from madx.cli.answer import print_files, show_reports, tell_verdict
-from madx.cli.formats import data_app, recipe_app
+from madx.cli.formats import data_app, more_keys, recipe_app
 from madx.cli.options import (
     Again,
     AsJson,
@@ -112,16 +112,20 @@ def _root(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write the recipe.")] = Path("recipe.yaml"),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="PATH", help="Images to write it for: whatever `madx data inspect PATH` reads."),
+    ] = None,
+    keys: Annotated[
+        list[str] | None, typer.Option("--set", help="More of its data section, such as image_size=224.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Write a recipe with every key, its default and a comment."""
-    from madx.artifacts import write_atomically
-    from madx.errors import ArtifactError
-    from madx.recipe import commented_recipe
+    from madx.cli.starting import write_recipe
 
-    if path.exists():
-        raise ArtifactError(f"{path} already exists and was not touched; give another path")
-    write_atomically(path, commented_recipe(), remedy="give another path")
-    print(f"wrote {path}; change what you need, then: madx run {path}")
+    then = write_recipe(path, data, more_keys(keys), force=force)
+    print(f"wrote {path}; change what you need, then: {then}")
 
 
 @app.command()

@@ -56,8 +56,10 @@ class Found:
 
     @property
     def section(self) -> str:
-        """The same, to paste."""
-        return f"data: {json.dumps(self.keys, ensure_ascii=False)}"
+        """The same, to paste; YAML reads the letters of any alphabet, but not JSON's way to write the rarer ones."""
+        text = json.dumps(self.keys, ensure_ascii=False)
+        undecodable = any("\ud800" <= letter <= "\udfff" for letter in text)
+        return f"data: {json.dumps(self.keys) if undecodable else text}"
 
 
 def recognised(path: Path) -> str:
