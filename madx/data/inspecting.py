@@ -140,10 +140,14 @@ def look_at_tests(path: Path, keys: dict[str, Any], *, outputs: int | None, chan
     counts = section["name"] != "imagefolder" and not known.names and not said
     if counts and outputs is not None and outputs > known.classes:
         section["num_classes"] = outputs
-    grey = isinstance(known, FileSource) and all(kind.endswith(_GREY) for kind in _kinds(known)["kinds"])
-    if channels == 1 and grey and "channels" not in section:
+    if channels == 1 and "channels" not in section and _is_grey(known):
         section["channels"] = 1
     return section
+
+
+def _is_grey(source: Source) -> bool:
+    """Whether these are image files that hold nothing but grey."""
+    return isinstance(source, FileSource) and all(kind.endswith(_GREY) for kind in _kinds(source)["kinds"])
 
 
 def _config(section: dict[str, Any]) -> DataConfig:

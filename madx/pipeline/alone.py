@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from madx.artifacts import write_atomically
+from madx.artifacts import sha256_bytes, write_atomically
 from madx.data.inspecting import look_at_tests
 from madx.errors import ArtifactError, DataError, RecipeError
 from madx.pipeline.given import Given
@@ -25,8 +25,12 @@ from madx.recipe.short import check_for_one_engine, consented, gate_of, skeleton
 RECIPE = "recipe.yaml"
 """Its name in the run directory."""
 _SOURCE = "the recipe that the options stand for"
-_MARK = "Written by madx verify --engine, which was given no recipe: this is what its options stood for."
-_HEAD = f"{_MARK}\nPaths are relative to this file. With the same --engine (and --reference) it gives the same verdict."
+_HEAD = (
+    "Written by madx verify --engine, which was given no recipe: this is what its options stood for.\n"
+    "Paths are relative to this file. With the same --engine (and --reference) it gives the same verdict."
+)
+_SEAL = "# of the lines above: "
+"""Before a digest, so that what somebody changed is not written over."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def stand_in(asked: Asked, given: Given, overrides: Sequence[str], run_dir: Path
     size, outputs = _sizes(given.engine)
     content["data"] = _data(asked.data, content["data"], size, outputs)
     root = run_dir or Path("runs") / f"{recipe.name}-engine"
-    text = text_of(with_paths_from(content, root), head=_HEAD)
+    text = _sealed(text_of(with_paths_from(content, root), head=_HEAD))
     found = StandIn(text, parse_recipe(text, source=_SOURCE), root, size)
     _check_own(found.path)
     return found
@@ -163,16 +167,20 @@ def _dims(value: onnx.ValueInfoProto) -> list[int]:
     return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
+def _sealed(text: str) -> str:
+    return f"{text}{_SEAL}{sha256_bytes(text.encode())[:16]}\n"
+
+
 def _check_own(path: Path) -> None:
-    """A recipe that somebody put there is not written over."""
+    """A recipe that somebody put there, or changed, is not written over."""
     if not path.exists():
         return
     try:
-        own = path.read_text(encoding="utf-8").startswith(f"# {_MARK}")
+        text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError):
-        own = False
-    if not own:
+        text = ""
+    if not text or _sealed(text.rpartition(_SEAL)[0]) != text:
         raise ArtifactError(
-            f"{path} was not written by madx, and the recipe that these options stand for would take its place; give "
+            f"{path} is not as madx wrote it, and the recipe that these options stand for would take its place; give "
             "another --out, or that recipe instead of --data and --eps"
         )

@@ -119,8 +119,10 @@ def with_paths_from(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def text_of(content: Mapping[str, Any], *, head: str) -> str:
     """The YAML of a recipe's content, one line for each gate; `head` is a comment above it."""
     lines = [f"# {line}" for line in head.splitlines()]
+    verify = content.get("verify")
+    if not isinstance(verify, Mapping):
+        return "\n".join([*lines, *(_block({name: value}) for name, value in content.items())]) + "\n"
     lines += [_block({name: value}) for name, value in content.items() if name != "verify"]
-    verify = content["verify"]
     lines.append("verify:")
     lines += [f"  {_block({name: value})}" for name, value in verify.items() if name != "gates"]
     if isinstance(gates := verify.get("gates"), list):
