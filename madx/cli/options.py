@@ -31,7 +31,7 @@ RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_defa
 MaybeRecipe = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[RECIPE]",
+        metavar="RECIPE",
         help="The recipe (YAML); without one, --engine, --data and --eps say what is judged.",
         show_default=False,
     ),

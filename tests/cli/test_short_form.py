@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from madx.errors import RecipeError
-from madx.recipe import GateConfig, load_recipe
+from madx.recipe import GateConfig, Recipe, load_recipe
 from madx.recipe.short import gate_of, name_of, seen_from, text_of
 
 CLEAN = ("--gate", "clean_drop<=0.05")
@@ -191,6 +192,14 @@ def test_a_recipe_that_makes_nothing_judges_a_file_and_makes_nothing(here: Path,
     for command in ("run", "train", "prune", "export", "verify", "plan"):
         answer = cli(command, recipe)
         assert (answer.code, "nothing to train or prune" in message(answer)) == (2, True), command
+
+
+def test_fresh_weights_are_never_taken_for_a_network() -> None:
+    """Whoever calls the stages without the command line meets the same refusal."""
+    from madx.pipeline.training import train
+
+    with pytest.raises(RecipeError, match="nothing to train or prune"):
+        train(SimpleNamespace(recipe=Recipe()))
 
 
 @pytest.mark.slow
