@@ -17,29 +17,30 @@ from rich.markup import escape
 import madx
 from madx.cli import show, volume
 from madx.cli.answer import print_files, show_reports, tell_verdict
-from madx.cli.formats import data_app, recipe_app
+from madx.cli.formats import data_app, more_keys, recipe_app
 from madx.cli.options import (
     Again,
     AsJson,
     Baseline,
     Insist,
+    MaybeRecipe,
     OutDir,
-    Outside,
     Overrides,
     Pieces,
     RecipeFile,
     RunDir,
     grouped,
 )
+from madx.cli.short import ShortForm
 from madx.cli.volume import Quiet, Verbose, audible
-from madx.cli.work import at_work, end
-from madx.distributed import announce, join, leave, lost_contact
-from madx.errors import ArtifactError, EngineError, ExitCode, MadxError
+from madx.cli.work import at_hand, at_work, end
+from madx.distributed import announce, leave, lost_contact
+from madx.errors import ArtifactError, DataError, EngineError, ExitCode, MadxError
 from madx.machine import let_waiting_threads_sleep, stand_in_for_home
-from madx.progress import Silent
 
 if TYPE_CHECKING:
     from madx.pipeline import Context, Given
+    from madx.pipeline.alone import Asked, StandIn
     from madx.pipeline.shards import Shard
 
 app = typer.Typer(
@@ -111,16 +112,20 @@ def _root(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write the recipe.")] = Path("recipe.yaml"),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="PATH", help="Images to write it for: whatever `madx data inspect PATH` reads."),
+    ] = None,
+    keys: Annotated[
+        list[str] | None, typer.Option("--set", help="More of its data section, such as image_size=224.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Write a recipe with every key, its default and a comment."""
-    from madx.artifacts import write_atomically
-    from madx.errors import ArtifactError
-    from madx.recipe import commented_recipe
+    from madx.cli.starting import write_recipe
 
-    if path.exists():
-        raise ArtifactError(f"{path} already exists and was not touched; give another path")
-    write_atomically(path, commented_recipe(), remedy="give another path")
-    print(f"wrote {path}; change what you need, then: madx run {path}")
+    then = write_recipe(path, data, more_keys(keys), force=force)
+    print(f"wrote {path}; change what you need, then: {then}")
 
 
 @app.command()
@@ -148,22 +153,27 @@ def export(recipe: RecipeFile, run_dir: RunDir = None, overrides: Overrides = No
 @audible
 @grouped
 def verify(
-    recipe: RecipeFile,
-    outside: Outside,
+    outside: ShortForm,
     pieces: Pieces,
     again: Again,
+    recipe: MaybeRecipe = None,
     run_dir: OutDir = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the engines, judge the gates, write the reports; the exit code is the verdict's (3 with --shard)."""
     shard, only_latency = pieces.chosen(), again.only_latency(pieces)
-    context = _context(recipe, run_dir, overrides, as_json, given=outside.given())
+    given, asked, found = outside.given(), outside.asked(recipe), None
+    if recipe is not None:
+        context = _context(recipe, run_dir, overrides, as_json, given=given)
+    else:
+        context, found = _without_recipe(asked, run_dir, overrides, as_json, given=given)
     context.only_latency = only_latency
     if shard is not None:
         _run_shard(context, shard, as_json, again)
     repeated, merged = again.again or only_latency, pieces.merge or ()
-    _run_to_verdict(["verify", "report"], context, as_json, force=again.force, again=repeated, merged=merged)
+    insist = {"force": again.force, "again": repeated}
+    _run_to_verdict(["verify", "report"], context, as_json, **insist, merged=merged, found=found)
 
 
 @app.command()
@@ -206,7 +216,7 @@ def report(
     from madx.pipeline import run_stages, stage_named
     from madx.pipeline.reporting import read_verdict
 
-    context = _context(recipe, run_dir, overrides, as_json=False)
+    context = _context(recipe, run_dir, overrides, as_json=False, makes=False)
     with at_work(context):
         # An exit code is believed: it must be that of this recipe, on this machine, and not of an earlier run.
         reports = run_stages(context, [stage_named("report")], again=["report"], current=exit_code)
@@ -259,7 +269,7 @@ def _show_groups(recipe: Path, overrides: list[str] | None, as_json: bool) -> No
     from madx.pipeline.grouping import grouping
 
     with contextlib.redirect_stdout(sys.stderr):  # what the user's own code prints
-        found = grouping(_context(recipe, None, overrides, as_json))
+        found = grouping(_context(recipe, None, overrides, as_json, makes=False))
     if as_json:
         show.print_json(found.to_json())
     else:
@@ -285,8 +295,12 @@ def _run_to_verdict(
     force: bool,
     again: bool = False,
     merged: Sequence[Path] = (),
+    found: StandIn | None = None,
 ) -> None:
-    """Stages up to the verdict, which decides the exit code; `merged` are run directories of shards."""
+    """Stages up to the verdict, which decides the exit code.
+
+    `merged` are run directories of shards; `found` is the recipe of a command line without one, to be kept with it.
+    """
     from madx.cli.plan import begin
     from madx.pipeline import run_stages, stage_named
     from madx.pipeline.feasibility import check_gates
@@ -306,6 +320,8 @@ def _run_to_verdict(
         ended = begin(context) if "train" in names else None
         reports = run_stages(context, stages, again=["verify"] if again else [], ended=ended)
         verdict, provenance = read_verdict(context)
+        if found is not None:
+            context.world.share(found.write)  # not before: it stands beside the verdict that it led to
     volume.tell_seconds(context.progress, reports)
     new = any(report.done for report in reports) or volume.is_quiet()
     end(context, verdict.exit_code, lambda: tell_verdict(context, verdict, provenance, new=new, as_json=as_json))
@@ -335,18 +351,46 @@ def _missing_engines(context: Context) -> dict[str, str]:
 
 
 def _context(
-    recipe: Path, run_dir: Path | None, overrides: list[str] | None, as_json: bool, *, given: Given | None = None
+    recipe: Path,
+    run_dir: Path | None,
+    overrides: list[str] | None,
+    as_json: bool,
+    *,
+    given: Given | None = None,
+    makes: bool = True,
 ) -> Context:
-    from madx.recipe import load_written, resolve_paths
-    from madx.rundir import RunDirectory
+    """The run of a recipe; one that `makes` networks needs something to make them of."""
+    from madx.recipe import load_written, require_network, resolve_paths
 
     written = load_written(recipe, overrides or ())
     loaded = resolve_paths(written, recipe.resolve().parent)  # before torch: a typing error shall not cost seconds
-    from madx.pipeline import Context, Given
+    alone = given is not None and given.alone
+    if makes and not alone:
+        require_network(loaded)
+    from madx.pipeline import Given
 
     given = given or Given()
-    world = join(loaded.device)
-    root = run_dir or Path("runs") / (f"{loaded.name}-engine" if given.alone else loaded.name)
-    progress = show.progress_for(quiet=as_json) if world.first else Silent()
+    root = run_dir or Path("runs") / (f"{loaded.name}-engine" if alone else loaded.name)
     typed = given.typed(recipe, run_dir, overrides or ())
-    return Context(loaded, RunDirectory(root), progress, world, given, written, typed)
+    return at_hand(loaded, written, root, given=given, typed=typed, as_json=as_json)
+
+
+def _without_recipe(
+    asked: Asked | None, run_dir: Path | None, overrides: list[str] | None, as_json: bool, *, given: Given
+) -> tuple[Context, StandIn]:
+    """The run of the recipe that the options stand for, and that recipe; it is shown at once."""
+    from madx.cli.short import say
+    from madx.pipeline.alone import stand_in
+    from madx.recipe import resolve_paths
+
+    assert asked is not None  # a recipe or this
+    found = stand_in(asked, given, overrides or (), run_dir)
+    loaded = resolve_paths(found.written, found.root.resolve())
+    typed = given.typed(found.path, run_dir, ())  # the overrides are in it
+    context = at_hand(loaded, found.written, found.root, given=given, typed=typed, as_json=as_json)
+    say(context.progress, found, twins=given.twin is not None)
+    try:
+        context.splits  # noqa: B018 - read once, for all that follows
+    except DataError as problem:
+        raise found.told_of(problem) from None
+    return context, found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,8 +27,9 @@ def recipe_check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Validate a recipe without doing anything."""
     from madx.recipe import load_recipe
 
-    load_recipe(recipe, overrides or ())
-    print(f"{recipe}: a valid recipe")
+    found = load_recipe(recipe, overrides or ())
+    only = "" if found.has_network else " for madx verify --engine; it has nothing to train or prune"
+    print(f"{recipe}: a valid recipe{only}")
 
 
 @data_app.command("fetch")
@@ -45,6 +46,21 @@ def data_fetch(
     print(f"{name}: complete in {place}")
 
 
+def more_keys(pairs: list[str] | None) -> dict[str, Any]:
+    """Keys of a data section, as `--set` gives them.
+
+    Raises:
+        DataError: one is not of the form key=value.
+    """
+    from madx.errors import DataError
+    from madx.recipe.reading import parse_value
+
+    parted = [pair.partition("=") for pair in pairs or ()]
+    if wrong := [name for name, equals, _ in parted if not equals]:
+        raise DataError(f"--set {wrong[0]!r} is not of the form key=value, for example image_size=224")
+    return {name.removeprefix("data."): parse_value(text, f"--set {name}") for name, _, text in parted}
+
+
 @data_app.command("inspect")
 def data_inspect(
     path: Annotated[Path, typer.Argument(help="A file or folder of images.")],
@@ -52,17 +68,19 @@ def data_inspect(
         list[str] | None,
         typer.Option("--set", help="More of the data section, such as image_size=224; may be given more than once."),
     ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", metavar="PNG", help="Draw a few images of every class, as the network is given them."),
+    ] = None,
 ) -> None:
     """Say what madx reads there: parts, classes, sizes, copies, what is unclear, and the section to paste."""
     from madx.data.inspecting import look
+    from madx.data.sheet import write_sheet
     from madx.errors import DataError
-    from madx.recipe.reading import parse_value
 
-    pairs = [key.partition("=") for key in keys or ()]
-    if wrong := [name for name, equals, _ in pairs if not equals]:
-        raise DataError(f"--set {wrong[0]!r} is not of the form key=value, for example image_size=224")
-    more = {name.removeprefix("data."): parse_value(text, f"--set {name}") for name, _, text in pairs}
-    found = look(path, more)
+    found = look(path, more_keys(keys))
+    if sheet is not None and found.sources:
+        write_sheet(found.sources, sheet, of=path)
     print(f"{path}: data.name: {found.name}")
     for name, part in found.parts.items():
         print(f"{name}: {part['images']} images, {part['classes']} classes, [C, H, W] = {part['shape']}")
@@ -71,6 +89,8 @@ def data_inspect(
                 print(f"  {key.replace('_', ' ')}: {told}")
     for remark in found.remarks:
         print(f"- {remark}")
+    if sheet is not None:
+        print(f"- {sheet} shows some of them" if found.sources else f"- {sheet} was not drawn: nothing could be read")
     print(f"\n{found.section}")
     if found.question:
         raise DataError(found.question)

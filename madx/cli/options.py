@@ -28,6 +28,14 @@ _IN_PIECES = "In pieces"
 
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
+MaybeRecipe = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="The recipe (YAML); without one, --engine, --data and --eps say what is judged.",
+        show_default=False,
+    ),
+]
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", help="The run directory; without it, runs/<name of the recipe>.")
 ]
@@ -63,7 +71,7 @@ class Baseline:
         """The paths, as the pipeline takes them."""
         from madx.pipeline import Given
 
-        return Given(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        return Given(**{field.name: getattr(self, field.name, None) for field in dataclasses.fields(Given)})
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ class Outside(Baseline):
         typer.Option(
             "--engine",
             metavar="ONNX",
-            help="Judge this ONNX file; the recipe gives data, threat, attack, gates and the kind of engine to build.",
+            help="Judge this ONNX file; the recipe, or --data and --eps and the options beside them, say how.",
             rich_help_panel=_FROM_OUTSIDE,
         ),
     ] = None

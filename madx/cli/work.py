@@ -9,16 +9,32 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from madx.distributed import leave_note
+from madx.cli import show
+from madx.distributed import join, leave_note
 from madx.errors import ExitCode
+from madx.progress import Silent
 
 if TYPE_CHECKING:
-    from madx.pipeline import Context
+    from pathlib import Path
+
+    from madx.pipeline import Context, Given
+    from madx.recipe import Recipe
+    from madx.report import Invocation
 
 _INTERRUPTED = 130
 """Ctrl-C, as shells report it."""
 _HOW_TO_ASK = "`madx report RECIPE --exit-code` ends with the verdict's own"
 _LAUNCHERS_CODE = f"exit code {{:d}}; torchrun itself ends with 1 for every code but 0. {_HOW_TO_ASK}"
+
+
+def at_hand(recipe: Recipe, written: Recipe, root: Path, *, given: Given, typed: Invocation, as_json: bool) -> Context:
+    """A run with what its stages need; of several processes one shows how it goes."""
+    from madx.pipeline import Context
+    from madx.rundir import RunDirectory
+
+    world = join(recipe.device)
+    progress = show.progress_for(quiet=as_json) if world.first else Silent()
+    return Context(recipe, RunDirectory(root), progress, world, given, written, typed)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,8 @@ from madx.recipe import DataConfig
 _SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 _CLASSES = 20
 """Classes that are counted by name."""
+_GREY = (" L", " 1")
+"""Pillow's modes of files that hold nothing but grey."""
 _LOOKED_AT = 2000
 """Files whose mode and size are counted, evenly spaced."""
 
@@ -47,8 +49,17 @@ class Found:
     """What a run would say of them."""
     question: str = ""
     """What has to be said or mended before anything can be read; empty if nothing."""
-    section: str = ""
-    """To paste into a recipe."""
+    keys: dict[str, Any] = field(default_factory=dict)
+    """The data section for a recipe."""
+    sources: dict[str, Source] = field(default_factory=dict)
+    """The parts, by their names."""
+
+    @property
+    def section(self) -> str:
+        """The same, to paste; YAML reads the letters of any alphabet, but not JSON's way to write the rarer ones."""
+        text = json.dumps(self.keys, ensure_ascii=False)
+        undecodable = any("\ud800" <= letter <= "\udfff" for letter in text)
+        return f"data: {json.dumps(self.keys) if undecodable else text}"
 
 
 def recognised(path: Path) -> str:
@@ -91,21 +102,61 @@ def look(path: Path, keys: dict[str, Any]) -> Found:
         DataError: there is nothing to read, or the keys are none.
     """
     section = {"name": recognised(path), "path": str(path), **keys}
-    try:
-        config = DataConfig.model_validate(section)
-    except ValidationError as error:
-        told = [".".join(("data", *map(str, detail["loc"]))) + f": {detail['msg']}" for detail in error.errors()]
-        raise DataError("; ".join(told)) from None
-    found = Found(config.name, section=f"data: {json.dumps(section)}")
+    config = _config(section)
+    found = Found(config.name, keys=section)
     try:
         training, test = read(config)
         for name, source in (("train", training), ("test", test)):
             if source is not None:
+                found.sources[name] = source
                 found.parts[name] = _counted(source)
         found.remarks = describe(load_splits(config, 0, trains=training is not None))
     except DataError as problem:
         found.question = str(problem)
     return found
+
+
+def look_at_tests(path: Path, keys: dict[str, Any], *, outputs: int | None, channels: int | None) -> dict[str, Any]:
+    """The data section for a network that is finished: what lies at `path` is what it is judged on, all of it.
+
+    Args:
+        path: as in `look`.
+        keys: as in `look`; they go before what is found here.
+        outputs: how many classes the network knows, if that is known: images of the last ones may be missing.
+        channels: that it takes.
+
+    Raises:
+        DataError: there is nothing to read, or something that a recipe has to say.
+    """
+    section = {"name": recognised(path), "path": str(path), **keys}
+    training, test = read(_config(section))
+    if test is None:  # a set without parts, or a training part alone, which is refused with these words
+        section["split"] = "test"
+        test = read(_config(section))[1]
+    known = training or test
+    if known is None:
+        raise DataError(f"{path} has no images")
+    said = section.keys() & {"classes", "class_map", "num_classes"}
+    counts = section["name"] != "imagefolder" and not known.names and not said
+    if counts and outputs is not None and outputs > known.classes:
+        section["num_classes"] = outputs
+    if channels == 1 and "channels" not in section and _is_grey(known):
+        section["channels"] = 1
+    return section
+
+
+def _is_grey(source: Source) -> bool:
+    """Whether these are image files that hold nothing but grey."""
+    return isinstance(source, FileSource) and all(kind.endswith(_GREY) for kind in _kinds(source)["kinds"])
+
+
+def _config(section: dict[str, Any]) -> DataConfig:
+    """DataError where the keys are none of a recipe's, or do not go together."""
+    try:
+        return DataConfig.model_validate(section)
+    except ValidationError as error:
+        told = [".".join(("data", *map(str, detail["loc"]))) + f": {detail['msg']}" for detail in error.errors()]
+        raise DataError("; ".join(told)) from None
 
 
 def _counted(source: Source) -> dict[str, Any]:

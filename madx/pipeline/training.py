@@ -19,7 +19,7 @@ from madx.pipeline.takeover import examine, measure_taken
 from madx.pipeline.twins import twin
 from madx.plugins import USER_ERRORS, describe
 from madx.prune import CRITERIA, Rule
-from madx.recipe import LoopConfig, Recipe
+from madx.recipe import LoopConfig, Recipe, require_network
 from madx.train import TrainingJob, train_
 from madx.verify import check_form
 
@@ -30,6 +30,7 @@ _PROBES = 16
 def train(context: Context) -> list[str]:
     """Write the dense network and the log of its training."""
     recipe, weights = context.recipe, context.recipe.model.weights
+    require_network(recipe)  # fresh weights are none that anybody meant
     module = context.new_model()
     taken = {} if weights is None else {"weights": _take_over(context, module, weights)}
     _check_it_returns_logits(context, module)

@@ -26,6 +26,7 @@ from madx.recipe.reading import (
     load_written,
     parse_recipe,
     recipe_schema,
+    require_network,
     resolve_paths,
 )
 from madx.recipe.template import commented_recipe, recipe_text
@@ -65,5 +66,6 @@ __all__ = [
     "radius",
     "recipe_schema",
     "recipe_text",
+    "require_network",
     "resolve_paths",
 ]

@@ -252,15 +252,19 @@ class Recipe(Section):
     model: ModelConfig = ModelConfig()
     threat: ThreatConfig = ThreatConfig()
     train: TrainConfig | None = None
-    """Training of the dense network; leave the section out to use model.weights as they are."""
+    """Training of the dense network; leave the section out to use model.weights as they are. Without both, the recipe
+    can only judge files from outside (madx verify --engine)."""
     prune: PruneConfig = PruneConfig()
     export: ExportConfig = ExportConfig()
     verify: VerifyConfig = VerifyConfig()
 
+    @property
+    def has_network(self) -> bool:
+        """Whether there is a network to train or to take over; judging a file from outside needs none."""
+        return self.train is not None or self.model.weights is not None
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.train is None and self.model.weights is None:
-            raise ValueError("there is nothing to prune: give a train section, or model.weights of a robust network")
         batch = self.verify.latency.batch
         for engine in self.export.engines:
             if engine.kind.startswith("tensorrt") and batch > engine.max_batch:

@@ -61,7 +61,7 @@ def parse_recipe(text: str, *, source: str, overrides: Sequence[str] = ()) -> Re
     if not isinstance(content, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, this is a {type(content).__name__}")
     for override in overrides:
-        _apply_override(content, override)
+        apply_override(content, override)
     version = content.get("version", RECIPE_VERSION)
     if isinstance(version, int) and version > RECIPE_VERSION:
         raise RecipeError(
@@ -94,6 +94,19 @@ def resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     return recipe.model_copy(update={"data": data, "model": model})
 
 
+def require_network(recipe: Recipe) -> None:
+    """Where networks are made; only judging a file from outside does without.
+
+    Raises:
+        RecipeError: the recipe neither trains one nor has weights of one.
+    """
+    if not recipe.has_network:
+        raise RecipeError(
+            "the recipe has nothing to train or prune: give a train section, or model.weights of a robust network; to "
+            "judge a finished ONNX file, which needs neither, give madx verify --engine model.onnx"
+        )
+
+
 def canonical_json(value: BaseModel | dict[str, Any] | list[Any]) -> str:
     """The one spelling of a configuration: sorted keys, no blanks. Equal configurations have equal text."""
     content = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
@@ -119,7 +132,8 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise RecipeError(f"{source}: not valid YAML: {told}{hint}") from None
 
 
-def _apply_override(content: dict[str, Any], override: str) -> None:
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one key of a recipe that is not validated yet, as `--set section.key=value` says; else RecipeError."""
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):

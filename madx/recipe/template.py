@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -19,9 +19,17 @@ from madx.recipe.values import as_number, radius
 _WIDTH = 100
 
 
-def commented_recipe(recipe: Recipe | None = None) -> str:
-    """YAML of `recipe` (by default all defaults, with training), each field under its description and legal values."""
-    lines = ["# A madx recipe: one run from data to verdict. `madx run <this file>` does all of it.", ""]
+_WHOLE = "A madx recipe: one run from data to verdict. `madx run <this file>` does all of it."
+_JUDGING = "A madx recipe to judge finished networks by: `madx verify <this file> --engine model.onnx`."
+
+
+def commented_recipe(recipe: Recipe | None = None, notes: Sequence[str] = ()) -> str:
+    """YAML of `recipe` (by default all defaults, with training), each field under its description and legal values.
+
+    `notes` are comments that go before all of it.
+    """
+    whole = recipe is None or recipe.has_network
+    lines = [f"# {line}" for line in (_WHOLE if whole else _JUDGING, *notes)] + [""]
     lines += _section_lines(recipe or Recipe(train=TrainConfig()), indent=0)
     return "\n".join(lines).rstrip() + "\n"
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from madx.errors import RecipeError
-from madx.recipe import Recipe, load_recipe, load_written, parse_recipe, resolve_paths
+from madx.recipe import Recipe, load_recipe, load_written, parse_recipe, require_network, resolve_paths
 
 TRAINED = "train: {}\n"
 """The least that a recipe needs."""
@@ -175,8 +175,12 @@ def test_a_recipe_is_a_mapping(text: str, kind: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "# only a comment", "---", "train: null"])
 def test_nothing_to_prune(text: str) -> None:
+    """A file from outside can be judged by such a recipe, and nothing can be made."""
+    recipe = parse_recipe(text, source="r.yaml")
     with pytest.raises(RecipeError, match=r"give a train section, or model\.weights"):
-        parse_recipe(text, source="r.yaml")
+        require_network(recipe)
+    require_network(parse_recipe(TRAINED, source="r.yaml"))
+    require_network(parse_recipe("model: {weights: w.pt}", source="r.yaml"))
 
 
 @pytest.mark.parametrize(
