@@ -17,7 +17,8 @@ import yaml
 from madx.errors import RecipeError
 from madx.recipe.data import DATA_FILES
 from madx.recipe.dialect import Dumper
-from madx.recipe.gates import METRICS, GateConfig
+from madx.recipe.gates import GateConfig
+from madx.recipe.metrics import METRICS
 from madx.recipe.models import RECIPE_VERSION, VerifyConfig
 from madx.recipe.reading import parse_value
 
