@@ -36,36 +36,39 @@ if TYPE_CHECKING:
     from madx.deploy.check import OnnxArtifact
     from madx.recipe import EngineConfig
 
-_PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
 _PRECISE = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 """float32 is what it says: kernels of 10-bit mantissas differ by batch more than rounding explains."""
 _FATAL_ONLY = 4
 """Errors arrive as exceptions; on standard error they would stand a second time."""
 _SPINNING = "session.intra_op.allow_spinning"
-_CPU_REMEDY = "pip install onnxruntime"
-_GPU_REMEDY = 'pip install "madx[ort-gpu]"'
 
 
 class OrtBackend:
-    """ONNX Runtime with the execution provider that `kind` names."""
+    """ONNX Runtime on the CPU; with another execution provider, a subclass."""
+
+    provider = "CPUExecutionProvider"
+    remedy = "pip install onnxruntime"
+    """What brings it."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._provider = _PROVIDERS[kind]
 
     def availability(self) -> Availability:
-        """Whether the package is there and offers the provider, and for CUDA whether there is a GPU."""
-        remedy = _GPU_REMEDY if self.kind == "ort-cuda" else _CPU_REMEDY
+        """Whether the package is there, offers the provider, and finds what that runs on."""
         try:
             onnxruntime = _imported()
         except (ImportError, OSError) as error:
-            return Availability.missing("onnxruntime", error, remedy)
+            return Availability.missing("onnxruntime", error, self.remedy)
         version = f"onnxruntime {onnxruntime.__version__}"
-        if self._provider not in onnxruntime.get_available_providers():
-            return Availability(False, False, f"{version} has no {self._provider}", remedy)
-        if self.kind == "ort-cuda" and not gpu_names():
-            return Availability(False, False, f"{version} has CUDA, but the driver shows no NVIDIA GPU")
+        if self.provider not in onnxruntime.get_available_providers():
+            return Availability(False, False, f"{version} has no {self.provider}", self.remedy)
+        if lacks := self.lacks():
+            return Availability(False, False, f"{version} {lacks}")
         return Availability(True, True, version)
+
+    def lacks(self) -> str:
+        """What this machine has not that no package brings; nothing if it has all."""
+        return ""
 
     def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
         """Take the ONNX file as it is, after proving that the runtime loads it."""
@@ -77,7 +80,18 @@ class OrtBackend:
         """Load an ONNX file into a session; EngineError if the provider is missing or refuses the file."""
         check_runs(self, config)
         with for_a_runtime(payload, data) as model:
-            return OrtEngine(model, config, self._provider, interface)
+            return OrtEngine(model, config, self.provider, interface)
+
+
+class CudaBackend(OrtBackend):
+    """ONNX Runtime on an NVIDIA GPU."""
+
+    provider = "CUDAExecutionProvider"
+    remedy = 'pip install "madx[ort-gpu]"'
+
+    def lacks(self) -> str:
+        """The provider is in the package whether there is a GPU or not."""
+        return "" if gpu_names() else "has CUDA, but the driver shows no NVIDIA GPU"
 
 
 class OrtEngine:

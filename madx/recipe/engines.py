@@ -22,7 +22,7 @@ ENGINE_KINDS: Table[EngineKind] = Table(
     EngineKind,
     {
         "ort-cpu": EngineKind("madx.deploy.ort:OrtBackend", on_gpu=False),
-        "ort-cuda": EngineKind("madx.deploy.ort:OrtBackend", on_gpu=True),
+        "ort-cuda": EngineKind("madx.deploy.ort:CudaBackend", on_gpu=True),
         "openvino-cpu": EngineKind("madx.deploy.openvino:OpenVinoBackend", on_gpu=False),
         "tensorrt": EngineKind("madx.deploy.tensorrt:TensorRtBackend", on_gpu=True),
         "tensorrt-rtx": EngineKind("madx.deploy.tensorrt:TensorRtBackend", on_gpu=True),
