@@ -14,10 +14,16 @@ import pytest
 for pool in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(pool, "1")  # before torch and numpy look: tests run side by side, one thread each
 
+from hypothesis import HealthCheck, settings  # noqa: E402
+
 from madx.cli import main  # noqa: E402
 from madx.data.places import candidates  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+
+# How long an example takes says what else the machine is doing.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 TINY = """
 name: tiny

@@ -132,7 +132,7 @@ def test_it_comes_closer_to_a_peak_than_fixed_steps_of_any_size() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @given(eps=st.floats(1e-3, 1.0), seed=st.integers(0, 10**6), steps=st.integers(1, 6))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_every_point_visited_is_in_the_ball_and_in_the_box(norm: str, eps: float, seed: int, steps: int) -> None:
     module, x = attack_cases.wavy(), attack_cases.images(4, seed=seed)
     x[0], x[1] = 0.0, 1.0

@@ -39,7 +39,7 @@ def nearest_by_numpy(perturbation: Tensor, norm: str, eps: float) -> np.ndarray:
 
 @pytest.mark.parametrize("norm", NORMS)
 @given(perturbation=perturbations(), eps=st.floats(1e-3, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_projection_is_the_nearest_point_of_the_ball(norm: str, perturbation: Tensor, eps: float) -> None:
     ball = norm_named(norm)
     projected = ball.project(perturbation, eps)
@@ -63,7 +63,7 @@ def test_no_point_of_the_ball_is_nearer_than_the_projection(norm: str) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @given(perturbation=perturbations())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_size_is_numpys(norm: str, perturbation: Tensor) -> None:
     found = norm_named(norm).size(perturbation)
     # below 1e-18 the squares leave float32's range; no eps is that small

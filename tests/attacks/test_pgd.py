@@ -108,7 +108,7 @@ def test_in_l2_a_linear_network_meets_its_worst_case(scale: int, margin: int) ->
 
 @pytest.mark.parametrize("norm", NORMS)
 @given(eps=st.floats(1e-3, 1.0), seed=st.integers(0, 10**6), steps=st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_point_visited_is_in_the_ball_and_in_the_box(norm: str, eps: float, seed: int, steps: int) -> None:
     module, x = attack_cases.bent(), attack_cases.images(4, seed=seed)
     x[0], x[1] = 0.0, 1.0

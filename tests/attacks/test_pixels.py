@@ -34,7 +34,7 @@ def on_grid(points: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("norm", NORMS)
 @given(eps=st.floats(1e-3, 1.0), seed=st.integers(0, 10**6), whole=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rounded_points_are_on_the_grid_in_the_ball_and_in_the_box(
     norm: str, eps: float, seed: int, whole: bool
 ) -> None:
@@ -52,7 +52,7 @@ def test_rounded_points_are_on_the_grid_in_the_ball_and_in_the_box(
 
 
 @given(seed=st.integers(0, 10**6), eps=st.sampled_from([2 / 255, 8 / 255, 0.1, 0.3]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_in_linf_every_pixel_is_the_nearest_level_inside(seed: int, eps: float) -> None:
     images = levels(2, seed, (1, 2, 3))
     points = points_near(images, "linf", eps, seed + 1)
@@ -64,7 +64,7 @@ def test_in_linf_every_pixel_is_the_nearest_level_inside(seed: int, eps: float) 
 
 
 @given(seed=st.integers(0, 10**6), eps=st.floats(0.005, 0.05))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_in_l2_the_detour_is_not_much_longer_than_the_shortest(seed: int, eps: float) -> None:
     """Brute force over which of six pixels go to the level below or above."""
     images = levels(1, seed, (6,)).clamp(20 / 255, 235 / 255)

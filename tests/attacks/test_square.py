@@ -221,7 +221,7 @@ def drawing(count: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
 
 
 @given(seed=st.integers(0, 10**6), share=st.floats(0.001, 1.0))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_proposal_in_linf_is_a_square_of_one_sign_a_channel(seed: int, share: float) -> None:
     images, _, draws = drawing(6, seed)
     best = images + 0.1 * torch.randn(images.shape, generator=draws).sign()
@@ -255,7 +255,7 @@ def algorithm_3(change: np.ndarray, eps: float, *, side: int, corners: np.ndarra
 
 
 @given(seed=st.integers(0, 10**6), side=st.sampled_from([3, 5, 7]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_proposal_in_l2_is_the_papers(seed: int, side: int) -> None:
     images, best, draws = drawing(6, seed)
     told = [torch.rand(6, *shape, generator=draws) for shape in ((2,), (2,), (1,), (2, 1, 1))]

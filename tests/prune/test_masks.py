@@ -77,7 +77,7 @@ def test_ties_go_by_position() -> None:
 
 
 @given(data=st.data(), width=st.integers(1, 30), sparsity=st.floats(0.01, 0.99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_scores_any_share(data: st.DataObject, width: int, sparsity: float) -> None:
     values = data.draw(st.lists(st.sampled_from([-2.0, -0.0, 0.0, 0.5, 3.0]), min_size=width, max_size=width))
     net = nn.Sequential(nn.Conv1d(1, 1, width, bias=False))

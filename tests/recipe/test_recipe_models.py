@@ -104,7 +104,7 @@ arguments = st.dictionaries(
 
 
 @given(arguments=arguments, name=st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,8}\Z"), eps=st.floats(1e-12, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_values_survive_the_commented_form(arguments: dict[str, Any], name: str, eps: float) -> None:
     recipe = Recipe(name=name, model=ModelConfig(args=arguments), threat={"eps": eps}, train=TrainConfig())
     again = parsed(commented_recipe(recipe))

@@ -306,7 +306,7 @@ def attempt(text: str) -> Recipe | str:
 
 
 @given(text=st.text(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_a_recipe_or_a_recipe_error(text: str) -> None:
     assert attempt(text)
 
@@ -334,7 +334,7 @@ YAML_WORDS = [
 
 
 @given(words=st.lists(st.sampled_from(YAML_WORDS), max_size=25))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_yaml_like_text_too(words: list[str]) -> None:
     text = "".join(words)
     assert attempt(text)

@@ -17,7 +17,7 @@ def images(seed, n=6):
     return np.where(x < 0.1, 0, np.where(x > 0.9, 1, x)).astype(np.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     norm=st.sampled_from(["linf", "l2"]),
