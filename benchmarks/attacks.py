@@ -88,6 +88,10 @@ class Logged:
         """The inner attack's."""
         return self.inner.most
 
+    def longer(self) -> Attack:
+        """No study of twice the steps is made here."""
+        return self.inner.longer()
+
     def __call__(self, victim: Victim, worst: Worst, *, threat: ThreatConfig, generator: torch.Generator) -> None:
         """The inner attack, watched."""
 

@@ -93,7 +93,7 @@ def by_madx(network: nn.Module, images: torch.Tensor) -> dict[str, Any]:
     rule.channel_masks(scores)
     before, after = removal.channels or (0, 0)
     row = {"channels": before, "removed": before - after, "groups": len(rule.groups[0]), "whole": len(removal.reasons)}
-    exported = export_onnx(removal.module, tuple(images.shape[1:]), opset=20)
+    exported = export_onnx(removal.module, (images.shape[1], images.shape[2], images.shape[3]), opset=20)
     session = onnxruntime.InferenceSession(exported.payload, providers=["CPUExecutionProvider"])
     (given,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():

@@ -24,6 +24,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -102,11 +103,11 @@ def dense() -> nn.Module:
     return model.eval()
 
 
-def batches(count: int, *words: object) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(number, images, labels) of `count` training batches in an order named by `words`."""
+def batches(count: int, seed: int, word: str) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(number, images, labels) of `count` training batches in an order named by seed and word."""
     split: Split = splits().train
     for turn in itertools.count():
-        shuffle = derive_seed(*words, turn)
+        shuffle = derive_seed(seed, word, turn)
         for number, (x, y) in enumerate(split.batches(128, shuffle=shuffle, drop_last=True)):
             whole = turn * (len(split) // 128) + number
             if whole == count:
@@ -140,10 +141,11 @@ def pruned(criterion: str, structure: Structure, sparsity: float, seed: int) -> 
     rule = Rule(model, config, example=torch.zeros(2, *splits().train.shape))
     if criterion != START and (learner := CRITERIA[criterion].learner):
         channels = rule.channel_masks(scores) if removes_channels(config) else None
-        collected = () if channels is None else (channels.slopes,)
         keep = rule.masks if channels is None else channels.masks
         learning = LearningConfig(steps=LEARNING_STEPS)
-        task = Task(learning, keep, learning_attack, *collected, format=compute_format())
+        task = Task(learning, keep, learning_attack, format=compute_format())
+        if channels is not None:
+            task = replace(task, collect=channels.slopes)
         scores = scores | learn_scores(
             model,
             ((x, y, torch_generator(seed, "learn", n)) for n, x, y in batches(LEARNING_STEPS, seed, "learn")),

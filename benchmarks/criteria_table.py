@@ -174,7 +174,7 @@ def draw(axes: Axes, results: Results, state: str) -> None:
             linewidth=2.2 if name == OURS else 1,
         )  # fmt: skip
     dense = results.dense(results.sparsities[0], state)
-    axes.axhline(100 * np.mean([*dense.values()]), color="0.5", linewidth=0.8, linestyle="--", label=DENSE)
+    axes.axhline(float(100 * np.mean([*dense.values()])), color="0.5", linewidth=0.8, linestyle="--", label=DENSE)
     axes.set(title=STATES[state], xlabel="weights removed")
 
 

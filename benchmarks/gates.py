@@ -45,9 +45,9 @@ def main(runs: int) -> None:
         for gained in GAINED:
             rates = [rate for limits in (tango_interval, drop_interval) for rate in wrong(n, bound, gained, limits)]
             print(f"| {n} | {bound:g} | {gained:g} | {' | '.join(f'{rate:.2%}' for rate in rates)} |")
-    rates = [wrong(n, bound, gained, drop_interval) for n, bound, gained in itertools.product(*GRID.values())]
-    passing, failing = (max(column) for column in zip(*rates, strict=True))
-    print(f"\nLargest of {len(rates)} other settings: gate passes {passing:.2%}, fails {failing:.2%}")
+    found = [wrong(int(n), bound, gained, drop_interval) for n, bound, gained in itertools.product(*GRID.values())]
+    passing, failing = (max(column) for column in zip(*found, strict=True))
+    print(f"\nLargest of {len(found)} other settings: gate passes {passing:.2%}, fails {failing:.2%}")
     print("\nPasses of a sound candidate (no loss, bound 0.01), one look\n")
     print("| discordant | 1,000 images | 10,000 images |\n|---|---|---|")
     for discordance in DISCORDANCE:

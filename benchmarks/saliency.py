@@ -97,7 +97,7 @@ def kfac_saliency(model: nn.Module, x_adv: Tensor, y: Tensor, masks: dict[str, T
     hooks = []
     for name, layer in scored_layers(model).items():
 
-        def keep(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name, layer=layer) -> None:
+        def keep(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name, layer: Any = layer) -> None:
             inputs[name] = given[0].detach()
             output.register_hook(lambda g: curvature.__setitem__(name, output_curvature(layer, g, images=len(y))))
 
@@ -111,6 +111,7 @@ def kfac_saliency(model: nn.Module, x_adv: Tensor, y: Tensor, masks: dict[str, T
     for name, layer in scored_layers(model).items():
         a = inputs[name]
         if isinstance(layer, nn.Conv2d):
+            assert not isinstance(layer.padding, str)
             patches = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
             a = patches.transpose(1, 2).flatten(0, 1)
         weights = layer.weight.detach().flatten(1)
@@ -174,7 +175,8 @@ def parts_of(method: str, batch: Batch, results: dict[str, Any]) -> Mapping[str,
 
 def seconds(network: str, method: str, repeats: int, file: Path) -> dict[str, float]:
     """Median seconds of each part; the pruned set goes to `file`."""
-    batch, results = NETWORKS[network](), {}
+    batch: Batch = NETWORKS[network]()
+    results: dict[str, Any] = {}
     if method == KFAC:
         check_kfac(*batch)
     found = {name: timed(part, repeats) for name, part in parts_of(method, batch, results).items()}
@@ -261,7 +263,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         save = arguments.save
-        print(json.dumps(seconds(*arguments.one, arguments.repeats, save) if save else memory(*arguments.one)))
+        network, method = arguments.one
+        print(json.dumps(seconds(network, method, arguments.repeats, save) if save else memory(network, method)))
         return
     for network in ["resnet8", *(["resnet18"] if arguments.resnet18 else [])]:
         compare(network, arguments.repeats)

@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -31,7 +31,7 @@ from madx.recipe import EngineConfig, GateConfig, LatencyConfig
 from madx.sensors import Watch
 from madx.verify import Latency, Outcome
 from madx.verify.gates import decide
-from madx.verify.latency import Timed, measure_latency
+from madx.verify.latency import Load, Timed, measure_latency
 from madx.verify.sampling import Timer
 from madx.verify.speed import speedup_found
 from madx.verify.speed_limits import clock_limits, clocks
@@ -56,7 +56,7 @@ def network(channels: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)).eval()
 
 
-def loader(channels: int, threads: int, batch: int) -> Callable[[], object]:
+def loader(channels: int, threads: int, batch: int) -> Load:
     """What loads the network's engine anew, set up to be timed."""
     config = EngineConfig(kind="ort-cpu", threads=threads)
     runtime = backend(config.kind)
