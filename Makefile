@@ -57,10 +57,11 @@ long: dev data ## what no CI has time for: benchmarks and long tests that are ol
 stale: dev ## which committed results are older than the code they measured
 	$(BIN)/python benchmarks/long.py --stale
 
-lint: dev ## ruff and mypy --strict
+lint: dev ## ruff and mypy --strict; and which files and functions are the longest, for a reader to judge
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/room_sizes.py
 
 clean: ## remove the virtual environment, runs and caches (not the data)
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The rooms of the house: who may import whom, what a bare start loads, and how large a room's files get."""
+"""The rooms of the house: who may import whom, what a bare start loads, and what is said of each file."""
 
 from __future__ import annotations
 
@@ -72,9 +72,6 @@ NEVER = {
 }
 ENTRY = ("__init__", "__main__")
 """Files of no room: the package itself holds its version only, and `python -m madx` calls the command line."""
-LONGEST_FILE = 400
-LONGEST_FUNCTION = 50
-MOST_PARAMETERS = 7
 HEAVY = {
     "torch",
     "onnx",
@@ -211,10 +208,8 @@ def test_no_permission_is_left_over() -> None:
 
 
 @pytest.mark.parametrize("path", files(), ids=label)
-def test_files_are_short_and_say_what_they_are(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= LONGEST_FILE
-    assert ast.get_docstring(ast.parse(text)), "a module says in its first lines what it is"
+def test_files_say_what_they_are(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), "a module says in its first lines what it is"
 
 
 @pytest.mark.parametrize("path", files(), ids=label)
@@ -225,21 +220,6 @@ def test_no_except_exception(path: Path) -> None:
             if label(path) == "cli/app.py" and caught == "Exception":
                 continue  # the command line's edge, which tells a crash from a failed gate
             assert caught not in ("Exception", "BaseException", "everything"), f"line {node.lineno}"
-
-
-@pytest.mark.parametrize("path", files(), ids=label)
-def test_functions_are_small(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef):
-            inputs = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-            named = [name for name in inputs if name not in ("self", "cls")]
-            code = ast.unparse([statement for statement in node.body if not _is_text(statement)])
-            assert len(code.splitlines()) <= LONGEST_FUNCTION, f"{node.name} is too long"
-            assert len(named) <= MOST_PARAMETERS, f"{node.name} takes {len(named)} parameters"
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 @pytest.mark.parametrize(
