@@ -75,10 +75,10 @@ def disagreement(
 
 @dataclass(frozen=True)
 class _Heard:
-    """Logits, and the inputs of each call of a layer: the weight's name, the axis of the channels, values."""
+    """Logits, and the inputs of each call of a layer: the weight's name, the function, values."""
 
     logits: Tensor
-    inputs: Sequence[tuple[str, int, Tensor]]
+    inputs: Sequence[tuple[str, Callable[..., Any], Tensor]]
 
 
 class _Listening(WithoutStatistics):
@@ -86,7 +86,7 @@ class _Listening(WithoutStatistics):
 
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
-        self.inputs: list[tuple[str, int, Tensor]] = []
+        self.inputs: list[tuple[str, Callable[..., Any], Tensor]] = []
         self._names = names
 
     def __torch_function__(
@@ -95,8 +95,7 @@ class _Listening(WithoutStatistics):
         """Any function of torch is called through here."""
         if func in LAYER_FUNCTIONS:
             given = arguments(("input", "weight"), args, kwargs or {})
-            name, axis = self._names.get(id(given["weight"]), ""), LAYER_FUNCTIONS[func][0]
-            self.inputs.append((name, axis, given["input"].clone()))
+            self.inputs.append((self._names.get(id(given["weight"]), ""), func, given["input"].clone()))
         return super().__torch_function__(func, types, args, kwargs)
 
 
@@ -145,8 +144,9 @@ def _difference(dense: _Heard, less: _Heard, masks: Mapping[str, Tensor]) -> str
     """Where the two are not the same, or nothing; what has other sizes beside the channels cannot be compared."""
     fine = [name for name, _, _ in dense.inputs] == [name for name, _, _ in less.inputs]
     place = "" if fine else "layers are called otherwise"
-    for (name, axis, whole), (_, _, values) in zip(dense.inputs, less.inputs, strict=False):
-        kept = _kept(masks[name], whole.size(axis)) if name in masks else None
+    for (name, function, whole), (_, _, values) in zip(dense.inputs, less.inputs, strict=False):
+        axis, inputs_first = LAYER_FUNCTIONS[function]
+        kept = _kept(masks[name], whole.size(axis), inputs_first=inputs_first) if name in masks else None
         left = whole if kept is None else whole.index_select(axis, kept.nonzero().flatten())
         if not place and left.shape == values.shape and not _same(left, values, axis):
             place = f"the inputs of {name.rpartition('.')[0] or 'a layer'} differ"
@@ -158,12 +158,17 @@ def _difference(dense: _Heard, less: _Heard, masks: Mapping[str, Tensor]) -> str
     )
 
 
-def _kept(mask: Tensor, inputs: int) -> Tensor | None:
-    """Which inputs of a layer its weight's mask still reads, bool [inputs]; nothing if no axis of it has so many."""
-    for axis in (1, 0):
-        if mask.shape[axis] == inputs:
-            return mask.movedim(axis, 0).flatten(1).any(1)
-    return None
+def _kept(mask: Tensor, inputs: int, *, inputs_first: bool) -> Tensor | None:
+    """Which inputs of a layer its weight's mask still reads, bool [inputs]; nothing if it has not so many.
+
+    A convolution's rows lie one group after the other, and each group of rows reads inputs of its own.
+    """
+    if inputs_first:
+        return mask.flatten(1).any(1) if len(mask) == inputs else None
+    groups, rest = divmod(inputs, mask.shape[1])
+    if rest or groups == 0 or len(mask) % groups:
+        return None
+    return mask.reshape(groups, len(mask) // groups, mask.shape[1], -1).any(3).any(1).flatten()
 
 
 def _same(expected: Tensor, given: Tensor, axis: int) -> bool:

@@ -42,6 +42,7 @@ class Source:
     """Where channels come from: a layer that makes them, or a parameter that no layer owns, such as a learnt scale."""
 
     places: Places
+    """In the weight of a convolution with groups, slices of the second axis are counted on from group to group."""
     channels: int
     layer: bool
     groups: int = 1
@@ -53,6 +54,7 @@ class Reader:
     """Something with one slice for each channel that comes in."""
 
     places: Places
+    channels: int
     layer: bool
     """Whether a convolution or linear layer reads the channels; a normalisation only passes them on."""
     groups: int = 1
@@ -60,7 +62,7 @@ class Reader:
     """Then it has one group, and its places are those that make its channels."""
 
 
-OUTPUTS = Reader((), layer=False)
+OUTPUTS = Reader((), 0, layer=False)
 """The network's own outputs."""
 
 
@@ -192,7 +194,7 @@ class Passes(TorchFunctionMode):
             places.append((self._names[id(bias)], 0))
         self.named |= {name for name, _ in places}
         groups = 1 if depthwise else groups
-        return Reader(((weight, reads),), True, groups, depthwise), Source(tuple(places), made, True, groups)
+        return Reader(((weight, reads),), read, True, groups, depthwise), Source(tuple(places), made, True, groups)
 
     def _pass_on(self, axis: int, given: Mapping[str, Any]) -> None:
         """A normalisation, or an activation with a parameter for each channel."""
@@ -206,7 +208,7 @@ class Passes(TorchFunctionMode):
         if self._replays:
             self._met(axis, given["input"])
         else:
-            reader = Reader(tuple((name, 0) for name in names), layer=False)
+            reader = Reader(tuple((name, 0) for name in names), given["input"].size(axis), layer=False)
             self._calls.append(_Call(reader, axis, given["input"].clone(), None, None))
 
     def _met(self, axis: int, inputs: Tensor) -> _Call | None:

@@ -6,8 +6,9 @@ without some. A group that cannot go stays whole and says why, and the others go
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,12 @@ from madx.prune.agreement import check_same_function, disagreement
 from madx.prune.coupling import coupled, why_whole
 from madx.prune.groups import ChannelGroup, survivors_without
 from madx.prune.layers import NOT_USED, SCORED_LAYERS, listed_layers
+from madx.prune.passes import Reader, Source
 from madx.prune.probing import probe
 from madx.seeds import torch_generator
+
+Proposal = tuple[ChannelGroup, str, frozenset[Source | Reader]]
+"""A group, why nothing of it can go, if so, and the convolutions with groups that make or read its channels."""
 
 _TRIALS = 2
 """Random choices of channels that are tried: one may be even by chance where a split needs equal halves."""
@@ -53,23 +58,58 @@ def channel_groups(
     layers = {name for name, layer in listed_layers(module).items() if isinstance(layer, SCORED_LAYERS)}
     unable = {name: reason for name, reason in unscored.items() if name in layers}
     found = {reached.source: reached for reached in probe(module, example)}
-    reasons: dict[str, str] = {}
-    groups: list[ChannelGroup] = []
-    for entry in coupled(list(found.values())):
-        group = entry.group(sparsity, round_to)
-        why = why_whole(entry, found, unable, kept)
-        if not why and not any(count for _, count in group.parts):
-            why = dict.fromkeys(
-                group.makers, f"{group.channels} channels, and what is kept is a multiple of {round_to}"
-            )
-        reasons |= why
-        groups += [] if why else [group]
-    groups, refused = _removable(_stirred(module), groups, example.shape)
-    for group, problem in refused:
-        reasons |= dict.fromkeys(group.makers, problem)
+
+    def proposed(aligned: Set[Source | Reader]) -> tuple[list[Proposal], dict[str, str]]:
+        """Groups that may go, and why layers stay whole, with these convolutions aligned."""
+        proposals: list[Proposal] = []
+        reasons: dict[str, str] = {}
+        for entry in coupled(list(found.values()), aligned):
+            if why := why_whole(entry, found, unable, kept):
+                reasons |= why
+            else:
+                proposals.append((*entry.group(sparsity, round_to), entry.grouped))
+        return proposals, reasons
+
+    groups, reasons = _tried(proposed, _stirred(module), example.shape)
     followed = {name for group in groups for name in group.makers} | reasons.keys()
     unused = {name: NOT_USED for name in layers if name not in followed}
     return groups, {**unused, **{name: reason for name, reason in reasons.items() if name in layers}, **unscored}
+
+
+def _tried(
+    proposed: Callable[[Set[Source | Reader]], tuple[list[Proposal], dict[str, str]]],
+    module: nn.Module,
+    shape: torch.Size,
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """The groups that can go, and why layers stay whole.
+
+    A convolution's groups lose channels by their own choice, or, where that cannot be, all of them the same ones: a
+    channel shuffle brings the first of each group together, and then the second.
+    """
+    aligned: frozenset[Source | Reader] = frozenset()
+    known: dict[tuple[Any, ...], str] = {}
+    while True:
+        proposals, reasons = proposed(aligned)
+        problems = {id(group): problem or known.get(_identity(group), "") for group, problem, _ in proposals}
+        groups = [group for group, _, _ in proposals if not problems[id(group)]]
+        if all(grouped <= aligned for group, _, grouped in proposals if problems[id(group)]):
+            groups, refused = _removable(module, groups, shape)
+            problems |= {id(group): problem for group, problem in refused}
+            known |= {_identity(group): problem for group, problem in refused}
+        better = frozenset[Source | Reader]().union(
+            *(grouped for group, _, grouped in proposals if problems[id(group)])
+        )
+        if better <= aligned:
+            break
+        aligned |= better
+    for group, _, _ in proposals:
+        if problem := problems[id(group)]:
+            reasons |= dict.fromkeys(group.makers, problem)
+    return groups, reasons
+
+
+def _identity(group: ChannelGroup) -> tuple[Any, ...]:
+    return group.makers, group.channels, group.parts
 
 
 def without_channels(
