@@ -117,38 +117,53 @@ def masks_without(
     return masks
 
 
-def survivors_without(
+@dataclass(frozen=True)
+class Cut:
+    """What goes of one parameter or buffer."""
+
+    name: str
+    shape: torch.Size
+    axes: Mapping[int, tuple[Place, Tensor]]
+    """By axis, which slices stay, bool."""
+
+    def take(self, values: Tensor) -> Tensor:
+        """What stays of values in the dense shape.
+
+        Raises:
+            ModelError: the groups of a convolution would not lose equally many channels.
+        """
+        groups = max(place.groups for place, _ in self.axes.values())
+        if groups == 1:
+            for axis, (_, stays) in self.axes.items():
+                values = values.index_select(axis, stays.nonzero().flatten().to(values.device))
+            return values
+        smaller = list(self.shape)
+        for axis, (_, stays) in self.axes.items():
+            left = stays.view(groups, -1).sum(1)
+            if not left.eq(left[0]).all():
+                raise ModelError(
+                    f"the {groups} groups of {self.name} would be left with {left.tolist()} channels, not the same"
+                )
+            smaller[axis] = int(left.sum()) // (groups if axis == 1 else 1)
+        return values[self.mask().to(values.device)].view(smaller)
+
+    def mask(self) -> Tensor:
+        """What stays as a mask in the dense shape."""
+        mask = torch.ones(self.shape, dtype=torch.bool)
+        for place, stays in self.axes.values():
+            mask &= place.spread(stays, self.shape)
+        return mask
+
+
+def cuts(
     groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
-) -> dict[str, Tensor]:
-    """The flat positions of what stays, int64 and shaped as the smaller parameters and buffers, by name.
-
-    Raises:
-        ModelError: the groups of a convolution would not lose equally many channels.
-    """
-    kept: dict[str, dict[int, tuple[Place, Tensor]]] = {}
+) -> dict[str, Cut]:
+    """What goes of the parameters and buffers that anything goes of, when the channels of lowest score go."""
+    axes: dict[str, dict[int, tuple[Place, Tensor]]] = {}
     for place, stays in _staying(groups, scores, shapes):
-        axes = kept.setdefault(place.parameter, {})
-        axes[place.axis] = (place, axes[place.axis][1] & stays if place.axis in axes else stays)
-    return {name: _positions(name, shape, kept.get(name, {})) for name, shape in shapes.items()}
-
-
-def _positions(name: str, shape: torch.Size, kept: Mapping[int, tuple[Place, Tensor]]) -> Tensor:
-    """Flat positions of one parameter's entries of which every slice stays."""
-    positions = torch.arange(shape.numel()).view(shape)
-    groups = max((place.groups for place, _ in kept.values()), default=1)
-    if groups == 1:
-        for axis, (_, stays) in kept.items():
-            positions = positions.index_select(axis, stays.nonzero().flatten())
-        return positions
-    smaller = list(shape)
-    mask = torch.ones(shape, dtype=torch.bool)
-    for axis, (place, stays) in kept.items():
-        left = stays.view(groups, -1).sum(1)
-        if not left.eq(left[0]).all():
-            raise ModelError(f"the {groups} groups of {name} would be left with {left.tolist()} channels, not the same")
-        smaller[axis] = int(left.sum()) // (groups if axis == 1 else 1)
-        mask &= place.spread(stays, shape)
-    return positions[mask].view(smaller)
+        own = axes.setdefault(place.parameter, {})
+        own[place.axis] = (place, own[place.axis][1] & stays if place.axis in own else stays)
+    return {name: Cut(name, shapes[name], own) for name, own in axes.items()}
 
 
 def _staying(

@@ -84,12 +84,14 @@ class Passes(TorchFunctionMode):
     Attributes:
         named: parameters and buffers of layers and normalisations, by name.
         reached: by reader, which of its inputs the last pass changed, bool [inputs].
+        signs: of what is added to values of a shape.
     """
 
     def __init__(self, module: nn.Module, images: Tensor) -> None:
         super().__init__()
         self.named: set[str] = set()
         self.reached: dict[Reader, Tensor] = {}
+        self.signs = Signs()
         self._module, self._images = module, images
         self._names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
         self._noise = torch_generator(0, "probing outputs")
@@ -232,12 +234,20 @@ class Passes(TorchFunctionMode):
         assert call.outputs is not None
         assert call.source is not None
         change = self._changes.get(call.source)
-        return call.outputs.clone() if change is None else added(call.outputs, change, call.axis)
+        return call.outputs.clone() if change is None else added(call.outputs, change, call.axis, self.signs)
 
 
-def added(values: Tensor, change: Tensor, axis: int) -> Tensor:
+def added(values: Tensor, change: Tensor, axis: int, signs: Mapping[torch.Size, Tensor]) -> Tensor:
     """Values with `change` [channels] added along an axis, its sign drawn for each of them."""
     shape = [1] * values.dim()
     shape[axis] = -1
-    signs = torch.randint(0, 2, values.shape, generator=torch_generator(0, "probing signs")) * 2 - 1
-    return values + change.view(shape) * signs
+    return values + change.view(shape) * signs[values.shape]
+
+
+class Signs(dict[torch.Size, Tensor]):
+    """Random signs in every shape that is asked for, always the same; drawn once, as passes are many."""
+
+    def __missing__(self, shape: torch.Size) -> Tensor:
+        drawn = torch.randint(0, 2, shape, generator=torch_generator(0, "probing signs")) * 2 - 1
+        self[shape] = drawn.to(torch.int8)
+        return self[shape]

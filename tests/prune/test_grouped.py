@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from madx.errors import ModelError
 from madx.models.copies import copied
 from madx.prune import Rule
-from madx.prune.groups import ChannelGroup, Place, masks_without, survivors_without
+from madx.prune.groups import ChannelGroup, Place, cuts, masks_without
 from madx.prune.layers import scored_parameters
 from madx.prune.passes import Reader, Source
 from madx.prune.shares import shares, uneven
@@ -159,7 +159,9 @@ def test_survivors_of_unequal_groups_are_refused() -> None:
     place = Place("w", 1, torch.arange(8), torch.arange(8), reads=True, groups=2)
     group = ChannelGroup("one", ("one",), 8, ((tuple(range(8)), 3),), (place,))
     with pytest.raises(ModelError, match=r"2 groups of w would be left with \[1, 4\] channels"):
-        survivors_without([group], {"channels/one": torch.arange(8.0)}, {"w": torch.Size((4, 4, 1, 1))})
+        cuts([group], {"channels/one": torch.arange(8.0)}, {"w": torch.Size((4, 4, 1, 1))})["w"].take(
+            torch.ones(4, 4, 1, 1)
+        )
 
 
 def test_totals_are_those_of_each_groups_own_columns() -> None:
