@@ -112,7 +112,12 @@ def _identity(group: ChannelGroup) -> tuple[Any, ...]:
 
 
 def without_channels(
-    module: nn.Module, groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor], *, shape: torch.Size
+    module: nn.Module,
+    groups: Sequence[ChannelGroup],
+    scores: Mapping[str, Tensor],
+    *,
+    shape: torch.Size,
+    agreed: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What stays of a network when the channels of lowest score go.
 
@@ -121,6 +126,7 @@ def without_channels(
         groups: from `channel_groups`.
         scores: of entries or of channels, on the CPU.
         shape: of images to compare both networks on.
+        agreed: whether the same network without the same channels was compared before.
 
     Returns:
         The smaller network's state, and of its parameters and float buffers the flat positions in the dense one.
@@ -129,11 +135,9 @@ def without_channels(
         ModelError: the smaller network computes something else than the dense one with those entries at zero.
     """
     cut = _cuts(module, groups, scores)
-    if groups:
-        state, masks = _smaller(module, cut)
+    state, masks = _smaller(module, cut)
+    if groups and not agreed:
         check_same_function(module, state, masks, shape=shape)
-    else:
-        state = module.state_dict()
     survivors = {}
     for name, tensor in _named(module).items():
         positions = torch.arange(tensor.numel()).view(tensor.shape)
