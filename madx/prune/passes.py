@@ -83,7 +83,7 @@ class Passes(TorchFunctionMode):
 
     Attributes:
         named: parameters and buffers of layers and normalisations, by name.
-        reached: by reader, which of its inputs the last pass changed, bool [inputs].
+        reached: by reader, which of its inputs the last pass changed, bool [inputs]; a reader may be without any.
         signs: of what is added to values of a shape.
     """
 
@@ -225,6 +225,8 @@ class Passes(TorchFunctionMode):
 
     def _note(self, reader: Reader, axis: int, new: Tensor, old: Tensor) -> None:
         """Which slices along the axis differ; what is not a number differs from every number alone."""
+        if torch.equal(new, old):  # as most are: a pass changes little
+            return
         differs = (new != old) & ~(new.isnan() & old.isnan())
         reached = differs.movedim(axis, 0).flatten(1).any(1)
         self.reached[reader] = self.reached.get(reader, torch.zeros_like(reached)) | reached
