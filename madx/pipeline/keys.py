@@ -29,7 +29,7 @@ from madx.verify.measurements import FORMAT
 
 FED = ("input", "output", "reference_input", "reference_output")
 """Of verify: how files from outside are fed."""
-METHOD = 3
+METHOD = 4
 """Counts up whenever the same recipe comes to prune otherwise."""
 
 

@@ -43,42 +43,84 @@ def check_same_function(
 def disagreement(
     module: nn.Module, state: Mapping[str, Tensor], masks: Mapping[str, Tensor], *, shape: torch.Size
 ) -> str:
-    """Compare the network resized to `state` with the one masked by `masks`, on uniform noise.
+    """What `Comparison` finds, for one smaller network."""
+    return Comparison(module, shape).disagreement(state, masks)
+
+
+class Comparison:
+    """Compares networks resized to a state with the dense one masked, on uniform noise.
 
     In float64, or in float32 where the network does not run otherwise. Normalisations over channels are replaced by
     their scale and shift in both, as their sums change with every channel; so the resized network also runs as it is,
-    in eval and in train mode.
-
-    Args:
-        module: dense, in eval mode; not changed.
-        state: of the smaller network.
-        masks: of the dense parameters; one that is not there is whole.
-        shape: of the images, [B, C, H, W].
-
-    Returns:
-        Why the resized network is not the masked one: it does not run, or computes something else; nothing if it is.
+    in eval and in train mode. Every pass is that of a fresh copy, as some networks remember; only the weights are taken
+    to float64 once.
     """
-    small = copied(module).eval()
-    try:
-        resize_to_(small, state)
-        _run(small, shape)
-        dense, less = _both_heard(module, masks, small, shape)
-        problem = _difference(dense, less, masks)
-        _run(small.train(), shape)
-    except (ModelError, *USER_ERRORS) as failure:
-        if small.training and not _runs(copied(module).train(), shape):
-            return problem  # the dense network does not run in train mode either
-        why = str(failure) if isinstance(failure, ModelError) else describe(failure)
-        return f"it does not run with fewer channels ({why}), as if its forward pass fixed their number"
-    return problem
+
+    def __init__(self, module: nn.Module, shape: torch.Size) -> None:
+        """Prepare.
+
+        Args:
+            module: dense, in eval mode; not changed here, nor to be changed while this is in use.
+            shape: of the images, [B, C, H, W].
+        """
+        self._module, self._shape = module, shape
+        self._exact: dict[str, Tensor] = {}
+
+    def disagreement(self, state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> str:
+        """Compare the network resized to `state` with the one masked by `masks`.
+
+        Args:
+            state: of the smaller network.
+            masks: of the dense parameters; one that is not there is whole.
+
+        Returns:
+            Why the resized network is not the masked one: it does not run, or computes something else; nothing if it
+            is.
+        """
+        small = copied(self._module).eval()
+        try:
+            resize_to_(small, state)
+            _run(small, self._shape)
+            dense, less = self._both_heard(masks, small)
+            problem = _difference(dense, less, masks)
+            _run(small.train(), self._shape)
+        except (ModelError, *USER_ERRORS) as failure:
+            if small.training and not _runs(copied(self._module).train(), self._shape):
+                return problem  # the dense network does not run in train mode either
+            why = str(failure) if isinstance(failure, ModelError) else describe(failure)
+            return f"it does not run with fewer channels ({why}), as if its forward pass fixed their number"
+        return problem
+
+    def _both_heard(self, masks: Mapping[str, Tensor], small: nn.Module) -> tuple[_Heard, _Heard]:
+        """The masked network and the small one in the same precision; the last error if the masked one runs in none."""
+        noise = torch.rand(self._shape, generator=torch_generator(0, "structure"), dtype=torch.float64)
+        try:
+            dense = _heard(self._masked(masks), noise)
+        except USER_ERRORS:  # such as a tensor that its forward pass makes in float32
+            noise = noise.float()
+            dense = _heard(self._masked(masks), noise)
+        return dense, _heard(copied(small), noise)
+
+    def _masked(self, masks: Mapping[str, Tensor]) -> nn.Module:
+        """A copy whose weights are in float64 and masked."""
+        weights: dict[int, Tensor] = {}
+        for name, parameter in self._module.named_parameters():
+            if name not in self._exact:
+                self._exact[name] = parameter.detach().to(
+                    torch.float64 if parameter.is_floating_point() else parameter.dtype
+                )
+            value, mask = self._exact[name], masks.get(name)
+            value = value.clone() if mask is None or bool(mask.all()) else value * mask.to(value.device)
+            weights[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
+        return copied(self._module, weights)
 
 
 @dataclass(frozen=True)
 class _Heard:
-    """Logits, and the inputs of each call of a layer: the weight's name, the axis of the channels, values."""
+    """Logits, and the inputs of each call of a layer: the weight's name, the function, values."""
 
     logits: Tensor
-    inputs: Sequence[tuple[str, int, Tensor]]
+    inputs: Sequence[tuple[str, Callable[..., Any], Tensor]]
 
 
 class _Listening(WithoutStatistics):
@@ -86,7 +128,7 @@ class _Listening(WithoutStatistics):
 
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
-        self.inputs: list[tuple[str, int, Tensor]] = []
+        self.inputs: list[tuple[str, Callable[..., Any], Tensor]] = []
         self._names = names
 
     def __torch_function__(
@@ -95,8 +137,7 @@ class _Listening(WithoutStatistics):
         """Any function of torch is called through here."""
         if func in LAYER_FUNCTIONS:
             given = arguments(("input", "weight"), args, kwargs or {})
-            name, axis = self._names.get(id(given["weight"]), ""), LAYER_FUNCTIONS[func][0]
-            self.inputs.append((name, axis, given["input"].clone()))
+            self.inputs.append((self._names.get(id(given["weight"]), ""), func, given["input"].clone()))
         return super().__torch_function__(func, types, args, kwargs)
 
 
@@ -116,25 +157,9 @@ def _runs(module: nn.Module, shape: torch.Size) -> bool:
     return True
 
 
-def _both_heard(
-    module: nn.Module, masks: Mapping[str, Tensor], small: nn.Module, shape: torch.Size
-) -> tuple[_Heard, _Heard]:
-    """The masked network and the small one in the same precision; the last error if the masked one runs in none."""
-    noise = torch.rand(shape, generator=torch_generator(0, "structure"), dtype=torch.float64)
-    try:
-        dense = _heard(module, masks, noise)
-    except USER_ERRORS:  # such as a tensor that its forward pass makes in float32
-        noise = noise.float()
-        dense = _heard(module, masks, noise)
-    return dense, _heard(small, {}, noise)
-
-
-def _heard(module: nn.Module, masks: Mapping[str, Tensor], noise: Tensor) -> _Heard:
-    """What a masked copy computes in the noise's precision."""
-    module = copied(module).eval().to(noise.dtype)
-    for name, value in module.named_parameters():
-        if name in masks:
-            value.data.mul_(masks[name].to(value.device))
+def _heard(module: nn.Module, noise: Tensor) -> _Heard:
+    """What a network computes in the noise's precision, which it is taken to."""
+    module = module.eval().to(noise.dtype)
     listening = _Listening({id(value): name for name, value in module.named_parameters()})
     with torch.no_grad(), torch_draws(0, "structure"), listening:
         logits: Tensor = module(noise)
@@ -145,8 +170,9 @@ def _difference(dense: _Heard, less: _Heard, masks: Mapping[str, Tensor]) -> str
     """Where the two are not the same, or nothing; what has other sizes beside the channels cannot be compared."""
     fine = [name for name, _, _ in dense.inputs] == [name for name, _, _ in less.inputs]
     place = "" if fine else "layers are called otherwise"
-    for (name, axis, whole), (_, _, values) in zip(dense.inputs, less.inputs, strict=False):
-        kept = _kept(masks[name], whole.size(axis)) if name in masks else None
+    for (name, function, whole), (_, _, values) in zip(dense.inputs, less.inputs, strict=False):
+        axis, inputs_first = LAYER_FUNCTIONS[function]
+        kept = _kept(masks[name], whole.size(axis), inputs_first=inputs_first) if name in masks else None
         left = whole if kept is None else whole.index_select(axis, kept.nonzero().flatten())
         if not place and left.shape == values.shape and not _same(left, values, axis):
             place = f"the inputs of {name.rpartition('.')[0] or 'a layer'} differ"
@@ -158,12 +184,17 @@ def _difference(dense: _Heard, less: _Heard, masks: Mapping[str, Tensor]) -> str
     )
 
 
-def _kept(mask: Tensor, inputs: int) -> Tensor | None:
-    """Which inputs of a layer its weight's mask still reads, bool [inputs]; nothing if no axis of it has so many."""
-    for axis in (1, 0):
-        if mask.shape[axis] == inputs:
-            return mask.movedim(axis, 0).flatten(1).any(1)
-    return None
+def _kept(mask: Tensor, inputs: int, *, inputs_first: bool) -> Tensor | None:
+    """Which inputs of a layer its weight's mask still reads, bool [inputs]; nothing if it has not so many.
+
+    A convolution's rows lie one group after the other, and each group of rows reads inputs of its own.
+    """
+    if inputs_first:
+        return mask.flatten(1).any(1) if len(mask) == inputs else None
+    groups, rest = divmod(inputs, mask.shape[1])
+    if rest or groups == 0 or len(mask) % groups:
+        return None
+    return mask.reshape(groups, len(mask) // groups, mask.shape[1], -1).any(3).any(1).flatten()
 
 
 def _same(expected: Tensor, given: Tensor, axis: int) -> bool:

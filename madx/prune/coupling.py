@@ -4,11 +4,15 @@ Channels that reach one input of a layer are summed, multiplied or otherwise mix
 the slices of a normalisation or of a learnt scale that they pass. A source all of whose channels reach all inputs alike
 (an average over channels, a map that is stretched over all channels, tokens that are mixed) says nothing about single
 channels there: whether they can go shows when the smaller network is compared with the whole one.
+
+A convolution with groups keeps their number, and each of them loses as many channels: all that one such layer reads is
+therefore tied. Which channels go is free in each group, or, for layers that are `aligned`, the same ones in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +22,7 @@ from torch import Tensor
 from madx.prune.groups import ChannelGroup, Place
 from madx.prune.passes import OUTPUTS, Reader, Source
 from madx.prune.probing import Reached
+from madx.prune.shares import shares, uneven
 
 MAKES_OUTPUTS = "makes the network's outputs"
 """The reason for a layer whose output channels are the network's own."""
@@ -57,9 +62,14 @@ class _Unit:
         return frozenset(source for source, _ in self.sources if source.layer)
 
     @property
-    def met(self) -> frozenset[Source | Reader]:
-        """All that it passes: channels that differ in this serve different purposes, and each kind gives its share."""
-        return frozenset([*(source for source, _ in self.sources), *(reader for reader, _ in self.inputs)])
+    def passed(self) -> list[tuple[Source | Reader, int]]:
+        """Its channels in sources and readers alike."""
+        return [*self.sources, *self.inputs]
+
+    @property
+    def met(self) -> Counter[tuple[Source | Reader, int]]:
+        """How many of its channels each source and reader that it passes has in each group of a convolution."""
+        return Counter((of, number // (of.channels // of.groups)) for of, number in self.passed)
 
     @property
     def read(self) -> bool:
@@ -74,24 +84,45 @@ class Coupled:
     makers: tuple[Source, ...]
     units: tuple[_Unit, ...]
 
-    def group(self, sparsity: float, round_to: int) -> ChannelGroup:
-        """As channels to choose from: of each part `sparsity` goes, and what is kept is a multiple of round_to."""
-        parts: dict[frozenset[Source | Reader], list[int]] = {}
-        for number, unit in enumerate(self.units):
-            parts.setdefault(unit.met, []).append(number)
-        shares = [(tuple(part), len(part) - _kept(len(part), sparsity, round_to)) for part in parts.values()]
+    @property
+    def grouped(self) -> frozenset[Source | Reader]:
+        """Convolutions with groups of several channels that make or read these."""
+        met = dict.fromkeys(of for unit in self.units for of, _ in unit.passed)
+        return frozenset(of for of in met if 1 < of.groups < of.channels)
+
+    def group(self, sparsity: float, round_to: int) -> tuple[ChannelGroup, str]:
+        """As channels to choose from: `sparsity` goes, and what is kept is a multiple of round_to; or why none can."""
+        met = [unit.met for unit in self.units]
+        parts = shares(met, sparsity, round_to)
         makers = tuple(map(layer_name, self.makers))
-        return ChannelGroup(makers[0], makers, len(self.units), tuple(shares), tuple(_places(self.units)))
+        group = ChannelGroup(makers[0], makers, len(self.units), parts, tuple(_places(self.units)))
+        if of := uneven(met, parts):
+            problem = f"the {of.groups} groups of {layer_name(of)} would not lose equally many channels"
+            return group, problem
+        if not any(count for _, count in parts):
+            single = next((of for one in met for of, _ in one if 1 < of.groups == of.channels), None)
+            if single:
+                return (
+                    group,
+                    f"each of the {single.groups} groups of {layer_name(single)} has one channel, and keeps it",
+                )
+            return group, f"{group.channels} channels, and what is kept is a multiple of {round_to}"
+        return group, ""
 
 
-def coupled(found: Sequence[Reached]) -> list[Coupled]:
-    """Every set of tied layers, from what `probe` found."""
+def coupled(found: Sequence[Reached], aligned: Set[Source | Reader] = frozenset()) -> list[Coupled]:
+    """Every set of tied layers, from what `probe` found.
+
+    Args:
+        found: what every source reaches.
+        aligned: convolutions all of whose groups lose the same channels, by their number in the group.
+    """
     order = {reached.source: number for number, reached in enumerate(found)}
-    units = _units(found)
+    units = _units(found, aligned)
     ties = _Union()
     for unit in units:
         first, *others = unit.makers
-        for other in others:
+        for other in (*others, *(of for of, _ in unit.passed if of.groups > 1)):
             ties.join(first, other)
     sets: dict[Any, list[_Unit]] = {}
     for unit in units:
@@ -117,7 +148,7 @@ def why_whole(
     """
     own = {layer_name(maker): _own_reason(found[maker], {**kept, **unable}) for maker in entry.makers}
     tied = next((f"tied to {name}: {reason}" for name, reason in own.items() if reason), "")
-    reason = tied or _why_all_are_read(entry, unable) or _why_unknown(entry, found)
+    reason = tied or _why_all_are_read(entry, unable) or _why_unknown(entry, found) or _why_ambiguous(entry)
     return {name: of_its_own or reason for name, of_its_own in own.items() if of_its_own or reason}
 
 
@@ -127,7 +158,7 @@ def layer_name(of: Source | Reader) -> str:
     return parameter.rpartition(".")[0] if of.layer else parameter
 
 
-def _units(found: Sequence[Reached]) -> list[_Unit]:
+def _units(found: Sequence[Reached], aligned: Set[Source | Reader]) -> list[_Unit]:
     """What can only go together, wherever a layer makes it."""
     union = _Union()
     sources = [(reached.source, channel) for reached in found for channel in range(reached.source.channels)]
@@ -141,6 +172,9 @@ def _units(found: Sequence[Reached]) -> list[_Unit]:
     for of, number in items:
         for parameter, axis in of.places:  # slices of one thing, under whatever name they are met
             union.join(_item(of, number), (parameter, axis, number))
+    for of in aligned:
+        for number in range(of.channels):
+            union.join(_item(of, number), _item(of, number % (of.channels // of.groups)))
     units: dict[Any, _Unit] = {}
     for source, channel in sources:
         units.setdefault(union.find(_item(source, channel)), _Unit()).sources.append((source, channel))
@@ -171,7 +205,7 @@ def _alike(matrix: Tensor) -> bool:
 def _own_reason(reached: Reached, whole: Mapping[str, str]) -> str:
     """Why a layer's output channels stay whatever is tied to them, or nothing."""
     source = reached.source
-    if reason := whole.get(layer_name(source), "") or _grouped(source.groups):
+    if reason := whole.get(layer_name(source), ""):
         return reason
     return MAKES_OUTPUTS if OUTPUTS in reached.readers else ""
 
@@ -180,8 +214,7 @@ def _why_all_are_read(entry: Coupled, unable: Mapping[str, str]) -> str:
     """Why a layer that reads these channels needs them all, or nothing."""
     readers = dict.fromkeys(reader for unit in entry.units for reader, _ in unit.inputs if reader.layer)
     for reader in readers:
-        name = layer_name(reader)
-        if reason := _grouped(reader.groups) or unable.get(name, ""):
+        if reason := unable.get(name := layer_name(reader), ""):
             return f"read by {name}: {reason}"
     return ""
 
@@ -203,26 +236,26 @@ def _why_unknown(entry: Coupled, found: Mapping[Source, Reached]) -> str:
     )
 
 
-def _grouped(groups: int) -> str:
-    """Why single channels of a convolution with groups cannot go, or nothing; those of a depthwise one can."""
-    return f"grouped convolution ({groups} groups)" if groups > 1 else ""
+def _why_ambiguous(entry: Coupled) -> str:
+    """Why it is not known which slice of a weight a channel is, or nothing: a layer runs in different groups."""
+    groups: dict[tuple[str, int], int] = {}
+    for of in dict.fromkeys(of for unit in entry.units for of, _ in unit.passed if of.layer):
+        if groups.setdefault(of.places[0], of.groups) != of.groups:
+            return f"{layer_name(of)} is called with different numbers of groups"
+    return ""
 
 
 def _places(units: Sequence[_Unit]) -> Iterator[Place]:
     """Every slice of every parameter and buffer that goes with a unit."""
-    found: dict[tuple[str, int, bool], set[tuple[int, int]]] = {}
+    found: dict[tuple[str, int, bool, int], set[tuple[int, int]]] = {}
     for number, unit in enumerate(units):
         slices: list[tuple[Source | Reader, int, bool]] = [(source, index, False) for source, index in unit.sources]
         slices += [(reader, index, reader.layer) for reader, index in unit.inputs if not reader.depthwise]
         for of, index, reads in slices:
+            (weight, _), *_ = of.places
             for parameter, axis in of.places:
-                found.setdefault((parameter, axis, reads), set()).add((number, index))
-    for (parameter, axis, reads), pairs in found.items():
+                groups = of.groups if parameter == weight else 1
+                found.setdefault((parameter, axis, reads, groups), set()).add((number, index))
+    for (parameter, axis, reads, groups), pairs in found.items():
         channel, index = torch.tensor(sorted(pairs)).T
-        yield Place(parameter, axis, channel, index, reads)
-
-
-def _kept(channels: int, sparsity: float, round_to: int) -> int:
-    """How many of `channels` stay: the nearest multiple of round_to (half goes up), at least one, at most all."""
-    multiples = max(1, int((1 - sparsity) * channels / round_to + 0.5))
-    return min(channels, multiples * round_to)
+        yield Place(parameter, axis, channel, index, reads, groups)

@@ -42,6 +42,7 @@ class Source:
     """Where channels come from: a layer that makes them, or a parameter that no layer owns, such as a learnt scale."""
 
     places: Places
+    """In the weight of a convolution with groups, slices of the second axis are counted on from group to group."""
     channels: int
     layer: bool
     groups: int = 1
@@ -53,6 +54,7 @@ class Reader:
     """Something with one slice for each channel that comes in."""
 
     places: Places
+    channels: int
     layer: bool
     """Whether a convolution or linear layer reads the channels; a normalisation only passes them on."""
     groups: int = 1
@@ -60,7 +62,7 @@ class Reader:
     """Then it has one group, and its places are those that make its channels."""
 
 
-OUTPUTS = Reader((), layer=False)
+OUTPUTS = Reader((), 0, layer=False)
 """The network's own outputs."""
 
 
@@ -81,13 +83,15 @@ class Passes(TorchFunctionMode):
 
     Attributes:
         named: parameters and buffers of layers and normalisations, by name.
-        reached: by reader, which of its inputs the last pass changed, bool [inputs].
+        reached: by reader, which of its inputs the last pass changed, bool [inputs]; a reader may be without any.
+        signs: of what is added to values of a shape.
     """
 
     def __init__(self, module: nn.Module, images: Tensor) -> None:
         super().__init__()
         self.named: set[str] = set()
         self.reached: dict[Reader, Tensor] = {}
+        self.signs = Signs()
         self._module, self._images = module, images
         self._names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
         self._noise = torch_generator(0, "probing outputs")
@@ -192,7 +196,7 @@ class Passes(TorchFunctionMode):
             places.append((self._names[id(bias)], 0))
         self.named |= {name for name, _ in places}
         groups = 1 if depthwise else groups
-        return Reader(((weight, reads),), True, groups, depthwise), Source(tuple(places), made, True, groups)
+        return Reader(((weight, reads),), read, True, groups, depthwise), Source(tuple(places), made, True, groups)
 
     def _pass_on(self, axis: int, given: Mapping[str, Any]) -> None:
         """A normalisation, or an activation with a parameter for each channel."""
@@ -206,7 +210,7 @@ class Passes(TorchFunctionMode):
         if self._replays:
             self._met(axis, given["input"])
         else:
-            reader = Reader(tuple((name, 0) for name in names), layer=False)
+            reader = Reader(tuple((name, 0) for name in names), given["input"].size(axis), layer=False)
             self._calls.append(_Call(reader, axis, given["input"].clone(), None, None))
 
     def _met(self, axis: int, inputs: Tensor) -> _Call | None:
@@ -221,6 +225,8 @@ class Passes(TorchFunctionMode):
 
     def _note(self, reader: Reader, axis: int, new: Tensor, old: Tensor) -> None:
         """Which slices along the axis differ; what is not a number differs from every number alone."""
+        if torch.equal(new, old):  # as most are: a pass changes little
+            return
         differs = (new != old) & ~(new.isnan() & old.isnan())
         reached = differs.movedim(axis, 0).flatten(1).any(1)
         self.reached[reader] = self.reached.get(reader, torch.zeros_like(reached)) | reached
@@ -230,12 +236,20 @@ class Passes(TorchFunctionMode):
         assert call.outputs is not None
         assert call.source is not None
         change = self._changes.get(call.source)
-        return call.outputs.clone() if change is None else added(call.outputs, change, call.axis)
+        return call.outputs.clone() if change is None else added(call.outputs, change, call.axis, self.signs)
 
 
-def added(values: Tensor, change: Tensor, axis: int) -> Tensor:
+def added(values: Tensor, change: Tensor, axis: int, signs: Mapping[torch.Size, Tensor]) -> Tensor:
     """Values with `change` [channels] added along an axis, its sign drawn for each of them."""
     shape = [1] * values.dim()
     shape[axis] = -1
-    signs = torch.randint(0, 2, values.shape, generator=torch_generator(0, "probing signs")) * 2 - 1
-    return values + change.view(shape) * signs
+    return values + change.view(shape) * signs[values.shape]
+
+
+class Signs(dict[torch.Size, Tensor]):
+    """Random signs in every shape that is asked for, always the same; drawn once, as passes are many."""
+
+    def __missing__(self, shape: torch.Size) -> Tensor:
+        drawn = torch.randint(0, 2, shape, generator=torch_generator(0, "probing signs")) * 2 - 1
+        self[shape] = drawn.to(torch.int8)
+        return self[shape]

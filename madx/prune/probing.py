@@ -107,7 +107,7 @@ class _Probe:
         before = {source: parameter.clone() for source, parameter in self._free.items() if source in changes}
         try:
             for source, value in before.items():
-                self._free[source].copy_(added(value, changes[source], source.places[0][1]))
+                self._free[source].copy_(added(value, changes[source], source.places[0][1], self._passes.signs))
             self._passes.run(changes)
         finally:
             for source, value in before.items():

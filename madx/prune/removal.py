@@ -65,6 +65,8 @@ class Rule:
         self.unscored = unscored_layers(dense, shape=example.shape)
         self.kept = layers_to_keep(dense, keep=config.keep, only=config.only)
         self._whole = {**self.kept, **self.unscored}
+        self._agreed: set[tuple[tuple[int, ...], ...]] = set()
+        """Channels whose removal was checked: nothing else of what is compared changes while the rule is in use."""
 
     def remove(self, scores: Mapping[str, Tensor]) -> Removal:
         """Apply the rule to a copy of the dense network."""
@@ -146,7 +148,10 @@ class Rule:
         """A copy of the dense network without the channels of lowest score, its survivors, and why layers are whole."""
         groups, reasons = self.groups
         on_cpu = {name: score.cpu() for name, score in scores.items()}
-        state, survivors = without_channels(self.dense, groups, on_cpu, shape=self.example.shape)
+        decision = tuple(tuple(group.removed(on_cpu)) for group in groups)
+        again = decision in self._agreed
+        state, survivors = without_channels(self.dense, groups, on_cpu, shape=self.example.shape, agreed=again)
+        self._agreed.add(decision)
         module = copied(self.dense)
         resize_to_(module, state)
         return module, survivors, reasons

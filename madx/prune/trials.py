@@ -6,19 +6,24 @@ without some. A group that cannot go stays whole and says why, and the others go
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from madx.models.copies import copied
-from madx.prune.agreement import check_same_function, disagreement
+from madx.prune.agreement import Comparison, check_same_function
 from madx.prune.coupling import coupled, why_whole
-from madx.prune.groups import ChannelGroup, survivors_without
+from madx.prune.groups import ChannelGroup, Cut, cuts
 from madx.prune.layers import NOT_USED, SCORED_LAYERS, listed_layers
+from madx.prune.passes import Reader, Source
 from madx.prune.probing import probe
 from madx.seeds import torch_generator
+
+Proposal = tuple[ChannelGroup, str, frozenset[Source | Reader]]
+"""A group, why nothing of it can go, if so, and the convolutions with groups that make or read its channels."""
 
 _TRIALS = 2
 """Random choices of channels that are tried: one may be even by chance where a split needs equal halves."""
@@ -53,27 +58,66 @@ def channel_groups(
     layers = {name for name, layer in listed_layers(module).items() if isinstance(layer, SCORED_LAYERS)}
     unable = {name: reason for name, reason in unscored.items() if name in layers}
     found = {reached.source: reached for reached in probe(module, example)}
-    reasons: dict[str, str] = {}
-    groups: list[ChannelGroup] = []
-    for entry in coupled(list(found.values())):
-        group = entry.group(sparsity, round_to)
-        why = why_whole(entry, found, unable, kept)
-        if not why and not any(count for _, count in group.parts):
-            why = dict.fromkeys(
-                group.makers, f"{group.channels} channels, and what is kept is a multiple of {round_to}"
-            )
-        reasons |= why
-        groups += [] if why else [group]
-    groups, refused = _removable(_stirred(module), groups, example.shape)
-    for group, problem in refused:
-        reasons |= dict.fromkeys(group.makers, problem)
+
+    def proposed(aligned: Set[Source | Reader]) -> tuple[list[Proposal], dict[str, str]]:
+        """Groups that may go, and why layers stay whole, with these convolutions aligned."""
+        proposals: list[Proposal] = []
+        reasons: dict[str, str] = {}
+        for entry in coupled(list(found.values()), aligned):
+            if why := why_whole(entry, found, unable, kept):
+                reasons |= why
+            else:
+                proposals.append((*entry.group(sparsity, round_to), entry.grouped))
+        return proposals, reasons
+
+    groups, reasons = _tried(proposed, _Trial(module, example.shape))
     followed = {name for group in groups for name in group.makers} | reasons.keys()
     unused = {name: NOT_USED for name in layers if name not in followed}
     return groups, {**unused, **{name: reason for name, reason in reasons.items() if name in layers}, **unscored}
 
 
+def _tried(
+    proposed: Callable[[Set[Source | Reader]], tuple[list[Proposal], dict[str, str]]],
+    trial: _Trial,
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """The groups that can go, and why layers stay whole.
+
+    A convolution's groups lose channels by their own choice, or, where that cannot be, all of them the same ones: a
+    channel shuffle brings the first of each group together, and then the second.
+    """
+    aligned: frozenset[Source | Reader] = frozenset()
+    known: dict[tuple[Any, ...], str] = {}
+    while True:
+        proposals, reasons = proposed(aligned)
+        problems = {id(group): problem or known.get(_identity(group), "") for group, problem, _ in proposals}
+        groups = [group for group, _, _ in proposals if not problems[id(group)]]
+        if all(grouped <= aligned for group, _, grouped in proposals if problems[id(group)]):
+            groups, refused = _removable(trial, groups)
+            problems |= {id(group): problem for group, problem in refused}
+            known |= {_identity(group): problem for group, problem in refused}
+        better = frozenset[Source | Reader]().union(
+            *(grouped for group, _, grouped in proposals if problems[id(group)])
+        )
+        if better <= aligned:
+            break
+        aligned |= better
+    for group, _, _ in proposals:
+        if problem := problems[id(group)]:
+            reasons |= dict.fromkeys(group.makers, problem)
+    return groups, reasons
+
+
+def _identity(group: ChannelGroup) -> tuple[Any, ...]:
+    return group.makers, group.channels, group.parts
+
+
 def without_channels(
-    module: nn.Module, groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor], *, shape: torch.Size
+    module: nn.Module,
+    groups: Sequence[ChannelGroup],
+    scores: Mapping[str, Tensor],
+    *,
+    shape: torch.Size,
+    agreed: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What stays of a network when the channels of lowest score go.
 
@@ -82,6 +126,7 @@ def without_channels(
         groups: from `channel_groups`.
         scores: of entries or of channels, on the CPU.
         shape: of images to compare both networks on.
+        agreed: whether the same network without the same channels was compared before.
 
     Returns:
         The smaller network's state, and of its parameters and float buffers the flat positions in the dense one.
@@ -89,28 +134,31 @@ def without_channels(
     Raises:
         ModelError: the smaller network computes something else than the dense one with those entries at zero.
     """
-    survivors, state, masks = _smaller(module, groups, scores)
-    if groups:
+    cut = _cuts(module, groups, scores)
+    state, masks = _smaller(module, cut)
+    if groups and not agreed:
         check_same_function(module, state, masks, shape=shape)
+    survivors = {}
+    for name, tensor in _named(module).items():
+        positions = torch.arange(tensor.numel()).view(tensor.shape)
+        survivors[name] = cut[name].take(positions) if name in cut else positions
     return state, survivors
 
 
-def _removable(
-    module: nn.Module, groups: list[ChannelGroup], shape: torch.Size
-) -> tuple[list[ChannelGroup], list[tuple[ChannelGroup, str]]]:
+def _removable(trial: _Trial, groups: list[ChannelGroup]) -> tuple[list[ChannelGroup], list[tuple[ChannelGroup, str]]]:
     """The groups that can go together, and the others with the reason; halves are tried where the whole fails."""
-    problem = _problem(module, groups, shape)
+    problem = trial.problem(groups)
     if not problem:
         return groups, []
     if len(groups) == 1:
         return [], [(groups[0], problem)]
     half = len(groups) // 2
-    first, refused = _removable(module, groups[:half], shape)
-    second, others = _removable(module, groups[half:], shape)
+    first, refused = _removable(trial, groups[:half])
+    second, others = _removable(trial, groups[half:])
     refused += others
-    if first and second and _problem(module, [*first, *second], shape):  # each half can go, and not both
+    if first and second and trial.problem([*first, *second]):  # each half can go, and not both
         for group in second:
-            if problem := _problem(module, [*first, group], shape):
+            if problem := trial.problem([*first, group]):
                 refused.append((group, problem))
             else:
                 first = [*first, group]
@@ -118,15 +166,22 @@ def _removable(
     return [*first, *second], refused
 
 
-def _problem(module: nn.Module, groups: Sequence[ChannelGroup], shape: torch.Size) -> str:
-    """Why the network does not do without channels of these groups, or nothing."""
-    for trial in range(_TRIALS if groups else 0):
-        generator = torch_generator(0, "trial", trial)
-        scores = {group.key: torch.rand(group.channels, generator=generator) for group in groups}
-        _, state, masks = _smaller(module, groups, scores)
-        if problem := disagreement(module, state, masks, shape=shape):
-            return problem
-    return ""
+class _Trial:
+    """A network that is tried without channels."""
+
+    def __init__(self, module: nn.Module, shape: torch.Size) -> None:
+        self._module = _stirred(module)
+        self._comparison = Comparison(self._module, shape)
+
+    def problem(self, groups: Sequence[ChannelGroup]) -> str:
+        """Why the network does not do without channels of these groups, or nothing."""
+        for trial in range(_TRIALS if groups else 0):
+            generator = torch_generator(0, "trial", trial)
+            scores = {group.key: torch.rand(group.channels, generator=generator) for group in groups}
+            state, masks = _smaller(self._module, _cuts(self._module, groups, scores))
+            if problem := self._comparison.disagreement(state, masks):
+                return problem
+        return ""
 
 
 def _stirred(module: nn.Module) -> nn.Module:
@@ -139,24 +194,27 @@ def _stirred(module: nn.Module) -> nn.Module:
     return module
 
 
-def _smaller(
-    module: nn.Module, groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Positions of what stays, the smaller state, and masks in the dense shapes for every parameter."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    buffers = {
-        name: buffer for name, buffer in module.named_buffers(remove_duplicate=False) if buffer.is_floating_point()
+def _named(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and float buffers under all of their names."""
+    buffers = module.named_buffers(remove_duplicate=False)
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **{name: buffer for name, buffer in buffers if buffer.is_floating_point()},
     }
-    first = {id(tensor): name for name, tensor in reversed([*parameters.items(), *buffers.items()])}
-    shapes = {name: tensor.shape for name, tensor in (*parameters.items(), *buffers.items())}
-    own = survivors_without(groups, scores, shapes)
-    survivors = {name: own[first[id(tensor)]] for name, tensor in (*parameters.items(), *buffers.items())}
+
+
+def _cuts(module: nn.Module, groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor]) -> dict[str, Cut]:
+    """What goes of a network's tensors, under all of their names."""
+    named = _named(module)
+    first = {id(tensor): name for name, tensor in reversed(named.items())}
+    own = cuts(groups, scores, {name: tensor.shape for name, tensor in named.items()})
+    return {name: own[first[id(tensor)]] for name, tensor in named.items() if first[id(tensor)] in own}
+
+
+def _smaller(module: nn.Module, cut: Mapping[str, Cut]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The smaller state, and masks of the parameters that are cut, in the dense shapes."""
     state = module.state_dict()
-    for name in state.keys() & survivors.keys():
-        state[name] = state[name].detach().flatten()[survivors[name].to(state[name].device)]
-    masks = {}
-    for name, parameter in parameters.items():
-        masks[name] = torch.zeros(parameter.numel(), dtype=torch.bool)
-        masks[name][survivors[name].flatten()] = True
-        masks[name] = masks[name].view(parameter.shape)
-    return survivors, state, masks
+    for name in state.keys() & cut.keys():
+        state[name] = cut[name].take(state[name].detach())
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return state, {name: cut[name].mask() for name in parameters if name in cut}

@@ -122,3 +122,25 @@ def test_two_four_without_a_layer_for_it_is_refused() -> None:
     odd = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)).eval()
     with pytest.raises(RecipeError, match=r"prune.structure: 2:4 .* 3 input channels are not a multiple of 16"):
         Rule(odd, PruneConfig(structure="2:4"), example=torch.zeros(2, 3, 6, 6)).rehearse()
+
+
+def test_the_same_removal_is_compared_once_and_another_again(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What failed is no agreement either: it fails again."""
+    compared: list[str] = []
+
+    def check(*_: object, **__: object) -> None:
+        compared.append("once more")
+        if len(compared) < 3:
+            raise ModelError("not the same")
+
+    rule = Rule(network, PruneConfig(structure="channels", round_to=16), example=EXAMPLE)
+    scores = scores_of(network)
+    monkeypatch.setattr("madx.prune.trials.check_same_function", check)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="not the same"):
+            rule.remove(scores)
+    for scale, comparisons in ((1, 3), (2, 3), (-1, 4), (1, 4)):
+        rule.remove({name: scale * score for name, score in scores.items()})
+        assert len(compared) == comparisons

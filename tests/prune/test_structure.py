@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -17,6 +18,13 @@ from madx.prune.layers import scored_layers, scored_parameters
 
 BRANCHES = {"parts.add": 2}
 """Of concatenated_residual: its channels are tied to two branches, and each of them gives its own share."""
+
+GROUPS = {
+    "grouped": {"0.0": 4, "1.0": 4},
+    "depth_multiplier": {"1.0": 8},
+    "groups_as_outputs": {"0.0": 8},
+}
+"""Of the convolution that makes or reads a layer's channels: each of them gives its share."""
 
 
 def silenced(dense: nn.Module, survivors: Survivors) -> nn.Module:
@@ -44,7 +52,7 @@ def test_the_pruned_network_is_the_dense_one_silenced(name: str, sparsity: float
     assert logits.shape == given.network(given.images).shape, "outputs are never pruned"
     assert (logits - given.network(given.images)).abs().max() > 1e-6, "nothing was removed"
     _check_survivors(given.network, module, survivors)
-    _check_counts(given.network, module, reasons, sparsity, round_to)
+    _check_counts(name, (given.network, module), reasons, sparsity, round_to)
 
 
 def _check_survivors(dense: nn.Module, pruned: nn.Module, survivors: Survivors) -> None:
@@ -61,9 +69,14 @@ def _check_survivors(dense: nn.Module, pruned: nn.Module, survivors: Survivors) 
 
 
 def _check_counts(
-    dense: nn.Module, pruned: nn.Module, reasons: Mapping[str, str], sparsity: float, round_to: int
+    case_name: str,
+    networks: tuple[nn.Module, nn.Module],
+    reasons: Mapping[str, str],
+    sparsity: float,
+    round_to: int,
 ) -> None:
     """Each layer either gave the same share of its outputs, or says why not; attributes follow the tensors."""
+    dense, pruned = networks
     after = scored_layers(pruned)
     for name, layer in scored_layers(dense).items():
         channels, kept = layer.weight.shape[0], after[name].weight.shape[0]
@@ -72,8 +85,9 @@ def _check_counts(
             continue
         assert kept < channels, f"{name} lost nothing and has no reason"
         assert kept % round_to == 0
-        branches = BRANCHES.get(name, 1)
-        assert kept == branches * max(1, int((1 - sparsity) * channels / branches / round_to + 0.5)) * round_to
+        groups = GROUPS.get(case_name, {}).get(name, 1)
+        shares, step = BRANCHES.get(name, 1) * groups, round_to // math.gcd(round_to, groups)
+        assert kept == shares * max(1, int((1 - sparsity) * channels / shares / step + 0.5)) * step
         for attribute in ("out_channels", "out_features"):
             assert getattr(after[name], attribute, kept) == kept
     for module in pruned.modules():
@@ -91,19 +105,13 @@ REASONS = {
         "parts.spare": "the forward pass does not use this layer",
         "parts.head": "makes the network's outputs",
     },
-    "grouped": {
-        "0.0": "read by 1.0: grouped convolution (4 groups)",
-        "1.0": "grouped convolution (4 groups)",
-        "6": "makes the network's outputs",
-    },
+    "grouped": {"6": "makes the network's outputs"},
     "depth_multiplier": {
-        "0.0": "read by 1.0: grouped convolution (8 groups)",
-        "1.0": "grouped convolution (8 groups)",
+        "0.0": "each of the 8 groups of 1.0 has one channel, and keeps it",
         "5": "makes the network's outputs",
     },
     "groups_as_outputs": {
-        "0.0": "read by 1.0: grouped convolution (8 groups)",
-        "1.0": "grouped convolution (8 groups)",
+        "1.0": "each of the 8 groups of 1.0 has one channel, and keeps it",
         "5": "makes the network's outputs",
     },
 }
