@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +16,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.ahead import decoders
 from madx.data.decoding import Decoding, UnclearError, decode, examine
 from madx.data.places import shown
 from madx.data.sources import DIGEST, digest
 from madx.errors import DataError
 
-DECODERS = 8
-"""Threads at most; Pillow decodes outside of Python's lock."""
 PROBED = 64
 """Images of a choice whose pixels are part of its identity, evenly spaced, so that another decoding is another set."""
 MOST_READ = 20_000, 2**28
@@ -166,28 +164,28 @@ class FileSource:
         Raises:
             DataError: if a file is damaged, or is not the one that was listed; it names the file.
         """
-        batch = np.empty((len(index), *self.shape), np.float32)
-        with _pool() as pool:
-            for image, pixels in zip(batch, pool.map(self._decoded, index), strict=True):
-                if pixels.dtype == np.uint8:
-                    np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=image)
-                else:
-                    image[:] = pixels.transpose(2, 0, 1)
-        return batch
+        batch, known = np.empty((len(index), *self.shape), np.float32), self._digests
 
-    def _decoded(self, position: int) -> NDArray[np.uint8]:
-        file = self.files[position]
-        content = file.read()
-        if self._digests is not None and digest(content) != _whole(self._digests[position]):
-            raise changed(file.title)
-        return decode(file.title, content, self.how)
+        def decoded(row: int) -> None:
+            file = self.files[index[row]]
+            content = file.read()
+            if known is not None and digest(content) != _whole(known[index[row]]):
+                raise changed(file.title)
+            pixels = decode(file.title, content, self.how).transpose(2, 0, 1)
+            if pixels.dtype == np.uint8:
+                np.divide(pixels, np.float32(255), out=batch[row])
+            else:
+                batch[row] = pixels
+
+        for _ in decoders().map(decoded, range(len(index))):
+            pass
+        return batch
 
     @cached_property
     def _digests(self) -> NDArray[np.bytes_] | None:
         if len(self.files) > MOST_READ[0] or sum(file.size for file in self.files) > MOST_READ[1]:
             return None
-        with _pool() as pool:
-            found = list(pool.map(self._examined, self.files))
+        found = list(decoders().map(self._examined, self.files))
         problems = [problem for _, problem in found if problem]
         if problems:
             raise DataError(_told(problems, len(self.files)))
@@ -204,9 +202,8 @@ class FileSource:
         Raises:
             DataError: none is left of a class that had some, so that the gate would be of other classes.
         """
-        with _pool() as pool:
-            found = pool.map(lambda file: _is_damaged(file, self.how), self.files)
-            damaged = np.fromiter(found, bool, len(self.files))
+        found = decoders().map(lambda file: _is_damaged(file, self.how), self.files)
+        damaged = np.fromiter(found, bool, len(self.files))
         if not damaged.any():
             return self
         keep = np.flatnonzero(~damaged)
@@ -296,10 +293,6 @@ def _fitted(files: Sequence[Stored], how: Decoding) -> Decoding:
         except DataError:
             continue  # it is told with all others that are damaged
     raise DataError(f"the size of the images cannot be told from {files[0].title}; give data.image_size")
-
-
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1))
 
 
 def _whole(stored: bytes) -> bytes:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx import seeds
+from madx.data.ahead import ahead
 from madx.data.copies import Copies, distinct
 from madx.data.readers import read
 from madx.data.sources import Source
@@ -66,18 +67,33 @@ class Split:
 
     def tensors(self, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor]:
         """Images [n, C, H, W] and labels [n] of the slice start:stop, in order."""
-        return self._decode(self.index[start:stop])
+        return self.load(self.index[start:stop])
+
+    def load(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Images [n, C, H, W] and labels [n] at these positions of the source."""
+        import torch
+
+        return torch.from_numpy(self.source.images(index)), torch.from_numpy(self.source.labels[index])
 
     def batches(
         self, batch_size: int, *, shuffle: int | None = None, drop_last: bool = False, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels, `batch_size` at a time; the last batch may be smaller.
+        """Images and labels, `batch_size` at a time, one batch decoded ahead; the last batch may be smaller.
+
+        Arguments and errors are those of `order`.
+        """
+        return ahead(self.load, self.order(batch_size, shuffle=shuffle, drop_last=drop_last, start=start))
+
+    def order(
+        self, batch_size: int, *, shuffle: int | None = None, drop_last: bool = False, start: int = 0
+    ) -> Iterator[NDArray[np.int64]]:
+        """Positions in the source of each batch's images, without decoding any.
 
         Args:
             batch_size: Images a batch.
             shuffle: Seed of a permutation, derived by the caller; None keeps the order.
             drop_last: Leave out a last batch that is not full.
-            start: First batch to yield. Earlier ones are not decoded, so a killed pass resumes at once.
+            start: First batch to yield. Earlier ones are passed over, so a killed pass resumes at once.
 
         Raises:
             DataError: if with drop_last there is not one batch; a loop over nothing would look like success.
@@ -91,10 +107,7 @@ class Split:
             )
         order = self.index if shuffle is None else np.random.default_rng(shuffle).permutation(self.index)
         end = len(order) - len(order) % batch_size if drop_last else len(order)
-        return (
-            self._decode(order[first : min(first + batch_size, end)])
-            for first in range(start * batch_size, end, batch_size)
-        )
+        return (order[first : min(first + batch_size, end)] for first in range(start * batch_size, end, batch_size))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -114,11 +127,6 @@ class Split:
             digest.update(part)
             empty = False
         return None if empty else digest.hexdigest()
-
-    def _decode(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        import torch
-
-        return torch.from_numpy(self.source.images(index)), torch.from_numpy(self.source.labels[index])
 
 
 @dataclass(frozen=True)

@@ -188,12 +188,13 @@ def test_a_resumed_pass_decodes_nothing_before_its_start():
     assert all(torch.equal(a, b) for a, b in zip(full[2:], resumed, strict=True))
 
 
-def test_batches_are_decoded_one_at_a_time():
+def test_batches_are_decoded_one_ahead_and_no_more():
     split = split_of(20)
     batches = split.batches(6)
     assert split.source.decoded == []
     next(batches)
-    assert split.source.decoded == split.index[:6].tolist()
+    batches.close()  # waits for what was begun
+    assert split.source.decoded in (split.index[:6].tolist(), split.index[:12].tolist())
 
 
 def test_shuffling_is_a_permutation_by_its_seed_alone():
