@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +130,56 @@ class Cell:
     def stamp(self) -> bytes:
         """Its digest."""
         return digest(self.content)
+
+
+class Mapped(NamedTuple):
+    """A file that is mapped, as it was when it was opened."""
+
+    path: str
+    target: str
+    """Where its bytes really are."""
+    size: int
+    modified: int
+    """In nanoseconds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MappedCell:
+    """An image file in a table that is mapped."""
+
+    title: str
+    column: Any
+    """Of Arrow; of bytes, or of structures that have some."""
+    row: int
+    size: int
+    """Bytes."""
+    file: Mapped
+
+    def read(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            DataError: the table was changed since it was opened.
+        """
+        try:
+            status = Path(self.file.path).stat()
+        except OSError as error:
+            raise DataError(
+                f"{shown(self.file.path)} cannot be read any more ({error.strerror}); put it back"
+            ) from None
+        if (status.st_size, status.st_mtime_ns) != (self.file.size, self.file.modified):
+            raise changed(f"{shown(self.file.path)}: {self.title}")
+        value = self.column[self.row].as_py()
+        content: bytes = value["bytes"] if isinstance(value, dict) else value
+        return content
+
+    def name_and(self, *facts: object) -> bytes:
+        """The table's name, its row, and what else is to be told of it."""
+        return os.fsencode("\x1f".join([self.title, *map(str, facts)]) + "\n")
+
+    def stamp(self) -> bytes:
+        """Where the table's bytes are, how many, and when they were last written."""
+        return self.name_and(*self.file[1:])
 
 
 def changed(path: str) -> DataError:
