@@ -56,13 +56,15 @@ def data_inspect(
     """Say what madx reads there: parts, classes, sizes, copies, what is unclear, and the section to paste."""
     from madx.data.inspecting import look
     from madx.errors import DataError
+    from madx.progress import listening
     from madx.recipe.reading import parse_value
 
     pairs = [key.partition("=") for key in keys or ()]
     if wrong := [name for name, equals, _ in pairs if not equals]:
         raise DataError(f"--set {wrong[0]!r} is not of the form key=value, for example image_size=224")
     more = {name.removeprefix("data."): parse_value(text, f"--set {name}") for name, _, text in pairs}
-    found = look(path, more)
+    with listening(show.progress_for(quiet=False)):
+        found = look(path, more)
     print(f"{path}: data.name: {found.name}")
     for name, part in found.parts.items():
         print(f"{name}: {part['images']} images, {part['classes']} classes, [C, H, W] = {part['shape']}")

@@ -5,8 +5,8 @@ disk (uint8, or files) and become float32 one batch at a time. The gate's images
 are touched by nothing else.
 """
 
-from madx.data.ahead import Ahead, ahead
 from madx.data.composition import describe
+from madx.data.lookahead import Ahead, ahead
 from madx.data.places import data_root
 from madx.data.sources import ArraySource, Source, array_source
 from madx.data.splits import Split, Splits, load_splits

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from madx.data.files import Cell, Mapped, MappedCell, Stored
 from madx.data.labelling import Written
 from madx.data.naming import LABELS, words
 from madx.data.places import few, require_memory
+from madx.data.stored import Cell, Mapped, MappedCell, Stored
 from madx.errors import DataError
 from madx.machine import available_memory
 from madx.recipe import DataConfig

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,11 +150,13 @@ def decode(name: str, content: bytes, how: Decoding) -> NDArray[Any]:
             raise _damaged(name, str(error)) from None
 
 
-def examine(name: str, content: bytes, how: Decoding) -> None:
+def examine(name: str, content: BinaryIO, how: Decoding) -> None:
     """Raise what `decode` would, at the price of a look at head and end where those tell enough."""
     if not seems_whole(content):
-        decode(name, content, how)
+        content.seek(0)
+        decode(name, content.read(), how)
         return
+    content.seek(0)
     with _opened(name, content) as image:
         try:
             _check_frames(name, image)
@@ -167,9 +170,9 @@ def examine(name: str, content: bytes, how: Decoding) -> None:
             raise _damaged(name, str(error)) from None
 
 
-def _opened(name: str, content: bytes) -> Image.Image:
+def _opened(name: str, content: bytes | BinaryIO) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content), formats=READ)
+        return Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=READ)
     except UnidentifiedImageError:
         raise _damaged(name, "no format that is known") from None
     except DAMAGED as error:
@@ -345,17 +348,22 @@ def _margin(have: int, want: int) -> int:
     return round((have - want) / 2) if have >= want else -((want - have) // 2)
 
 
-def seems_whole(content: bytes) -> bool:
+def seems_whole(content: BinaryIO) -> bool:
     """Whether the end is there: JPEG's or PNG's last marker, or as many bytes as the head of a WebP or BMP says.
 
     Of anything else there is no telling.
     """
-    if content.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" in content[-_END:]
-    if content.startswith(b"\x89PNG"):
-        return b"IEND" in content[-_END:]
-    if content.startswith(b"RIFF"):
-        return len(content) >= 8 + int.from_bytes(content[4:8], "little")
-    if content.startswith(b"BM"):
-        return len(content) >= int.from_bytes(content[2:6], "little")
+    size = content.seek(0, os.SEEK_END)
+    content.seek(max(0, size - _END))
+    end = content.read(_END)
+    content.seek(0)
+    head = content.read(8)
+    if head.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" in end
+    if head.startswith(b"\x89PNG"):
+        return b"IEND" in end
+    if head.startswith(b"RIFF"):
+        return size >= 8 + int.from_bytes(head[4:8], "little")
+    if head.startswith(b"BM"):
+        return size >= int.from_bytes(head[2:6], "little")
     return False

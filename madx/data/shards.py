@@ -17,12 +17,13 @@ from typing import Any
 from madx.data.classes import class_names
 from madx.data.columns import Shard, read_arrow, read_parquet
 from madx.data.decoding import Decoding, decoding_of
-from madx.data.files import FileSource, ImageFile, Stored, file_source
+from madx.data.files import FileSource, file_source
 from madx.data.labelling import Known, Written, number_labels
 from madx.data.listing import SUFFIXES
 from madx.data.naming import parts_of
 from madx.data.places import few, shown
 from madx.data.sources import Reading
+from madx.data.stored import ImageFile, Stored
 from madx.errors import DataError
 from madx.recipe import DataConfig
 

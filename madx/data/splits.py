@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx import seeds
-from madx.data.ahead import ahead
 from madx.data.copies import Copies, distinct
+from madx.data.lookahead import ahead
 from madx.data.readers import read
-from madx.data.sources import Source
+from madx.data.sources import Reading, Source
 from madx.errors import DataError
 from madx.recipe import DataConfig
 from madx.recipe.values import FEWEST_IMAGES
@@ -147,6 +147,11 @@ class Splits:
     """Whether the set has no test part, so that the gate is a share of all images."""
 
     @property
+    def large(self) -> bool:
+        """Whether it takes too long to decode all images for a command."""
+        return self.train.source.large or self.gate.source.large
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """How the data were read and what was passed over, each once."""
         parts = (self.train, self.gate)
@@ -156,15 +161,24 @@ class Splits:
 def load_splits(config: DataConfig, seed: int, *, trains: bool = True) -> Splits:
     """Read the data set and divide it; the same recipe and seed give the same splits, in the same order.
 
+    Arguments and errors are those of `divide`, and the errors of what cannot be read.
+    """
+    return divide(read(config), config, seed, trains=trains)
+
+
+def divide(found: Reading, config: DataConfig, seed: int, *, trains: bool) -> Splits:
+    """The splits of a data set that was read.
+
     Args:
+        found: what its reader returned.
         config: the recipe's section.
         seed: the recipe's.
         trains: whether anything is trained on the training images; the gate has no copy of them then.
 
     Raises:
-        DataError: if the set cannot be read, or is too small for data.selection or data.gate.
+        DataError: if the set is too small for data.selection or data.gate.
     """
-    source, test = read(config)
+    source, test = found
     divided = test is None
     if source is None:
         return _test_alone(test, config, seed, trains=trains)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from madx.data import Ahead, ahead
 from madx.data import files as files_module
-from madx.data.ahead import decoders
+from madx.data.lookahead import decoders
 from madx.data.readers import read
 from madx.data.splits import Split
 from madx.distributed import SINGLE
@@ -152,6 +152,7 @@ def test_batches_of_files_are_those_of_single_images(folder):
 def test_a_file_that_is_damaged_later_ends_the_pass_at_its_batch(folder, monkeypatch):
     monkeypatch.setattr(files_module, "MOST_READ", (1, 1))
     source, _ = read(DataConfig(name="imagefolder", path=folder))
+    source.glances(np.arange(1))
     victim = Path(source.files[7].path)
     content, status = victim.read_bytes(), victim.stat()
     victim.write_bytes(content[:20] + bytes(len(content) - 20))

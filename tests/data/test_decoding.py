@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from madx.data.decoding import Decoding, UnclearError, decode, decoding_of, examine
+from madx.data import decoding
+from madx.data.decoding import Decoding, UnclearError, decode, decoding_of
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
 GENERATOR = np.random.default_rng(3)
+
+
+def examine(name: str, content: bytes, how: Decoding) -> None:
+    decoding.examine(name, io.BytesIO(content), how)
 
 
 def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:

@@ -23,6 +23,7 @@ class Numbered:
     """Image i is filled with i / 1000, so that an image tells where it came from; counts what is decoded."""
 
     names = ()
+    large = False
 
     def __init__(self, labels: list[int], classes: int = 3) -> None:
         self.labels = np.array(labels, np.int64)
@@ -33,6 +34,9 @@ class Numbered:
     def images(self, index: np.ndarray) -> np.ndarray:
         self.decoded += index.tolist()
         return np.broadcast_to((index / 1000).astype(np.float32)[:, None, None, None], (len(index), 1, 2, 2)).copy()
+
+    def glances(self, index: np.ndarray) -> np.ndarray:
+        return self.digests(index)
 
     def digests(self, index: np.ndarray) -> np.ndarray:
         """No image of one source is in another."""

@@ -11,16 +11,22 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from madx.machine import usable_cpus
+from madx.progress import listener
 
 K = TypeVar("K")
 T = TypeVar("T")
 DECODERS = 8
 """Threads at most; Pillow decodes outside of Python's lock."""
+_HANDFUL, _BLOCK = 32, 64
+"""Small pieces of work that a thread takes at once, and handfuls that wait for the threads: a million pieces that wait
+would take a gigabyte."""
+_SHORT = 2000
+"""Small pieces of work of which no progress is told."""
 
 
 class Ahead(Generic[K, T]):
@@ -83,6 +89,15 @@ def _worker() -> ThreadPoolExecutor:
 def decoders() -> ThreadPoolExecutor:
     """The threads that decode image files, kept until the process ends. Nothing that they do may wait for them."""
     return ThreadPoolExecutor(min(DECODERS, len(usable_cpus())), thread_name_prefix="madx-decode")
+
+
+def spread(function: Callable[[K], T], items: Sequence[K], what: str) -> Iterator[T]:
+    """`map(function, items)` by the decoders' threads, a bounded number of them at a time, with progress."""
+    handfuls = (items[start : start + _HANDFUL] for start in range(0, len(items), _HANDFUL))
+    blocks = iter(lambda: list(islice(handfuls, _BLOCK)), [])
+    done = (decoders().map(lambda some: [function(item) for item in some], block) for block in blocks)
+    values = chain.from_iterable(chain.from_iterable(done))
+    return values if len(items) <= _SHORT else listener().track(values, what, total=len(items))
 
 
 if hasattr(os, "register_at_fork"):
