@@ -43,6 +43,8 @@ MPO, of two pictures as phones save it, begins as JPEG.
 _ORIENTATION = 0x0112
 _UPRIGHT, _SIDEWAYS = 1, 5
 """Its value where nothing is to be turned, and the first one by which height and width change places."""
+_EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
+"""Of what Pillow tells of a PNG: where an orientation may be."""
 _DEEP = "IF"
 """First letters of Pillow's modes of more than 8 bits a channel."""
 _LARGEST = 2**26
@@ -150,8 +152,15 @@ def decode(name: str, content: bytes, how: Decoding) -> NDArray[Any]:
             raise _damaged(name, str(error)) from None
 
 
-def examine(name: str, content: BinaryIO, how: Decoding) -> None:
-    """Raise what `decode` would, at the price of a look at head and end where those tell enough."""
+def examine(name: str, content: BinaryIO, how: Decoding, *, fast: bool = False) -> None:
+    """Raise what `decode` would, at the price of a look at head and end where those tell enough.
+
+    Args:
+        name: of the file, for errors.
+        content: its bytes.
+        how: of a known size.
+        fast: nor is a PNG decoded because something might be told behind its pixels, unless its end shows it.
+    """
     if not seems_whole(content):
         content.seek(0)
         decode(name, content.read(), how)
@@ -161,13 +170,25 @@ def examine(name: str, content: BinaryIO, how: Decoding) -> None:
         try:
             _check_frames(name, image)
             _check_kept(name, image)
-            turned = _rotation(name, image, how) and _orientation(image) >= _SIDEWAYS
+            silent = fast and image.format == "PNG" and not _may_be_turned(image, content)
+            turned = not silent and _rotation(name, image, how) and _orientation(image) >= _SIDEWAYS
             if _is_transparent(image) and how.background is None:
                 _on_background(name, image, how)
             _check_depth(name, image, how)
             _check_shape(name, (image.height, image.width) if turned else image.size, how)
         except DAMAGED as error:
             raise _damaged(name, str(error)) from None
+
+
+def _may_be_turned(image: Image.Image, content: BinaryIO) -> bool:
+    """Whether a PNG that is not loaded tells of a rotation: Pillow loads it to ask, for that may stand behind."""
+    if _EXIF_KEYS & image.info.keys():
+        return True
+    place = content.tell()
+    content.seek(max(0, content.seek(0, os.SEEK_END) - _END))
+    end = content.read()
+    content.seek(place)
+    return any(mark in end for mark in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"))
 
 
 def _opened(name: str, content: bytes | BinaryIO) -> Image.Image:

@@ -123,7 +123,7 @@ class FileSource:
         """The same without a digest, of a file that is not read whole if head and end tell enough."""
         try:
             with file.open() as opened:
-                return glance(opened), b"", _problem(file, opened, self.how)
+                return glance(opened), b"", _problem(file, opened, self.how, fast=True)
         except DataError as problem:
             return b"", b"", problem
         except OSError as error:
@@ -195,9 +195,9 @@ class FileSource:
             yield self.files[position].stamp()
 
 
-def _problem(file: Stored, content: BinaryIO, how: Decoding) -> DataError | None:
+def _problem(file: Stored, content: BinaryIO, how: Decoding, *, fast: bool = False) -> DataError | None:
     try:
-        examine(file.title, content, how)
+        examine(file.title, content, how, fast=fast)
     except DataError as problem:
         return problem
     return None
