@@ -63,6 +63,7 @@ STUDIES = {
     ),
     "gates": Study(("benchmarks/gates.py",), ("benchmarks/gates.py", "madx/stats", "madx/verify/limits.py")),
     "shipped-network": Study(("benchmarks/shipped_network.py",), ("benchmarks/shipped_network.py", "recipes/weights")),
+    "data": Study(("benchmarks/data.py",), ("benchmarks/data.py", "madx/data")),
     "saliency": Study(("benchmarks/saliency.py",), ("benchmarks/saliency.py", "madx/prune", "madx/models/folding.py")),
     "compatibility": Study(("benchmarks/compatibility.py",), ("benchmarks/compatibility.py", "madx/prune")),
     "attacks": Study(("benchmarks/attacks.py",), ("benchmarks/attacks.py", "madx/attacks")),

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
+_MEMINFO = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
+"""Of this process, as a container sees it (version 2)."""
 _NAME_LENGTH = 256
 _INSTRUCTION_SETS = (
     *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
@@ -74,6 +77,24 @@ def physical_cores(cpus: set[int] | None = None, topology: Path = _TOPOLOGY) -> 
         siblings = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
         cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
     return len(cores)
+
+
+def available_memory(meminfo: Path = _MEMINFO, group: Path = _GROUP) -> int | None:
+    """Bytes that a process can take without anything being killed for it; None where the kernel does not tell.
+
+    A container may have less than the machine: what its control group holds already counts, but for files in memory.
+    """
+    if not meminfo.is_file():
+        return None
+    told = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    free = sum(int(told.get(name, "0 kB").split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        held = (line.partition(" ") for line in (group / "memory.stat").read_text().splitlines())
+        cached = next((size for name, _, size in held if name == "inactive_file"), 0)
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, max(0, int(limit) - int(used) + int(cached)))
 
 
 def gpu_names() -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -20,6 +22,21 @@ class Progress(Protocol):
         ...
 
 
+def listener() -> Progress:
+    """Who listens to what is read now: readers are called from deep inside, and have nobody to hand a progress down."""
+    return _listening.get()
+
+
+@contextmanager
+def listening(progress: Progress) -> Iterator[None]:
+    """Within: `progress` is told of long work of readers."""
+    token = _listening.set(progress)
+    try:
+        yield
+    finally:
+        _listening.reset(token)
+
+
 class Silent:
     """Progress that shows nothing: the default of every stage and of the tests."""
 
@@ -29,3 +46,6 @@ class Silent:
 
     def say(self, message: str) -> None:
         """Drop the message."""
+
+
+_listening: ContextVar[Progress] = ContextVar("listening", default=Silent())  # noqa: B039 - it has no state

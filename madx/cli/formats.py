@@ -77,8 +77,10 @@ def data_inspect(
     from madx.data.inspecting import look
     from madx.data.sheet import write_sheet
     from madx.errors import DataError
+    from madx.progress import listening
 
-    found = look(path, more_keys(keys))
+    with listening(show.progress_for(quiet=False)):
+        found = look(path, more_keys(keys))
     if sheet is not None and found.sources:
         write_sheet(found.sources, sheet, of=path)
     print(f"{path}: data.name: {found.name}")

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from madx.artifacts import write_atomically
+from madx.cli import show
 from madx.data.inspecting import Found, look
 from madx.errors import ArtifactError, DataError
+from madx.progress import listening
 from madx.recipe import DataConfig, Recipe, TrainConfig, commented_recipe
 from madx.recipe.short import with_paths_from
 
@@ -26,10 +28,15 @@ def write_recipe(path: Path, data: Path | None, keys: dict[str, Any], *, force: 
         raise ArtifactError(f"{path} already exists and was not touched; give another path, or --force")
     if keys and data is None:
         raise DataError("--set says more of --data, which was not given")
-    recipe, notes = (None, ()) if data is None else _for_data(look(data, keys), path.parent)
+    recipe, notes = (None, ()) if data is None else _for_data(_found(data, keys), path.parent)
     write_atomically(path, commented_recipe(recipe, notes), remedy="give another path")
     judges = recipe is not None and not recipe.has_network
     return f"madx verify {path} --engine model.onnx" if judges else f"madx run {path}"
+
+
+def _found(data: Path, keys: dict[str, Any]) -> Found:
+    with listening(show.progress_for(quiet=False)):
+        return look(data, keys)
 
 
 def _for_data(found: Found, folder: Path) -> tuple[Recipe, tuple[str, ...]]:

@@ -6,8 +6,20 @@ are touched by nothing else.
 """
 
 from madx.data.composition import describe
+from madx.data.lookahead import Ahead, ahead
 from madx.data.places import data_root
 from madx.data.sources import ArraySource, Source, array_source
 from madx.data.splits import Split, Splits, load_splits
 
-__all__ = ["ArraySource", "Source", "Split", "Splits", "array_source", "data_root", "describe", "load_splits"]
+__all__ = [
+    "Ahead",
+    "ArraySource",
+    "Source",
+    "Split",
+    "Splits",
+    "ahead",
+    "array_source",
+    "data_root",
+    "describe",
+    "load_splits",
+]

@@ -14,7 +14,23 @@ _LISTED = 20
 
 def describe(splits: Splits) -> list[str]:
     """One sentence for everything that the numbers of a verdict depend on and do not show."""
-    return [*splits.remarks, *_alone(splits), *_order(splits.gate), *splits.copies.sentences(), *_counts(splits.gate)]
+    return [
+        *splits.remarks,
+        *_alone(splits),
+        *_order(splits.gate),
+        *splits.copies.sentences(),
+        *_large(splits),
+        *_counts(splits.gate),
+    ]
+
+
+def _large(splits: Splits) -> list[str]:
+    if not splits.large:
+        return []
+    return [
+        "the set is too large to decode all of it beforehand: of each file head and end were looked at, exact copies "
+        "were looked for and near copies were not; its owner must know of those"
+    ]
 
 
 def _alone(splits: Splits) -> list[str]:

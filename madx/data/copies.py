@@ -2,7 +2,8 @@
 
 A network does better on what it was trained on than on what it will see, and confidence limits count independent
 images. So the gate keeps none that is outside of it too, and each of its own once; training leaves to the selection
-what both have. Copies are known by the digests of their content; where a set is too large to read for that, by nothing.
+what both have. Copies are known by the digests of their content; of a set that is too large to read for that, only
+those images are read that look alike at a glance (as long, with the same head and end).
 """
 
 from __future__ import annotations
@@ -29,15 +30,13 @@ class Copies:
     """Of the gate's images, those with a copy of another label."""
     in_training: int = 0
     """Images of the training split that the selection has."""
-    looked_for: bool = True
-    """Whether the content of all images is known."""
     kept: bool = False
     """Whether those that training or selection has are in the gate all the same: nothing is trained on them here."""
+    lacking: int = 0
+    """How many images the gate has less than the recipe asks for, because of copies."""
 
     def sentences(self) -> list[str]:
         """What to say of it."""
-        if not self.looked_for:
-            return ["the set is too large to look for images that are in it more than once; its owner must know"]
         found = []
         if self.of_others and self.kept:
             found.append(
@@ -52,6 +51,10 @@ class Copies:
             found.append(
                 f"{self.in_gate} test images are identical to images of the gate, where each counts once and not more "
                 "than once"
+            )
+        if self.lacking:
+            found.append(
+                f"the gate has {self.lacking} images less than data.gate asks for: no more are left without copies"
             )
         if self.disputed:
             found.append(f"{self.disputed} gate images have an identical image with another label, which is left out")
@@ -81,9 +84,7 @@ def distinct(
         limit: how many images the gate has at most.
         trains: whether this run trains on the training images; if not, the gate keeps what is there too.
     """
-    chosen, trained, judged = source.digests(selection), source.digests(train), test.digests(gate)
-    if chosen is None or trained is None or judged is None:
-        return train, gate[:limit], Copies(looked_for=False)
+    chosen, trained, judged = _contents((source, selection), (source, train), (test, gate))
     elsewhere, twice = np.isin(judged, np.concatenate([trained, chosen])), ~_first(judged)
     kept = np.flatnonzero(~twice & ~(elsewhere & trains))[:limit]
     alike = twice & np.isin(judged, judged[kept])
@@ -93,8 +94,22 @@ def distinct(
         disputed=_disputed(judged, test.labels[gate], kept),
         in_training=int(np.isin(trained, chosen).sum()),
         kept=not trains,
+        lacking=max(0, (limit or 0) - len(kept)),
     )
     return train[~np.isin(trained, chosen)], gate[kept], copies
+
+
+def _contents(*parts: tuple[Source, Positions]) -> list[NDArray[np.bytes_]]:
+    """For each image what its copies share; of images that are like no other at a glance, that glance."""
+    glances = [source.glances(index) for source, index in parts]
+    _, places, counts = np.unique(np.concatenate(glances), return_inverse=True, return_counts=True)
+    alike = np.split(counts[places] > 1, np.cumsum([len(found) for found in glances])[:-1])
+    contents = []
+    for (source, index), found, rows in zip(parts, glances, alike, strict=True):
+        content = found.copy()
+        content[rows] = source.digests(index[rows])
+        contents.append(content)
+    return contents
 
 
 def _first(digests: NDArray[np.bytes_]) -> NDArray[np.bool_]:

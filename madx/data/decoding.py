@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,8 @@ MPO, of two pictures as phones save it, begins as JPEG.
 _ORIENTATION = 0x0112
 _UPRIGHT, _SIDEWAYS = 1, 5
 """Its value where nothing is to be turned, and the first one by which height and width change places."""
+_EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
+"""Of what Pillow tells of a PNG: where an orientation may be."""
 _DEEP = "IF"
 """First letters of Pillow's modes of more than 8 bits a channel."""
 _LARGEST = 2**26
@@ -149,16 +152,26 @@ def decode(name: str, content: bytes, how: Decoding) -> NDArray[Any]:
             raise _damaged(name, str(error)) from None
 
 
-def examine(name: str, content: bytes, how: Decoding) -> None:
-    """Raise what `decode` would, at the price of a look at head and end where those tell enough."""
+def examine(name: str, content: BinaryIO, how: Decoding, *, fast: bool = False) -> None:
+    """Raise what `decode` would, at the price of a look at head and end where those tell enough.
+
+    Args:
+        name: of the file, for errors.
+        content: its bytes.
+        how: of a known size.
+        fast: nor is a PNG decoded because something might be told behind its pixels, unless its end shows it.
+    """
     if not seems_whole(content):
-        decode(name, content, how)
+        content.seek(0)
+        decode(name, content.read(), how)
         return
+    content.seek(0)
     with _opened(name, content) as image:
         try:
             _check_frames(name, image)
             _check_kept(name, image)
-            turned = _rotation(name, image, how) and _orientation(image) >= _SIDEWAYS
+            silent = fast and image.format == "PNG" and not _may_be_turned(image, content)
+            turned = not silent and _rotation(name, image, how) and _orientation(image) >= _SIDEWAYS
             if _is_transparent(image) and how.background is None:
                 _on_background(name, image, how)
             _check_depth(name, image, how)
@@ -167,9 +180,20 @@ def examine(name: str, content: bytes, how: Decoding) -> None:
             raise _damaged(name, str(error)) from None
 
 
-def _opened(name: str, content: bytes) -> Image.Image:
+def _may_be_turned(image: Image.Image, content: BinaryIO) -> bool:
+    """Whether a PNG that is not loaded tells of a rotation: Pillow loads it to ask, for that may stand behind."""
+    if _EXIF_KEYS & image.info.keys():
+        return True
+    place = content.tell()
+    content.seek(max(0, content.seek(0, os.SEEK_END) - _END))
+    end = content.read()
+    content.seek(place)
+    return any(mark in end for mark in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"))
+
+
+def _opened(name: str, content: bytes | BinaryIO) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content), formats=READ)
+        return Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=READ)
     except UnidentifiedImageError:
         raise _damaged(name, "no format that is known") from None
     except DAMAGED as error:
@@ -345,17 +369,22 @@ def _margin(have: int, want: int) -> int:
     return round((have - want) / 2) if have >= want else -((want - have) // 2)
 
 
-def seems_whole(content: bytes) -> bool:
+def seems_whole(content: BinaryIO) -> bool:
     """Whether the end is there: JPEG's or PNG's last marker, or as many bytes as the head of a WebP or BMP says.
 
     Of anything else there is no telling.
     """
-    if content.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" in content[-_END:]
-    if content.startswith(b"\x89PNG"):
-        return b"IEND" in content[-_END:]
-    if content.startswith(b"RIFF"):
-        return len(content) >= 8 + int.from_bytes(content[4:8], "little")
-    if content.startswith(b"BM"):
-        return len(content) >= int.from_bytes(content[2:6], "little")
+    size = content.seek(0, os.SEEK_END)
+    content.seek(max(0, size - _END))
+    end = content.read(_END)
+    content.seek(0)
+    head = content.read(8)
+    if head.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" in end
+    if head.startswith(b"\x89PNG"):
+        return b"IEND" in end
+    if head.startswith(b"RIFF"):
+        return size >= 8 + int.from_bytes(head[4:8], "little")
+    if head.startswith(b"BM"):
+        return size >= int.from_bytes(head[2:6], "little")
     return False

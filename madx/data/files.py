@@ -1,142 +1,51 @@
 """Images that are files, or lie in files: decoded when they are needed, by several threads.
 
-A set that is small enough is read whole by every command, so that its content is known and what is damaged or unclear
-in it is told at once, before anything is done. Of a large one the listing and some pixels are its identity.
+Head and end of every file are looked at before anything is done, so that what is damaged or unclear is told at once. A
+set that is small enough is read whole by every command, so that its content is known. Of a large one the listing, heads
+and ends and some pixels are its identity.
 """
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from madx.data.decoding import Decoding, UnclearError, decode, examine
-from madx.data.places import shown
+from madx.data.lookahead import decoders, spread
 from madx.data.sources import DIGEST, digest
+from madx.data.stored import Stored, changed, glance
 from madx.errors import DataError
 
-DECODERS = 8
-"""Threads at most; Pillow decodes outside of Python's lock."""
 PROBED = 64
 """Images of a choice whose pixels are part of its identity, evenly spaced, so that another decoding is another set."""
 MOST_READ = 20_000, 2**28
 """Files and bytes of a set up to which every command reads all of it, to know its content."""
 _LISTED = 5
 """Damaged files that are named."""
+LOOKING, COMPARING = "looking at image files", "comparing image files that look alike"
+"""What the progress calls it."""
 
 
-class Stored(Protocol):
-    """The bytes of one image file, wherever they lie."""
+class _Look(NamedTuple):
+    """What is known of each file, [N]."""
 
-    @property
-    def title(self) -> str:
-        """What it is called in messages."""
-        ...
+    glances: NDArray[np.bytes_]
+    """Of sizes, heads and ends."""
+    digests: NDArray[np.bytes_] | None
+    """Of all bytes; None for a large set."""
+    problems: dict[int, DataError]
+    """By row."""
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        ...
-
-    def read(self) -> bytes:
-        """Its bytes; DataError if they cannot be read or are not those that were listed."""
-        ...
-
-    def name_and(self, *facts: object) -> bytes:
-        """What it is called in its set, which stays when the set is moved, and what else is to be told of it."""
-        ...
-
-    def stamp(self) -> bytes:
-        """What on this machine tells at a glance that it was touched."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """A file as it was when the set was listed."""
-
-    path: str
-    target: str
-    """Where its bytes really are if it, or the folder of its class, is a link; else empty."""
-    size: int
-    """Bytes."""
-    modified: int
-    """In nanoseconds."""
-    offset: int = -1
-    """Where the image begins in the file, if that holds many (`name` says which it is); else -1."""
-    name: str = ""
-    whole: int = 0
-    """Bytes of a file that holds many."""
-
-    @property
-    def title(self) -> str:
-        """Its path, and its name inside of a file that holds many."""
-        return shown(f"{self.path}: {self.name}" if self.name else self.path)
-
-    def read(self) -> bytes:
-        """Its bytes.
-
-        Raises:
-            DataError: it cannot be read, or was changed since it was listed.
-        """
-        try:
-            with Path(self.path).open("rb") as file:
-                status = os.fstat(file.fileno())
-                if self.offset >= 0:
-                    file.seek(self.offset)
-                content = file.read(self.size if self.offset >= 0 else -1)
-        except OSError as error:
-            raise DataError(f"the image {self.title} cannot be read ({error.strerror}); replace or remove it") from None
-        expected = self.whole if self.offset >= 0 else self.size
-        if (status.st_size, status.st_mtime_ns) != (expected, self.modified):
-            raise changed(self.title)
-        return content
-
-    def name_and(self, *facts: object) -> bytes:
-        """Its class and name, which stay when the set is moved, and what else is to be told of it."""
-        *_, folder, name = Path(self.path).parts
-        return os.fsencode("\x1f".join([folder, name, self.name, *map(str, facts)]) + "\n")
-
-    def stamp(self) -> bytes:
-        """Where its bytes are, how many, and when they were last written."""
-        return self.name_and(self.target, self.size, self.modified)
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """An image file in memory, out of a table."""
-
-    title: str
-    content: bytes
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return len(self.content)
-
-    def read(self) -> bytes:
-        """Its bytes."""
-        return self.content
-
-    def name_and(self, *facts: object) -> bytes:
-        """Its digest, for it is in memory anyway."""
-        return digest(self.content) + str(facts).encode()
-
-    def stamp(self) -> bytes:
-        """Its digest."""
-        return digest(self.content)
-
-
-def changed(path: str) -> DataError:
-    """That somebody writes into the data while they are used."""
-    return DataError(f"the image {path} was changed while madx was at work; run the command again when the data rest")
+    def of(self, rows: NDArray[np.int64]) -> _Look:
+        """That of some rows without problems."""
+        return _Look(self.glances[rows], None if self.digests is None else self.digests[rows], {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,37 +75,73 @@ class FileSource:
         Raises:
             DataError: if a file is damaged, or is not the one that was listed; it names the file.
         """
-        batch = np.empty((len(index), *self.shape), np.float32)
-        with _pool() as pool:
-            for image, pixels in zip(batch, pool.map(self._decoded, index), strict=True):
-                if pixels.dtype == np.uint8:
-                    np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=image)
-                else:
-                    image[:] = pixels.transpose(2, 0, 1)
+        batch, known = np.empty((len(index), *self.shape), np.float32), self._looked_at().digests
+
+        def decoded(row: int) -> None:
+            file = self.files[index[row]]
+            content = file.read()
+            if known is not None and digest(content) != _whole(known[index[row]]):
+                raise changed(file.title)
+            pixels = decode(file.title, content, self.how).transpose(2, 0, 1)
+            if pixels.dtype == np.uint8:
+                np.divide(pixels, np.float32(255), out=batch[row])
+            else:
+                batch[row] = pixels
+
+        for _ in decoders().map(decoded, range(len(index))):
+            pass
         return batch
 
-    def _decoded(self, position: int) -> NDArray[np.uint8]:
-        file = self.files[position]
-        content = file.read()
-        if self._digests is not None and digest(content) != _whole(self._digests[position]):
-            raise changed(file.title)
-        return decode(file.title, content, self.how)
+    @cached_property
+    def large(self) -> bool:
+        """Whether the set is too large to read all of it for a command."""
+        return len(self.files) > MOST_READ[0] or sum(file.size for file in self.files) > MOST_READ[1]
 
     @cached_property
-    def _digests(self) -> NDArray[np.bytes_] | None:
-        if len(self.files) > MOST_READ[0] or sum(file.size for file in self.files) > MOST_READ[1]:
-            return None
-        with _pool() as pool:
-            found = list(pool.map(self._examined, self.files))
-        problems = [problem for _, problem in found if problem]
-        if problems:
-            raise DataError(_told(problems, len(self.files)))
-        return np.array([content for content, _ in found], DIGEST)
+    def _look(self) -> _Look:
+        glances = np.empty(len(self.files), DIGEST)
+        digests = None if self.large else np.empty(len(self.files), DIGEST)
+        problems = {}
+        looked = self._head_and_end if digests is None else self._whole
+        for row, (at_a_glance, content, problem) in enumerate(spread(looked, self.files, LOOKING)):
+            glances[row] = at_a_glance
+            if digests is not None:
+                digests[row] = content
+            if problem is not None:
+                problems[row] = problem
+        return _Look(glances, digests, problems)
 
-    def _examined(self, file: Stored) -> tuple[bytes, DataError | None]:
-        """The digest of a file, and what is wrong with it."""
-        content = file.read()
-        return digest(content), _problem(file, content, self.how)
+    def _whole(self, file: Stored) -> tuple[bytes, bytes, DataError | None]:
+        """A glance at the file, its digest, and what is wrong with it."""
+        try:
+            content = file.read()
+        except DataError as problem:
+            return b"", b"", problem
+        return glance(io.BytesIO(content)), digest(content), _problem(file, io.BytesIO(content), self.how)
+
+    def _head_and_end(self, file: Stored) -> tuple[bytes, bytes, DataError | None]:
+        """The same without a digest, of a file that is not read whole if head and end tell enough."""
+        try:
+            with file.open() as opened:
+                return glance(opened), b"", _problem(file, opened, self.how, fast=True)
+        except DataError as problem:
+            return b"", b"", problem
+        except OSError as error:
+            return (
+                b"",
+                b"",
+                DataError(f"the image {file.title} cannot be read ({error.strerror}); replace or remove it"),
+            )
+
+    def _looked_at(self) -> _Look:
+        """What is known of files without problems.
+
+        Raises:
+            DataError: some are damaged, or the recipe has to say how they are meant.
+        """
+        if self._look.problems:
+            raise DataError(_told(list(self._look.problems.values()), len(self.files)))
+        return self._look
 
     def without_damaged(self) -> FileSource:
         """All of its images that can be decoded, and a remark about the others.
@@ -204,57 +149,58 @@ class FileSource:
         Raises:
             DataError: none is left of a class that had some, so that the gate would be of other classes.
         """
-        with _pool() as pool:
-            found = pool.map(lambda file: _is_damaged(file, self.how), self.files)
-            damaged = np.fromiter(found, bool, len(self.files))
-        if not damaged.any():
+        found = self._look.problems
+        gone = np.array([row for row, problem in found.items() if not isinstance(problem, UnclearError)], np.int64)
+        if not len(gone):
             return self
-        keep = np.flatnonzero(~damaged)
-        if gone := np.setdiff1d(self.labels, self.labels[keep]).tolist():
-            called = ", ".join(self.names[label] if self.names else str(label) for label in gone[:_LISTED])
-            raise DataError(f"every image of {len(gone)} classes is damaged ({called}); replace the files")
-        named = ", ".join(Path(self.files[row].title).name for row in np.flatnonzero(damaged)[:_LISTED])
-        remark = f"{damaged.sum()} of {len(damaged)} image files are damaged and were left out: {named}"
+        keep = np.setdiff1d(np.arange(len(self.files)), gone)
+        if lost := np.setdiff1d(self.labels, self.labels[keep]).tolist():
+            called = ", ".join(self.names[label] if self.names else str(label) for label in lost[:_LISTED])
+            raise DataError(f"every image of {len(lost)} classes is damaged ({called}); replace the files")
+        named = ", ".join(Path(self.files[row].title).name for row in gone[:_LISTED])
+        remark = f"{len(gone)} of {len(self.files)} image files are damaged and were left out: {named}"
         files = tuple(self.files[row] for row in keep)
-        return replace(self, files=files, labels=self.labels[keep], remarks=(*self.remarks, remark))
+        kept = replace(self, files=files, labels=self.labels[keep], remarks=(*self.remarks, remark))
+        if len(gone) == len(found) and kept.large == self.large:
+            vars(kept)["_look"] = self._look.of(keep)  # so that a million files are not looked at twice
+        return kept
 
-    def digests(self, index: NDArray[np.int64]) -> NDArray[np.bytes_] | None:
-        """Of the files' bytes; None where the set is too large to read all of it for a command."""
-        return None if self._digests is None else self._digests[index]
+    def glances(self, index: NDArray[np.int64]) -> NDArray[np.bytes_]:
+        """Of the files' sizes, heads and ends."""
+        return self._looked_at().glances[index]
+
+    def digests(self, index: NDArray[np.int64]) -> NDArray[np.bytes_]:
+        """Of the files' bytes; where the set is large, they are read for it."""
+        known = self._looked_at().digests
+        if known is not None:
+            return known[index]
+        files = [self.files[position] for position in index]
+        return np.array(list(spread(lambda file: digest(file.read()), files, COMPARING)), DIGEST)
 
     def identity(self, index: NDArray[np.int64]) -> Iterator[bytes]:
-        """The files' bytes, or their names and sizes where those are too many; and the pixels of some."""
-        digests = self.digests(index)
-        if digests is None:
+        """The files' bytes, or names, sizes, heads and ends where those are too many; and the pixels of some."""
+        if self.large:
             yield from (self.files[position].name_and(self.files[position].size) for position in index)
+            yield self.glances(index).tobytes()
         else:
-            yield digests.tobytes()
+            yield self.digests(index).tobytes()
         some = np.unique(np.linspace(0, len(index) - 1, PROBED).astype(np.int64)) if len(index) else index
         yield self.images(index[some]).tobytes()
 
     def stamps(self, index: NDArray[np.int64]) -> Iterator[bytes]:
         """Where each file's bytes are, how many, and when they were last written; nothing where all are read anyway."""
-        if self._digests is not None:
+        if not self.large:
             return
         for position in index:
             yield self.files[position].stamp()
 
 
-def _problem(file: Stored, content: bytes, how: Decoding) -> DataError | None:
+def _problem(file: Stored, content: BinaryIO, how: Decoding, *, fast: bool = False) -> DataError | None:
     try:
-        examine(file.title, content, how)
+        examine(file.title, content, how, fast=fast)
     except DataError as problem:
         return problem
     return None
-
-
-def _is_damaged(file: Stored, how: Decoding) -> bool:
-    try:
-        content = file.read()
-    except DataError:
-        return True
-    problem = _problem(file, content, how)
-    return problem is not None and not isinstance(problem, UnclearError)
 
 
 def _told(problems: Sequence[DataError], total: int) -> str:
@@ -296,10 +242,6 @@ def _fitted(files: Sequence[Stored], how: Decoding) -> Decoding:
         except DataError:
             continue  # it is told with all others that are damaged
     raise DataError(f"the size of the images cannot be told from {files[0].title}; give data.image_size")
-
-
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1))
 
 
 def _whole(stored: bytes) -> bytes:

@@ -17,10 +17,11 @@ import numpy as np
 
 from madx.data.classes import class_names
 from madx.data.decoding import Decoding, decoding_of
-from madx.data.files import FileSource, ImageFile, file_source
-from madx.data.listing import NOTES, Listing, has_images
+from madx.data.files import FileSource, file_source
+from madx.data.listing import NOTES, Listing, Scans, has_images
 from madx.data.places import few, shown
 from madx.data.sources import Reading
+from madx.data.stored import ImageFile
 from madx.data.tables import labelled
 from madx.errors import DataError
 from madx.recipe import DataConfig
@@ -53,29 +54,29 @@ def read_folders(config: DataConfig) -> Reading:
     root = config.path
     if root is None or not root.is_dir():
         raise DataError(f"data.path {root} is not a folder; imagefolder needs one")
-    how, names = decoding_of(config), class_names(config)
-    train_root = _named(root, config.train) if config.train else _usual(root, TRAIN)
+    how, names, scans = decoding_of(config), class_names(config), Scans()
+    train_root = _named(root, config.train, scans) if config.train else _usual(root, TRAIN, scans)
     if config.split == "test" or (train_root is None and not config.train_labels):
-        test_root = _test_alone(root, config)
+        test_root = _test_alone(root, config, scans)
         if test_root is None:
-            return read_folder(Part(root, names, config.labels), how), None
-        return None, read_folder(Part(test_root, names, config.labels), how)
-    training = read_folder(Part(train_root or root, names, config.train_labels), how)
-    test_root, remarks = _test_root(root, training.names, config)
-    test = read_folder(Part(test_root, training.names, config.labels), training.how)
+            return read_folder(Part(root, names, config.labels), how, scans), None
+        return None, read_folder(Part(test_root, names, config.labels), how, scans)
+    training = read_folder(Part(train_root or root, names, config.train_labels), how, scans)
+    test_root, remarks = _test_root(root, training.names, config, scans)
+    test = read_folder(Part(test_root, training.names, config.labels), training.how, scans)
     return training, replace(test, remarks=(*test.remarks, *remarks), classes=training.classes)
 
 
-def _named(root: Path, name: str) -> Path:
+def _named(root: Path, name: str, scans: Scans) -> Path:
     if not (root / name).is_dir():
-        there = sorted(Listing().folders(root))
+        there = sorted(Listing(scans).folders(root))
         raise DataError(f"{root} has no folder {name}; there are {few(there)}")
     return root / name
 
 
-def _usual(root: Path, names: Sequence[str]) -> Path | None:
+def _usual(root: Path, names: Sequence[str], scans: Scans) -> Path | None:
     """The folder of one of these names, in any case."""
-    found = [real for text, real in Listing().folders(root).items() if text.lower() in names]
+    found = [real for text, real in Listing(scans).folders(root).items() if text.lower() in names]
     if len(found) > 1:
         raise DataError(
             f"{root} has {' and '.join(found)}; say which one is meant: data.{'train' if names == TRAIN else 'test'}"
@@ -83,29 +84,29 @@ def _usual(root: Path, names: Sequence[str]) -> Path | None:
     return root / found[0] if found else None
 
 
-def _test_alone(root: Path, config: DataConfig) -> Path | None:
+def _test_alone(root: Path, config: DataConfig, scans: Scans) -> Path | None:
     """Where the images of a finished network lie, all of which are the gate; None for a set that is to be divided."""
     if config.test:
-        return _named(root, config.test)
-    folders = {text.lower() for text in Listing().folders(root)}
+        return _named(root, config.test, scans)
+    folders = {text.lower() for text in Listing(scans).folders(root)}
     if folders & set(TRAIN) or (folders and folders <= {*TEST, *VALIDATION}):
-        return _usual(root, TEST) or _usual(root, VALIDATION)
+        return _usual(root, TEST, scans) or _usual(root, VALIDATION, scans)
     return root if config.split == "test" else None
 
 
-def _test_root(root: Path, names: tuple[str, ...], config: DataConfig) -> tuple[Path, tuple[str, ...]]:
+def _test_root(root: Path, names: tuple[str, ...], config: DataConfig, scans: Scans) -> tuple[Path, tuple[str, ...]]:
     """The folder of the test images, and what to say of others."""
     if config.test:
-        return _named(root, config.test), ()
-    test, validation = _usual(root, TEST), _usual(root, VALIDATION)
+        return _named(root, config.test, scans), ()
+    test, validation = _usual(root, TEST, scans), _usual(root, VALIDATION, scans)
     if config.labels is not None and (test is None or validation is None):
         return test or validation or root, ()
-    if test is not None and _has_labels(test, names):
+    if test is not None and _has_labels(test, names, scans):
         return test, (f"{validation.name}/ is not read: {test.name}/ is the gate",) if validation else ()
-    if validation is not None and (test is None or _has_labels(validation, names)):
+    if validation is not None and (test is None or _has_labels(validation, names, scans)):
         remarks = (f"{test.name}/ has no folder of any class, so {validation.name}/ is the gate",) if test else ()
         return validation, remarks
-    if test is not None and (Listing().folders(test) or not validation):
+    if test is not None and (Listing(scans).folders(test) or not validation):
         return test, ()
     raise DataError(
         f"{root} has train/ but neither test/ nor val/ with one folder per class beside it; where are the test images? "
@@ -113,25 +114,25 @@ def _test_root(root: Path, names: tuple[str, ...], config: DataConfig) -> tuple[
     )
 
 
-def _has_labels(root: Path, names: tuple[str, ...]) -> bool:
+def _has_labels(root: Path, names: tuple[str, ...], scans: Scans) -> bool:
     """Whether one of its folders is a class, or a table of Tiny-ImageNet's kind lies there."""
-    return bool(set(Listing().folders(root)) & set(names)) or _annotations(root) is not None
+    return bool(set(Listing(scans).folders(root)) & set(names)) or _annotations(root, scans) is not None
 
 
-def _annotations(root: Path) -> Path | None:
-    return next(iter(sorted(root.glob(f"*{_ANNOTATIONS}"))), None)
+def _annotations(root: Path, scans: Scans) -> Path | None:
+    return next((root / entry.name for entry in scans[str(root)] if entry.name.endswith(_ANNOTATIONS)), None)
 
 
-def read_folder(part: Part, how: Decoding) -> FileSource:
+def read_folder(part: Part, how: Decoding, scans: Scans) -> FileSource:
     """All images of a part, class by class, or in the order of its table."""
-    root, listing = part.root, Listing()
+    root, listing = part.root, Listing(scans)
     folders = listing.folders(root)
-    table = part.table or (None if set(folders) & set(part.names) else _annotations(root))
+    table = part.table or (None if set(folders) & set(part.names) else _annotations(root, scans))
     if table is not None:
         return _from_table(part, table, listing, how)
     if not folders:
         listing.check()
-        raise _no_classes(root)
+        raise _no_classes(root, scans)
     names = part.names or tuple(sorted(folders))
     if unknown := sorted(set(folders) - set(names)):
         raise DataError(
@@ -149,7 +150,7 @@ def read_folder(part: Part, how: Decoding) -> FileSource:
             files += found
             labels += [label] * len(found)
     listing.check()
-    remarks = (*listing.remarks(root), *_beside(root), *(() if part.names else _order(names)))
+    remarks = (*listing.remarks(root), *_beside(root, scans), *(() if part.names else _order(names)))
     return file_source(files, np.array(labels, np.int64), names, how, remarks=remarks)
 
 
@@ -163,9 +164,9 @@ def _from_table(part: Part, table: Path, listing: Listing, how: Decoding) -> Fil
     return file_source(found.files, found.labels, found.names, how, classes=found.classes, remarks=remarks)
 
 
-def _no_classes(root: Path) -> DataError:
+def _no_classes(root: Path, scans: Scans) -> DataError:
     """Of a folder without folders; the tables that lie about are named, for one of them may be the labels."""
-    if not has_images(root):
+    if not has_images(root, scans):
         return DataError(f"{root} has no folders; expected one per class")
     tables = [*root.iterdir(), *root.parent.iterdir()]
     near = sorted(shown(path.name) for path in tables if path.suffix.lower() in NOTES and path.is_file())
@@ -176,9 +177,9 @@ def _no_classes(root: Path) -> DataError:
     )
 
 
-def _beside(root: Path) -> tuple[str, ...]:
+def _beside(root: Path, scans: Scans) -> tuple[str, ...]:
     """Images that lie beside the class folders."""
-    if not has_images(root):
+    if not has_images(root, scans):
         return ()
     return (f"image files in {shown(root.name)} itself, beside its class folders, are of no class and were not read",)
 

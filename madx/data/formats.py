@@ -7,14 +7,14 @@ read; `madx.data.naming` says what is meant.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
 import re
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.mapped import map_idx, map_npy, open_npz
 from madx.data.nested import Load, flat, joined
 from madx.data.pickles import load_arrays
-from madx.data.places import BROKEN, few, read_whole
+from madx.data.places import BROKEN, few, require_memory
 from madx.errors import DataError
 
 Arrays = Mapping[str, Load]
@@ -50,46 +51,14 @@ class Format:
         return [file for file in found if file.is_file()]
 
 
-def _open_npz(path: Path) -> Arrays:
-    with _archive(path) as archive:
-        names = list(archive.files)
-
-    def load(key: str) -> NDArray[Any]:
-        with _archive(path) as archive:
-            found: NDArray[Any] = archive[key]
-        return found
-
-    return {key: lambda key=key: load(key) for key in names}  # type: ignore[misc]
-
-
-@contextmanager
-def _archive(path: Path) -> Iterator[Any]:
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array (.npy); expected a .npz file with images and labels")
-            yield archive
-    except BROKEN as error:
-        raise DataError(f"{path} cannot be read as .npz without pickled objects: {error}") from None
-
-
-def _open_npy(path: Path) -> Arrays:
-    def load() -> NDArray[Any]:
-        try:
-            found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except BROKEN as error:
-            raise DataError(f"{path} cannot be read as .npy without pickled objects: {error}") from None
-        return found
-
-    return {"": load}
-
-
 def _open_pt(path: Path) -> Arrays:
     import pickle
 
     import torch
 
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            require_memory(path, sum(member.file_size for member in archive.infolist()))
     try:
         with warnings.catch_warnings():  # of other pickle protocols, which it refuses or reads
             warnings.simplefilter("ignore")
@@ -104,49 +73,27 @@ def _open_pt(path: Path) -> Arrays:
 
 
 def _open_pickle(path: Path) -> Arrays:
+    require_memory(path, 2 * path.stat().st_size)  # the file and what is made of it
     return flat(load_arrays(path), path)
 
 
-_IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-
-_AXES = 8
-"""More than any array of images or labels has."""
-
-
-def _open_idx(path: Path) -> Arrays:
-    return {"": lambda: _idx(path)}
-
-
-def _idx(path: Path) -> NDArray[Any]:
-    """IDX: two zero bytes, the type, the number of axes, each axis as a big-endian uint32, then the entries."""
-    content = read_whole(path)
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is a damaged or truncated gzip file ({error})") from None
-    kind, axes = (content[2], content[3]) if len(content) >= 4 and content[:2] == b"\0\0" else (0, 0)
-    header = 4 + 4 * axes
-    if kind not in _IDX_TYPES or not axes or len(content) < header:
-        raise DataError(f"{path} is not an IDX file: it begins with 0x{content[:4].hex()}")
-    shape = np.frombuffer(content, ">u4", axes, 4).tolist()
-    dtype, size = np.dtype(_IDX_TYPES[kind]), len(content) - header
-    if math.prod(shape) * dtype.itemsize != size:
-        raise DataError(f"{path}: the header promises {shape} entries, but {size // dtype.itemsize} follow it")
-    if not size or axes > _AXES:
-        raise DataError(f"{path}: the header promises {shape}; expected at least one entry, and at most {_AXES} axes")
-    entries = np.frombuffer(content, dtype, offset=header)
-    return entries.astype(dtype.newbyteorder("=")).reshape(shape)
+_MAT_BYTES = {
+    **{f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{"double": 8, "single": 4, "logical": 1, "char": 4},
+}
+"""Of an entry of each of MATLAB's classes of arrays of numbers and text; others are not read."""
 
 
 def _open_mat(path: Path) -> Arrays:
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatReadError
 
     if re.fullmatch(r"(train|test|extra)_32x32\.mat", path.name):
         raise DataError(f"{path} is a file of SVHN, where the label 10 means 0: say data.name: svhn")
     try:
-        content = loadmat(path)
+        there = {name: math.prod(shape) * _MAT_BYTES.get(kind, 0) for name, shape, kind in whosmat(path)}
+        require_memory(path, sum(there.values()))
+        content = loadmat(path, variable_names=[name for name, size in there.items() if size])
     except (MatReadError, *BROKEN) as error:
         raise DataError(
             f"{path} cannot be read as a MATLAB file ({error}); one of version 7.3 is HDF5: save it with -v7"
@@ -167,10 +114,12 @@ def _images_first(array: NDArray[Any]) -> NDArray[Any]:
 _BATCHES = r"(train_)?data_batch(_\d+)?"
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "npz": Format("a .npz file", r".*\.npz", _open_npz),
-        "npy": Format(".npy files", r".*\.npy", _open_npy),
+        "npz": Format("a .npz file", r".*\.npz", open_npz),
+        "npy": Format(".npy files", r".*\.npy", lambda path: {"": lambda: map_npy(path)}),
         "pt": Format(".pt files of tensors", r".*\.pth?", _open_pt),
-        "idx": Format("IDX files (as MNIST's)", r".*[-._]idx\d([-._]ubyte)?(\.gz)?", _open_idx),
+        "idx": Format(
+            "IDX files (as MNIST's)", r".*[-._]idx\d([-._]ubyte)?(\.gz)?", lambda path: {"": lambda: map_idx(path)}
+        ),
         "mat": Format(".mat files", r".*\.mat", _open_mat),
         "pickles": Format(
             "Python pickles of arrays (as CIFAR's)",
@@ -285,18 +234,18 @@ def _without_twins(files: list[Path]) -> list[Path]:
 
 
 def _same(*files: Path) -> bool:
-    """Whether files have the same content when they are unpacked."""
-    found = set()
-    for path in files:
-        whole = hashlib.blake2b()
-        try:
-            with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-                while part := file.read(2**20):
-                    whole.update(part)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is damaged or cannot be read ({error}); replace or remove it") from None
-        found.add(whole.digest())
-    return len(found) == 1
+    """Whether files have the same content when they are unpacked; no more is unpacked than up to where they differ."""
+    return all(len(set(parts)) == 1 for parts in zip_longest(*map(_parts, files)))
+
+
+def _parts(path: Path) -> Iterator[bytes]:
+    """The content, piece by piece, unpacked if it is packed."""
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            while part := file.read(2**20):
+                yield part
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or cannot be read ({error}); replace or remove it") from None
 
 
 def _of_batches(row: Format, files: list[Path]) -> Arrays:

@@ -24,7 +24,7 @@ from madx.data.formats import FORMATS
 from madx.data.listing import LITTER, SUFFIXES
 from madx.data.readers import read
 from madx.data.sources import Source
-from madx.data.splits import load_splits
+from madx.data.splits import divide
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
@@ -110,7 +110,7 @@ def look(path: Path, keys: dict[str, Any]) -> Found:
             if source is not None:
                 found.sources[name] = source
                 found.parts[name] = _counted(source)
-        found.remarks = describe(load_splits(config, 0, trains=training is not None))
+        found.remarks = describe(divide((training, test), config, 0, trains=training is not None))
     except DataError as problem:
         found.question = str(problem)
     return found

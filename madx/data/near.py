@@ -7,12 +7,19 @@ is near there pixel by pixel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from madx.data.splits import Split
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIDE = 8
 """Of a thumbnail: means of the image's parts over all channels."""
@@ -28,7 +35,10 @@ _PIXELS = 3 / 255
 """Largest root mean square difference of the images themselves."""
 MOST_COPIES = 0.01
 """Share of the gate's images that may be near copies before its limits are doubted: public sets have some."""
-_BATCH = 2000
+_AT_ONCE = 2**26
+"""Bytes of images that are made smaller together."""
+_REMEMBERED = 64
+"""Images that are kept while pairs are compared: a frame of a film is near many others."""
 _DIRECTIONS = 8
 """Directions in which thumbnails are looked up; a difference is never larger there."""
 
@@ -71,8 +81,7 @@ def _thumbnails(split: Split) -> NDArray[np.float32]:
     import torch.nn.functional as F
 
     parts = []
-    for start in range(0, len(split), _BATCH):
-        images, _ = split.tensors(start, start + _BATCH)
+    for images, _ in split.batches(max(1, _AT_ONCE // (4 * prod(split.shape)))):
         small = F.adaptive_avg_pool2d(images.mean(dim=1, keepdim=True), SIDE)
         parts.append(small.flatten(1).numpy())
     return np.concatenate(parts)
@@ -98,11 +107,16 @@ def _near(
     rows, others = rows[keep], others[keep]
     keep = np.abs(small_a[rows] - small_b[others]).max(axis=1, initial=0.0) <= threshold
     rows, others = rows[keep], others[keep]
-    alike = np.array([_alike(a, int(row), b, int(other)) for row, other in zip(rows, others, strict=True)], dtype=bool)
+    one, two = _images_of(a), _images_of(b)
+    alike = np.array([_alike(one(row), two(other)) for row, other in zip(rows, others, strict=True)], dtype=bool)
     return np.stack([rows, others], axis=1)[alike] if len(rows) else np.zeros((0, 2), dtype=np.int64)
 
 
-def _alike(a: Split, row: int, b: Split, other: int) -> bool:
+def _images_of(split: Split) -> Callable[[int], Tensor]:
+    """The image of a row, [1, C, H, W]; the last ones that were asked for are not decoded again."""
+    return lru_cache(_REMEMBERED)(lambda row: split.tensors(row, row + 1)[0])
+
+
+def _alike(one: Tensor, two: Tensor) -> bool:
     """Whether the images themselves are near."""
-    one, two = a.tensors(row, row + 1)[0], b.tensors(other, other + 1)[0]
     return float((one - two).square().mean().sqrt()) <= _PIXELS

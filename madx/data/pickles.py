@@ -13,6 +13,7 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -175,8 +176,8 @@ def _dict(pairs: Any = ()) -> dict[Any, Any]:
 
 _BUILTINS = MappingProxyType(
     {
-        "list": list,
-        "tuple": tuple,
+        "list": _Maker(list),
+        "tuple": _Maker(tuple),
         "dict": _Maker(_dict),
         "set": _Maker(lambda items=(): set(_checked(items))),
         "frozenset": _Maker(lambda items=(): frozenset(_checked(items))),
@@ -198,8 +199,26 @@ _HARMLESS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Module (of NumPy's own, by its last name, which moved from core to _core) -> what a pickle may name, its stand-in."""
 
 
+_GROWING = frozenset(
+    {
+        *_BUILTINS.values(),
+        _HARMLESS["_codecs"]["encode"],
+        _HARMLESS["collections"]["OrderedDict"],
+        _HARMLESS["multiarray"]["scalar"],
+    }
+)
+"""What makes copies of what it is given."""
+_SLACK = 2**20
+"""Bytes and entries beyond those of the file that may be made: a small one may repeat itself."""
+
+
 class _Arrays(pickle._Unpickler):
     """Python's unpickler that is written in Python: in the faster one keys cannot be looked at before they count."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self._left = len(content) + _SLACK
+        """What may still be made by calls: each piece of the file is made something once."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Only what makes arrays."""
@@ -210,7 +229,27 @@ class _Arrays(pickle._Unpickler):
                 f"it names {module}.{name}, which is no plain array: reading it would run code. Save arrays instead "
                 "(np.savez), or let a factory of yours read it (data.name: factory)"
             )
-        return found
+        return _Maker(partial(self._counted, found)) if found in _GROWING else found
+
+    def _counted(self, make: Callable[..., Any], *given: Any) -> Any:
+        """What `make` makes: a few bytes of a pickle may have one piece of it copied for ever."""
+        made = make(*given)
+        self._left -= len(made) if hasattr(made, "__len__") else 1
+        if self._left < 0:
+            raise DataError(
+                "it makes more of its content than there is, without end (a hostile file?). Save arrays instead "
+                "(np.savez)"
+            )
+        return made
+
+
+def _take_bytearray(unpickler: Any) -> None:
+    """As Python does it, but the bytes come before the memory for them: a size alone may say anything."""
+    (size,) = struct.unpack("<Q", unpickler.read(8))
+    content = unpickler.read(size)
+    if len(content) < size:
+        raise EOFError("it ends within its bytes")
+    unpickler.append(bytearray(content))
 
 
 def _with_keys(code: bytes, keys: slice) -> Callable[[Any], None]:
@@ -232,6 +271,7 @@ _Arrays.dispatch = {
     pickle.DICT[0]: _with_keys(pickle.DICT, _SECOND),
     pickle.ADDITEMS[0]: _with_keys(pickle.ADDITEMS, _EVERY),
     pickle.FROZENSET[0]: _with_keys(pickle.FROZENSET, _EVERY),
+    pickle.BYTEARRAY8[0]: _take_bytearray,
 }
 
 
@@ -242,7 +282,7 @@ def load_arrays(path: Path) -> Any:
         DataError: the file is damaged, or holds anything else.
     """
     try:
-        return _Arrays(io.BytesIO(read_whole(path)), encoding="bytes").load()
+        return _Arrays(read_whole(path)).load()
     except DataError as problem:
         raise DataError(f"{path} is not read as a pickle: {problem}") from None
     except _BROKEN as error:

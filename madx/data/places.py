@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from madx.errors import DataError
+from madx.machine import available_memory
 from madx.recipe import DataConfig
 
 BROKEN = (
@@ -109,6 +110,20 @@ def read_whole(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def require_memory(path: Path, size: int, available: int | None = None) -> None:
+    """Raise a DataError if what `path` says that it holds, `size` bytes, is more than this machine has memory for.
+
+    Of what is held in memory already, `available` is what there was before.
+    """
+    available = available_memory() if available is None else available
+    if available is not None and size > available:
+        raise DataError(
+            f"{shown(path)} says that it holds {size / 1e9:,.1f} GB, and {available / 1e9:,.1f} GB of memory are free "
+            "here; if it is no damaged or hostile file, keep it as .npy files or an uncompressed .npz (np.savez), "
+            "which stay on disk, or use a machine with more memory"
+        )
 
 
 def shown(path: Path | str) -> str:

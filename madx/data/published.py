@@ -168,7 +168,7 @@ def _svhn_file(path: Path) -> ArraySource:
         raise DataError(f"{path}: X is {pixels.dtype} of the shape {list(pixels.shape)}; expected uint8 [32, 32, 3, N]")
     if labels.size == 0 or labels.min() < 1 or labels.max() > 10:
         raise DataError(f"{path}: y must hold labels from 1 to 10, where 10 means the digit 0")
-    images = np.ascontiguousarray(pixels.transpose(3, 2, 0, 1))
+    images = pixels.transpose(3, 2, 0, 1)
     return array_source(images, labels % 10, where=str(path), classes=10)
 
 

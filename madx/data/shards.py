@@ -9,34 +9,23 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from madx.data.classes import class_names
+from madx.data.columns import Shard, read_arrow, read_parquet
 from madx.data.decoding import Decoding, decoding_of
-from madx.data.files import Cell, FileSource, ImageFile, Stored, file_source
+from madx.data.files import FileSource, file_source
 from madx.data.labelling import Known, Written, number_labels
 from madx.data.listing import SUFFIXES
-from madx.data.naming import LABELS, parts_of, words
+from madx.data.naming import parts_of
 from madx.data.places import few, shown
 from madx.data.sources import Reading
+from madx.data.stored import ImageFile, Stored
 from madx.errors import DataError
 from madx.recipe import DataConfig
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_EXTRA = "needs the package pyarrow: pip install 'madx[datasets]'"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The images of one file, with labels as they are written there."""
-
-    files: Sequence[Stored]
-    written: Written
 
 
 def read_shards(config: DataConfig) -> Reading:
@@ -127,77 +116,6 @@ def _source(
     return file_source(files, found.labels, found.names, how, classes=found.classes)
 
 
-def _parquet(path: Path, config: DataConfig, part: str) -> Shard:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise DataError(f"data.name: parquet {_EXTRA} (or convert the set to image folders or .npz)") from None
-    try:
-        table = pq.read_table(path, partitioning=None)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as parquet ({error})") from None
-    return _of_table(table, path, config, part)
-
-
-def _arrow(path: Path, config: DataConfig, part: str) -> Shard:
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise DataError(f"data.name: arrow {_EXTRA} (or convert the set to image folders or .npz)") from None
-    for opened in (pa.ipc.open_stream, pa.ipc.open_file):
-        try:
-            return _of_table(opened(pa.memory_map(str(path))).read_all(), path, config, part)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            problem = error
-    raise DataError(f"{path} cannot be read as an Arrow file ({problem})")
-
-
-def _of_table(table: pa.Table, path: Path, config: DataConfig, part: str) -> Shard:
-    keys: dict[Any, str] = dict(config.keys or {})
-    image, label = (keys.get(f"{kind}_{part}") or _column(table, path, kind) for kind in ("x", "y"))
-    if missing := sorted({image, label} - set(table.column_names)):
-        raise DataError(f"{path} has no column {missing[0]}; there are {', '.join(table.column_names)}")
-    cells = []
-    for row, value in enumerate(table.column(image).to_pylist()):
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(content, bytes):
-            raise DataError(f"{path}: row {row} of the column {image} holds no bytes of an image (a path only?)")
-        cells.append(Cell(f"{path.name}, row {row}", content))
-    labels = table.column(label).to_pylist()
-    if any(value is None or value == -1 for value in labels):
-        raise DataError(f"{path}: some rows have no {label}; a part without labels cannot be measured")
-    return Shard(cells, Written(str(path), labels, _label_names(table, label)))
-
-
-def _column(table: pa.Table, path: Path, kind: str) -> str:
-    """The only column that can be the images (x) or the labels (y)."""
-    import pyarrow.types as kinds
-
-    fields = list(table.schema)
-    if kind == "x":
-        found = [field.name for field in fields if kinds.is_struct(field.type) or kinds.is_binary(field.type)]
-    else:
-        plain = [field.name for field in fields if kinds.is_integer(field.type) or kinds.is_string(field.type)]
-        found = [name for name in plain if LABELS & set(words(name))] if len(plain) > 1 else plain
-    if len(found) == 1:
-        return str(found[0])
-    what = "images" if kind == "x" else "labels"
-    raise DataError(
-        f"{path} has the columns {', '.join(table.column_names)}, and {few(found)} could be the {what}; say which: "
-        f"data.keys: {{x_train: NAME, y_train: NAME, x_test: NAME, y_test: NAME}}"
-    )
-
-
-def _label_names(table: pa.Table, label: str) -> tuple[str, ...]:
-    """The names that Hugging Face keeps beside a column of class numbers."""
-    try:
-        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features[label]["names"]))
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return ()
-
-
 def _tar(path: Path, config: DataConfig, part: str) -> Shard:  # noqa: ARG001 - a shard has no columns
     """WebDataset: neighbouring members with one name up to the first dot are a sample."""
     status = path.stat()
@@ -241,6 +159,11 @@ def _samples(path: Path) -> Iterator[Sample]:
                     yield sample
                     sample = {}
                 key, suffix = f"{folder}/{stem}", suffix.lower()
+                if suffix in _LABEL_SUFFIXES and member.size > _LONGEST_LABEL:
+                    raise DataError(
+                        f"{path}: {member.name} says that it has {member.size:,} bytes, and a label at most "
+                        f"{_LONGEST_LABEL:,}; is it one, or is the archive damaged?"
+                    )
                 small = archive.extractfile(member) if suffix in _LABEL_SUFFIXES else None
                 sample[suffix] = member, small.read() if small else b""
             _check_end(path, archive.offset)
@@ -271,6 +194,8 @@ def _check_end(path: Path, offset: int) -> None:
 
 _END, _PADDING = 1024, 2**24
 """Bytes of zeros that end an archive, at least and at most (programs fill up their last block)."""
+_LONGEST_LABEL = 2**20
+"""Bytes: a member may say that it has more than the archive, with holes in it."""
 _LABEL_SUFFIXES = ("cls", "label", "json", "txt")
 """Endings under which a sample's label is looked for, in this order."""
 
@@ -295,6 +220,6 @@ def _label_of(sample: Sample, where: str) -> Any:
 
 
 _KINDS: Mapping[str, tuple[str, Callable[[Path, DataConfig, str], Shard]]] = MappingProxyType(
-    {"parquet": (".parquet", _parquet), "arrow": (".arrow", _arrow), "webdataset": (".tar", _tar)}
+    {"parquet": (".parquet", read_parquet), "arrow": (".arrow", read_arrow), "webdataset": (".tar", _tar)}
 )
 """By data.name: the ending of the files, and what reads one."""

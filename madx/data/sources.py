@@ -54,8 +54,17 @@ class Source(Protocol):
         """The images at the positions `index`, in that order: [n, C, H, W] in [0, 1], a new array."""
         ...
 
-    def digests(self, index: NDArray[np.int64]) -> NDArray[np.bytes_] | None:
-        """A digest of each image's content, S16 [n], which exact copies share; None where reading it takes too long."""
+    @property
+    def large(self) -> bool:
+        """Whether it takes too long to decode all of it for a command."""
+        ...
+
+    def glances(self, index: NDArray[np.int64]) -> NDArray[np.bytes_]:
+        """Of each image something quick, S16 [n], that exact copies share and other images hardly ever do."""
+        ...
+
+    def digests(self, index: NDArray[np.int64]) -> NDArray[np.bytes_]:
+        """A digest of each image's content, S16 [n], which exact copies share and no others."""
         ...
 
     def identity(self, index: NDArray[np.int64]) -> Iterator[bytes]:
@@ -171,6 +180,15 @@ class ArraySource:
                 f"{getattr(self.pixels, 'filename', '')} was changed while madx was at work; run the command again "
                 "when the data rest"
             )
+
+    @property
+    def large(self) -> bool:
+        """Never: nothing has to be decoded."""
+        return False
+
+    def glances(self, index: NDArray[np.int64]) -> NDArray[np.bytes_]:
+        """The digests."""
+        return self._digests[index]
 
     def digests(self, index: NDArray[np.int64]) -> NDArray[np.bytes_]:
         """Of the pixels, however they are kept."""

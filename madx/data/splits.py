@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from madx import seeds
 from madx.data.copies import Copies, distinct
+from madx.data.lookahead import ahead
 from madx.data.readers import read
-from madx.data.sources import Source
+from madx.data.sources import Reading, Source
 from madx.errors import DataError
 from madx.recipe import DataConfig
 from madx.recipe.values import FEWEST_IMAGES
@@ -66,18 +67,33 @@ class Split:
 
     def tensors(self, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor]:
         """Images [n, C, H, W] and labels [n] of the slice start:stop, in order."""
-        return self._decode(self.index[start:stop])
+        return self.load(self.index[start:stop])
+
+    def load(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Images [n, C, H, W] and labels [n] at these positions of the source."""
+        import torch
+
+        return torch.from_numpy(self.source.images(index)), torch.from_numpy(self.source.labels[index])
 
     def batches(
         self, batch_size: int, *, shuffle: int | None = None, drop_last: bool = False, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels, `batch_size` at a time; the last batch may be smaller.
+        """Images and labels, `batch_size` at a time, one batch decoded ahead; the last batch may be smaller.
+
+        Arguments and errors are those of `order`.
+        """
+        return ahead(self.load, self.order(batch_size, shuffle=shuffle, drop_last=drop_last, start=start))
+
+    def order(
+        self, batch_size: int, *, shuffle: int | None = None, drop_last: bool = False, start: int = 0
+    ) -> Iterator[NDArray[np.int64]]:
+        """Positions in the source of each batch's images, without decoding any.
 
         Args:
             batch_size: Images a batch.
             shuffle: Seed of a permutation, derived by the caller; None keeps the order.
             drop_last: Leave out a last batch that is not full.
-            start: First batch to yield. Earlier ones are not decoded, so a killed pass resumes at once.
+            start: First batch to yield. Earlier ones are passed over, so a killed pass resumes at once.
 
         Raises:
             DataError: if with drop_last there is not one batch; a loop over nothing would look like success.
@@ -91,10 +107,7 @@ class Split:
             )
         order = self.index if shuffle is None else np.random.default_rng(shuffle).permutation(self.index)
         end = len(order) - len(order) % batch_size if drop_last else len(order)
-        return (
-            self._decode(order[first : min(first + batch_size, end)])
-            for first in range(start * batch_size, end, batch_size)
-        )
+        return (order[first : min(first + batch_size, end)] for first in range(start * batch_size, end, batch_size))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -115,11 +128,6 @@ class Split:
             empty = False
         return None if empty else digest.hexdigest()
 
-    def _decode(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        import torch
-
-        return torch.from_numpy(self.source.images(index)), torch.from_numpy(self.source.labels[index])
-
 
 @dataclass(frozen=True)
 class Splits:
@@ -139,6 +147,11 @@ class Splits:
     """Whether the set has no test part, so that the gate is a share of all images."""
 
     @property
+    def large(self) -> bool:
+        """Whether it takes too long to decode all images for a command."""
+        return self.train.source.large or self.gate.source.large
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """How the data were read and what was passed over, each once."""
         parts = (self.train, self.gate)
@@ -148,15 +161,24 @@ class Splits:
 def load_splits(config: DataConfig, seed: int, *, trains: bool = True) -> Splits:
     """Read the data set and divide it; the same recipe and seed give the same splits, in the same order.
 
+    Arguments and errors are those of `divide`, and the errors of what cannot be read.
+    """
+    return divide(read(config), config, seed, trains=trains)
+
+
+def divide(found: Reading, config: DataConfig, seed: int, *, trains: bool) -> Splits:
+    """The splits of a data set that was read.
+
     Args:
+        found: what its reader returned.
         config: the recipe's section.
         seed: the recipe's.
         trains: whether anything is trained on the training images; the gate has no copy of them then.
 
     Raises:
-        DataError: if the set cannot be read, or is too small for data.selection or data.gate.
+        DataError: if the set is too small for data.selection or data.gate.
     """
-    source, test = read(config)
+    source, test = found
     divided = test is None
     if source is None:
         return _test_alone(test, config, seed, trains=trains)

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.data.files import ImageFile
 from madx.data.listing import SUFFIXES, called
 from madx.data.places import BROKEN, few, shown
+from madx.data.stored import ImageFile
 from madx.errors import DataError
 
 _LABELS = frozenset(

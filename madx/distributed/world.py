@@ -49,6 +49,10 @@ class World:
         """
         return map(function, items)
 
+    def own(self, items: Sequence[V]) -> Sequence[V]:
+        """Those of the items that `map` gives to this process, in its order."""
+        return items[self.rank :: self.size]
+
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, on whatever device it is; same bits in every process."""
 

@@ -6,14 +6,17 @@ also the transfer attack on the pruned one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from madx.attacks import Attack, Suite, Victim, run_suite, suite_of
 from madx.closeness import ROUNDING
+from madx.data import Ahead
 from madx.pipeline.chunks import begin_record, chunk, chunks_in_all, gate_images, store_chunk, stored_chunks
 from madx.pipeline.context import Context
 from madx.pipeline.sides import Side
@@ -32,12 +35,12 @@ def measure_accuracy(context: Context, config: EngineConfig, reference: Side | N
     total = chunks_in_all(context)
     parts = context.world.share(lambda: stored_chunks(context, config))
     left = [number for number in range(total) if number not in parts]
-    values = _measured(context, config, (reference, candidate), left, done=len(parts))
-    for number in range(total):
-        if number not in parts:
-            parts[number] = next(values)
-        if context.recipe.verify.sequential and _enough(context, _joined(parts, number + 1)):
-            break
+    with closing(_measured(context, config, (reference, candidate), left, done=len(parts))) as values:
+        for number in range(total):
+            if number not in parts:
+                parts[number] = next(values)
+            if context.recipe.verify.sequential and _enough(context, _joined(parts, number + 1)):
+                break
     return _joined(parts, number + 1)
 
 
@@ -53,7 +56,7 @@ def measure_chunks(
 
 def _measured(
     context: Context, config: EngineConfig, sides: tuple[Side | None, Side], left: Sequence[int], *, done: int
-) -> Iterator[Accuracy]:
+) -> Generator[Accuracy, None, None]:
     """These chunks, one after the other; each is stored before it is handed out."""
     reference, candidate = sides
     recipe, suite = context.recipe, suite_of(context.recipe.verify.attack)
@@ -63,7 +66,7 @@ def _measured(
         return measure_chunk(
             reference.engine if reference else None,
             candidate.engine,
-            chunk=chunk(context, number),
+            chunk=images(number),
             adversaries=attackers,
             threat=recipe.threat,
             eight_bit=recipe.verify.eight_bit,
@@ -79,11 +82,12 @@ def _measured(
         context.progress.say(f"{suite.name}: {line}")
     if done:
         context.progress.say(f"{done} of {done + len(left)} chunks of images are measured already")
-    values = context.world.map(measured, left)
-    tracked = context.progress.track(values, ATTACKING[reference is not None], total=done + len(left), done=done)
-    for number, value in zip(left, tracked, strict=True):
-        store_chunk(context, config, number, value)
-        yield value
+    with Ahead(partial(chunk, context), context.world.own(left)) as images:
+        values = context.world.map(measured, left)
+        tracked = context.progress.track(values, ATTACKING[reference is not None], total=done + len(left), done=done)
+        for number, value in zip(left, tracked, strict=True):
+            store_chunk(context, config, number, value)
+            yield value
 
 
 def _enough(context: Context, so_far: Accuracy) -> bool:

@@ -29,7 +29,7 @@ from madx.pipeline import files
 from madx.pipeline.formats import describe_choice, kept_probe, warning
 from madx.pipeline.given import CANDIDATE, NOTHING, Given, Source
 from madx.pipeline.releases import sources
-from madx.progress import Progress
+from madx.progress import Progress, listening
 from madx.prune import resize_to_
 from madx.recipe import LoopConfig, PruneConfig, Recipe
 from madx.recipe.values import FEWEST_IMAGES, fitting_batch
@@ -96,7 +96,8 @@ class Context:
         Raises:
             RecipeError: there are fewer images than the recipe's later stages need.
         """
-        splits = load_splits(self.recipe.data, self.recipe.seed, trains=not self.given.alone)
+        with listening(self.progress):
+            splits = load_splits(self.recipe.data, self.recipe.seed, trains=not self.given.alone)
         sizes = f"{len(splits.train)} training, {len(splits.selection)} selection, {len(splits.gate)} gate images"
         self._check_enough(splits)
         for sentence in (sizes, *describe(splits)):

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from madx.attacks import Attack, suite_of
@@ -59,7 +58,8 @@ def _doubled(context: Context, name: str, side: Side, accuracy: Accuracy) -> Arr
     rows = survivors(robust)
     looked_at = int(rows[-1]) + 1 if len(rows) < robust.sum() else len(robust)
     suite = suite_of(recipe.verify.attack)
-    images, labels = (part[torch.from_numpy(rows)] for part in context.splits.gate.tensors(0, looked_at))
+    gate = context.splits.gate
+    images, labels = gate.load(gate.index[rows])
     trial = Trial(recipe.threat, recipe.seed, images.to(context.device), labels.to(context.device))
     fell = np.zeros(looked_at, dtype=bool)
     fell[rows] = turned(trial, side, suite.query if side.twin is None else suite.twin)

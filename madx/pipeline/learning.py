@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from madx.attacks import input_gradient, last_iterate
+from madx.data import ahead
 from madx.models.copies import copied
 from madx.models.precision import ComputeFormat
 from madx.pipeline.context import Context
@@ -86,7 +87,8 @@ def _attack(
 def _batches(context: Context, done: int) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
     """Clean training images of every step after the first `done`, each with a generator of its own."""
     config, total = context.recipe.prune, context.recipe.prune.learning.steps
-    for number in context.progress.track(range(done, total), learning_name(config), total=total, done=done):
-        images, labels = numbered_batch(context, number)
+    batches = ahead(partial(numbered_batch, context), range(done, total))
+    tracked = context.progress.track(batches, learning_name(config), total=total, done=done)
+    for number, (images, labels) in enumerate(tracked, done):
         generator = torch_generator(context.recipe.seed, "learning", number)
         yield images.to(context.device), labels.to(context.device), generator

@@ -13,7 +13,7 @@ from madx.errors import TrainingError
 from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.learning import learned
-from madx.pipeline.scoring import averaged, numbered_batch, summary
+from madx.pipeline.scoring import Batch, averaged, batches_ahead, summary
 from madx.pipeline.takeover import measure
 from madx.pipeline.training import check_it_runs_in_bf16, job, warn_of_clean_images
 from madx.prune import Removal, Rule, Saliency, coverage
@@ -98,14 +98,15 @@ def _recalibrate(context: Context, module: nn.Module) -> bool:
     count, total = 0, config.recalibration_batches
     for turn in range(recalibration_rounds(config)):
         numbers = context.progress.track(range(total), recalibrating_name(config), total=total)
-        images = partial(_recalibration_images, context, module, turn)
-        count = recalibrate_(module, numbers, images=images, world=context.world)
+        with batches_ahead(context, range(total)) as batch:
+            images = partial(_recalibration_images, context, module, turn, batch)
+            count = recalibrate_(module, numbers, images=images, world=context.world)
     return count > 0
 
 
-def _recalibration_images(context: Context, module: nn.Module, turn: int, number: int) -> Tensor:
+def _recalibration_images(context: Context, module: nn.Module, turn: int, batch: Batch, number: int) -> Tensor:
     recipe, config = context.recipe, context.recipe.prune
-    images, labels = numbered_batch(context, number)
+    images, labels = batch(number)
     x, y = images.to(context.device), labels.to(context.device)
     if config.recalibration == "clean":
         return x

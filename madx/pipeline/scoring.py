@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from madx.attacks import Gradient, input_gradient, last_iterate
+from madx.data import Ahead
 from madx.models.copies import copied
 from madx.models.folding import folded
 from madx.pipeline.context import Context
@@ -30,6 +31,9 @@ from madx.prune import (
 from madx.recipe import PruneConfig
 from madx.seeds import derive_seed, torch_generator
 
+Batch = Callable[[int], tuple[Tensor, Tensor]]
+"""Images and labels of a batch by its number."""
+
 
 def averaged(context: Context, rule: Rule) -> Saliency:
     """The criterion's average over the recipe's batches for the rule's network, taken up where a killed run was."""
@@ -40,10 +44,12 @@ def averaged(context: Context, rule: Rule) -> Saliency:
     start, total = state["batches"] if state else 0, most_batches(config)
     example = numbered_batch(context, 0)[0].to(context.device)
     attacked = input_gradient(folded(model, example, format=context.compute_format("fp32")))
-    scores = context.world.map(partial(_batch_scores, context, model, attacked, rule.unscored), range(start, total))
-    scores = context.progress.track(scores, scoring_name(config), total=total, done=start)
     settling = _settling(context, rule) if CRITERIA[config.criterion].images else None
-    saliency = average_scores(model, scores, settling=settling, state=state, checkpoint=checkpoint)
+    with batches_ahead(context, range(start, total)) as batch:
+        score = partial(_batch_scores, context, model, attacked, rule.unscored, batch)
+        scores = context.world.map(score, range(start, total))
+        scores = context.progress.track(scores, scoring_name(config), total=total, done=start)
+        saliency = average_scores(model, scores, settling=settling, state=state, checkpoint=checkpoint)
     if saliency.curve:
         context.progress.say(_verdict(config, saliency.curve))
     return saliency
@@ -117,14 +123,14 @@ def _verdict(config: PruneConfig, curve: Sequence[Round]) -> str:
 
 
 def _batch_scores(
-    context: Context, model: nn.Module, attacked: Gradient, unscored: Mapping[str, str], number: int
+    context: Context, model: nn.Module, attacked: Gradient, unscored: Mapping[str, str], batch: Batch, number: int
 ) -> dict[str, Tensor]:
     """The criterion on one adversarial batch; on the CPU, where every process can take them up.
 
     Some criteria give numbers to layers that others cannot score; what is listed as unscored has none with any.
     """
     recipe, config = context.recipe, context.recipe.prune
-    images, labels = numbered_batch(context, number)
+    images, labels = batch(number)
     x, y = images.to(context.device), labels.to(context.device)
     generator = torch_generator(recipe.seed, "saliency", number)
     x_adv = last_iterate(attacked, x, y, threat=recipe.threat, attack=config.attack, generator=generator)
@@ -145,4 +151,9 @@ def numbered_batch(context: Context, number: int) -> tuple[Tensor, Tensor]:
     split, batch_size = context.splits.train, context.batch_size(context.recipe.prune)
     turn, start = divmod(number, len(split) // batch_size)
     shuffle = derive_seed(context.recipe.seed, "prune", turn)
-    return next(split.batches(batch_size, shuffle=shuffle, drop_last=True, start=start))
+    return split.load(next(split.order(batch_size, shuffle=shuffle, drop_last=True, start=start)))
+
+
+def batches_ahead(context: Context, numbers: range) -> Ahead[int, tuple[Tensor, Tensor]]:
+    """`numbered_batch` of these numbers, of which each process takes its own, decoded one ahead."""
+    return Ahead(partial(numbered_batch, context), context.world.own(numbers))

@@ -243,8 +243,8 @@ def rounding_twin(side: Side, device: torch.device) -> Classifier:
 def image_doubts(context: Context) -> tuple[str, ...]:
     """Why limits over the gate's images say less than they seem to: these are no independent images, or known ones."""
     splits = context.splits
-    if not splits.copies.looked_for:
-        return ()  # a set too large to be read for that; the verdict says so
+    if splits.large:
+        return ()  # too much to decode for that; the verdict says so
     gate = splits.gate.take(gate_images(context))
     near, found = near_copies(gate, splits.train), []
     repeated, few = near.images - near.different, MOST_COPIES * near.images

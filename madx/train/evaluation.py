@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from madx.attacks import input_gradient, strongest_examples
-from madx.data import Split
+from madx.data import Ahead, Split
 from madx.distributed import SINGLE, World
 from madx.models.modes import evaluating
 from madx.recipe import AttackConfig, ThreatConfig
@@ -38,10 +38,14 @@ def evaluate(
     """
     device = next(module.parameters()).device
     gradient = input_gradient(module)
+    numbers = range(-(-len(split) // _CHUNK))
+
+    def load(number: int) -> tuple[Tensor, Tensor]:
+        return split.tensors(number * _CHUNK, (number + 1) * _CHUNK)
 
     def right(number: int) -> tuple[int, int]:
         """How many images of a chunk are classified correctly, clean and attacked."""
-        images, labels = split.tensors(number * _CHUNK, (number + 1) * _CHUNK)
+        images, labels = chunk(number)
         x, y = images.to(device), labels.to(device)
         with torch.no_grad():
             standing = module(x).argmax(1) == y
@@ -53,7 +57,7 @@ def evaluate(
         with torch.no_grad():
             return len(x), int((module(worst).argmax(1) == y).sum())
 
-    with evaluating(module):
-        counts = list(world.map(right, range(-(-len(split) // _CHUNK))))
+    with evaluating(module), Ahead(load, world.own(numbers)) as chunk:
+        counts = list(world.map(right, numbers))
     clean, robust = (sum(column) for column in zip(*counts, strict=True))
     return clean / len(split), robust / len(split)

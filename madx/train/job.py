@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from madx.data import Split
+from madx.data import Split, ahead
 from madx.errors import RecipeError
 from madx.models.precision import PLAIN, ComputeFormat
 from madx.recipe import LoopConfig, ThreatConfig
@@ -53,16 +56,16 @@ class TrainingJob:
 
 
 def batches(job: TrainingJob, done: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The job's batches from step `done` on; each epoch is a permutation of its own."""
+    """The job's batches from step `done` on, decoded one ahead; each epoch is a permutation of its own."""
+    return ahead(job.train.load, islice(_order(job, done), job.steps - done))
+
+
+def _order(job: TrainingJob, done: int) -> Iterator[NDArray[np.int64]]:
+    """Positions of each batch from step `done` on, epoch after epoch."""
     epoch, start = divmod(done, job.steps_per_epoch)
-    left = job.steps - done
-    while left > 0:
+    while True:
         shuffle = derive_seed(job.seed, "epoch", epoch)
-        for batch in job.train.batches(job.batch_size, shuffle=shuffle, drop_last=True, start=start):
-            yield batch
-            left -= 1
-            if left == 0:
-                return
+        yield from job.train.order(job.batch_size, shuffle=shuffle, drop_last=True, start=start)
         epoch, start = epoch + 1, 0
 
 

@@ -139,6 +139,36 @@ def test_npy_files_stay_in_the_file(tmp_path):
     assert images.flags.c_contiguous
 
 
+@pytest.mark.parametrize("nhwc", [False, True])
+@pytest.mark.parametrize("keep", [np.savez, np.savez_compressed])
+def test_npz_files_stay_in_the_file_unless_they_are_compressed(tmp_path, keep, nhwc):
+    stored = np.ascontiguousarray(PIXELS.transpose(0, 2, 3, 1)) if nhwc else np.asfortranarray(PIXELS)
+    keep(tmp_path / "a.npz", other=np.arange(3), x_train=stored, y_train=LABELS, x_test=stored[:4], y_test=LABELS[:4])
+    training, test = read(DataConfig(name="npz", path=tmp_path / "a.npz"))
+    assert isinstance(training.pixels, np.memmap) == isinstance(test.pixels, np.memmap) == (keep is np.savez)
+    np.testing.assert_array_equal(training.pixels, PIXELS)
+    np.testing.assert_array_equal(test.images(np.array([3])), PIXELS[3:4].astype(np.float32) / 255)
+    assert training.labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("where", ["pixels", "header", "end"])
+def test_a_mapped_npz_that_is_damaged_or_changes_is_told(tmp_path, where):
+    path = tmp_path / "a.npz"
+    np.savez(path, x_train=PIXELS, y_train=LABELS, x_test=PIXELS[:4], y_test=LABELS[:4])
+    content = bytearray(path.read_bytes())
+    place = content.index(PIXELS.tobytes()) + 5 if where == "pixels" else content.index(b"NUMPY") + 20
+    if where == "end":
+        training, _ = read(DataConfig(name="npz", path=path))
+        path.write_bytes(content[:-1])
+        with pytest.raises(DataError, match=r"a\.npz was changed while madx was at work"):
+            training.images(np.arange(2))
+        return
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.npz cannot be read as \.npz"):
+        read(DataConfig(name="npz", path=path))
+
+
 @pytest.mark.parametrize("change", ["times", "longer", "gone"])
 def test_a_mapped_file_that_changes_ends_the_command(tmp_path, change):
     write_npy(tmp_path)

@@ -92,6 +92,34 @@ def test_what_is_said_is_said_of_the_gate_and_not_of_the_whole_test_set(monkeypa
     assert (len(found.gate), found.copies.of_others, found.copies.in_gate) == (5, 5, 45)
 
 
-def test_what_is_too_large_to_read_is_said(splits, monkeypatch):
-    monkeypatch.setattr(ArraySource, "digests", lambda *_: None)
-    assert "too large to look for images" in " ".join(describe(splits(source(range(60)), source(range(5)))))
+def test_only_what_looks_alike_is_read_whole(splits, monkeypatch):
+    """A glance that is shared says nothing yet, and one that is not says that there is no copy."""
+    read, content = [], ArraySource.digests
+    test = source([*range(20), *range(100, 130)])
+    monkeypatch.setattr(ArraySource, "glances", lambda self, index: content(self, index).astype("S1").astype("S16"))
+    everything = splits(source(range(60)), test)
+    assert everything.copies.of_others == 20, "images of one glance are told apart"
+
+    def counted(self, index):
+        read.extend(index.tolist())
+        return content(self, index)
+
+    monkeypatch.setattr(ArraySource, "glances", content)
+    monkeypatch.setattr(ArraySource, "digests", counted)
+    found = splits(source(range(60)), test)
+    np.testing.assert_array_equal(found.gate.index, everything.gate.index)
+    assert found.copies == everything.copies
+    assert sorted(read) == sorted([*range(20), *range(20)]), "those that are there twice, in both sets"
+
+
+def test_a_gate_that_copies_leave_smaller_than_asked_is_said(splits):
+    found = splits(source(range(60)), source([*range(20), *range(100, 130)]), DataConfig(name="digits", gate=40))
+    assert (len(found.gate), found.copies.lacking) == (30, 10)
+    assert "the gate has 10 images less than data.gate asks for" in " ".join(describe(found))
+    assert splits(source(range(60)), source(range(100, 130)), DataConfig(name="digits", gate=30)).copies.lacking == 0
+
+
+def test_what_is_too_large_to_decode_is_said(splits, monkeypatch):
+    assert "near copies were not" not in " ".join(describe(splits(source(range(60)), source(range(5)))))
+    monkeypatch.setattr(ArraySource, "large", True)
+    assert "near copies were not" in " ".join(describe(splits(source(range(60)), source(range(5)))))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from madx.data import Split
+from madx.data import Split, columns, places, shards
 from madx.data.labelling import Known, Written, number_labels
 from madx.data.readers import read
 from madx.errors import DataError
@@ -232,4 +232,65 @@ def test_the_name_of_the_file_says_the_part_and_folders_must_not_say_another(tmp
     (tmp_path / "train").rename(tmp_path / "more")
     (tmp_path / "more" / "test-1.tar").rename(tmp_path / "more" / "test-train.tar")
     with pytest.raises(DataError, match="is called test and train; name the file by one part"):
+        read(DataConfig(name="webdataset", path=tmp_path))
+
+
+def write_stream(path: Path, found) -> None:
+    pa = pytest.importorskip("pyarrow")
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, found.schema) as stream:
+        stream.write_table(found, max_chunksize=2)
+
+
+def test_images_of_an_arrow_file_stay_there_and_a_change_of_it_is_told(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    for part, rows in (("train", [0, 1, 2]), ("test", [3, 4])):
+        write_stream(tmp_path / f"{part}.arrow", table(rows))
+    config = DataConfig(name="arrow", path=tmp_path)
+    before = pa.total_allocated_bytes()
+    source, _ = read(config)
+    assert pa.total_allocated_bytes() - before < sum(file.size for file in source.files)
+    with pa.OSFile(str(tmp_path / "test.arrow"), "wb") as file, pa.ipc.new_file(file, table([3, 4]).schema) as whole:
+        whole.write_table(table([3, 4]))
+    check(config)
+    write_stream(tmp_path / "train.arrow", table([1, 2, 0, 1]))
+    with pytest.raises(DataError, match=r"train\.arrow, row \d was changed while madx was at work"):
+        source.images(np.array([1]))
+
+
+@pytest.mark.parametrize("name", ["parquet", "arrow"])
+def test_rows_without_an_image_are_named(tmp_path, name):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for image, row in (({"bytes": None, "path": "a.png"}, 2), (None, 2)):
+        images = [{"bytes": png(PIXELS[0]), "path": None}] * 2 + [image]
+        found = pa.table({"image": pa.array(images, struct), "label": [0, 1, 0]})
+        if name == "parquet":
+            pq.write_table(found, tmp_path / "train.parquet")
+        else:
+            write_stream(tmp_path / "train.arrow", found)
+        with pytest.raises(DataError, match=f"row {row} of the column image holds no bytes of an image"):
+            read(DataConfig(name=name, path=tmp_path))
+
+
+def test_a_table_that_repeats_one_image_for_ever_is_refused_before_the_memory_is_gone(tmp_path, monkeypatch):
+    """A dictionary has it once: the file says that it is small."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    image = png(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
+    count = 400
+    found = pa.table({"image": [image] * count, "label": [0, 1] * (count // 2)})
+    pq.write_table(found, tmp_path / "train.parquet", use_dictionary=True)
+    assert (tmp_path / "train.parquet").stat().st_size < 2**20
+    for module in (places, columns):
+        monkeypatch.setattr(module, "available_memory", lambda: 2**24)
+    held = []
+    monkeypatch.setattr(columns, "Cell", lambda *given: held.append(given))
+    with pytest.raises(DataError, match="GB of memory are free"):
+        read(DataConfig(name="parquet", path=tmp_path))
+    assert 0 < sum(len(content) for _, content in held) <= 2**24
+
+
+def test_a_label_that_claims_more_than_a_label_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_LONGEST_LABEL", 3)
+    write_labels(tmp_path / "train.tar", [1, 1000, 2])
+    with pytest.raises(DataError, match=r"00001\.cls says that it has 4 bytes, and a label at most 3"):
         read(DataConfig(name="webdataset", path=tmp_path))

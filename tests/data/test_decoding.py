@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from madx.data.decoding import Decoding, UnclearError, decode, decoding_of, examine
+from madx.data import decoding
+from madx.data.decoding import Decoding, UnclearError, decode, decoding_of
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
 GENERATOR = np.random.default_rng(3)
+
+
+def examine(name: str, content: bytes, how: Decoding) -> None:
+    decoding.examine(name, io.BytesIO(content), how)
 
 
 def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -238,3 +243,26 @@ def test_a_line_of_pixels_is_not_resized_to_billions():
     for look in (decode, examine):
         with pytest.raises(DataError, match=r"has 1 x 60000 pixels .* resized to 224 x 13440000, more than"):
             look("a", stored(picture(60_000, 1)), of(image_size=224))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_fast_look_at_a_png_asks_of_a_rotation_and_decodes_nothing_else(orientation, monkeypatch):
+    """Wherever it stands in the file; what does not tell of one is not decoded to see."""
+    loaded = []
+    load = PngImagePlugin.PngImageFile.load
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: loaded.append(1) or load(self))
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    before = stored(picture(8, 8), exif=tag)
+    chunk = before[before.index(b"eXIf") - 4 :]
+    chunk = chunk[: 12 + int.from_bytes(chunk[:4], "big")]
+    plain = before.replace(chunk, b"")
+    behind = plain[:-12] + chunk + plain[-12:]
+    decoding.examine("a", io.BytesIO(plain), of(image_size=8), fast=True)
+    assert loaded == []
+    for content in (before, behind):
+        if orientation == 6:
+            with pytest.raises(UnclearError, match="rotation in its EXIF"):
+                decoding.examine("a", io.BytesIO(content), of(image_size=8), fast=True)
+        else:
+            decoding.examine("a", io.BytesIO(content), of(image_size=8), fast=True)

@@ -13,9 +13,11 @@ from PIL import Image
 
 from madx.data import Split
 from madx.data import files as folders
+from madx.data.copies import distinct
 from madx.data.decoding import Decoding
 from madx.data.decoding import decode as decode_bytes
 from madx.data.folders import read_folders
+from madx.data.stored import ImageFile
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
@@ -216,7 +218,7 @@ def test_a_set_that_is_moved_is_the_same_set(tmp_path, monkeypatch, most):
     before = prints(root), stamps(root)
     root = root.rename(tmp_path / "moved")
     assert (prints(root), stamps(root)) == before
-    assert (read_folders(config(root))[0].digests(np.arange(4)) is None) is (most == (0, 0))
+    assert read_folders(config(root))[0].large is (most == (0, 0))
 
 
 def test_a_file_that_changes_while_it_is_used_ends_the_run(tmp_path):
@@ -329,15 +331,45 @@ def stored(kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5])
 def test_a_truncated_image_is_named(tmp_path, monkeypatch, kind, share):
-    """When it is used, in a set that is too large to look through before."""
+    """Before anything is done, in a set that is too large to be read whole, too; it may be left out there as well."""
     monkeypatch.setattr(folders, "MOST_READ", (0, 0))
     root = fill(tmp_path / "set", {"a": 2, "b": 2})
     content = stored(kind)
     (root / "b" / "zz-broken.jpg").write_bytes(content[: int(share * len(content))])
     source, _ = read_folders(config(root))
-    assert len(source.images(np.arange(4))) == 4
-    with pytest.raises(DataError, match=r"zz-broken\.jpg cannot be decoded"):
-        source.images(np.arange(5))
+    for looked in (source.images, source.digests, source.glances):
+        with pytest.raises(DataError, match=r"zz-broken\.jpg cannot be decoded .*1 of 5 image files are damaged"):
+            looked(np.arange(4))
+    kept = source.without_damaged()
+    assert (len(kept.files), len(kept.images(np.arange(4)))) == (4, 4)
+    assert kept.remarks == ("1 of 5 image files are damaged and were left out: zz-broken.jpg",)
+
+
+def test_a_large_set_is_not_read_whole_but_where_files_look_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MOST_READ", (0, 0))
+    root = fill(tmp_path / "set", {"a": 3, "b": 3})
+    noise = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
+    noise[1] = noise[0]
+    noise[1, 20, 20] ^= 1  # in the middle of a file of 5,000 bytes
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(root / "a" / f"like{number}.bmp")
+        Image.fromarray(pixels).save(root / "b" / f"twin{number}.bmp")
+    source, _ = read_folders(config(root))
+    read = []
+    whole = ImageFile.read
+    monkeypatch.setattr(ImageFile, "read", lambda self: read.append(Path(self.path).name) or whole(self))
+    train, gate, copies = distinct(
+        source,
+        source,
+        train=np.arange(5),
+        selection=np.empty(0, np.int64),
+        gate=np.arange(5, 10),
+        limit=None,
+        trains=True,
+    )
+    assert sorted(read) == ["like0.bmp", "like1.bmp", "twin0.bmp", "twin1.bmp"]
+    assert (len(train), len(gate), copies.of_others) == (5, 3, 2)
+    assert source.identity(np.arange(10)) is not None
 
 
 def test_a_damaged_png_chunk_is_named(tmp_path):

@@ -23,6 +23,7 @@ class Numbered:
     """Image i is filled with i / 1000, so that an image tells where it came from; counts what is decoded."""
 
     names = ()
+    large = False
 
     def __init__(self, labels: list[int], classes: int = 3) -> None:
         self.labels = np.array(labels, np.int64)
@@ -33,6 +34,9 @@ class Numbered:
     def images(self, index: np.ndarray) -> np.ndarray:
         self.decoded += index.tolist()
         return np.broadcast_to((index / 1000).astype(np.float32)[:, None, None, None], (len(index), 1, 2, 2)).copy()
+
+    def glances(self, index: np.ndarray) -> np.ndarray:
+        return self.digests(index)
 
     def digests(self, index: np.ndarray) -> np.ndarray:
         """No image of one source is in another."""
@@ -188,12 +192,13 @@ def test_a_resumed_pass_decodes_nothing_before_its_start():
     assert all(torch.equal(a, b) for a, b in zip(full[2:], resumed, strict=True))
 
 
-def test_batches_are_decoded_one_at_a_time():
+def test_batches_are_decoded_one_ahead_and_no_more():
     split = split_of(20)
     batches = split.batches(6)
     assert split.source.decoded == []
     next(batches)
-    assert split.source.decoded == split.index[:6].tolist()
+    batches.close()  # waits for what was begun
+    assert split.source.decoded in (split.index[:6].tolist(), split.index[:12].tolist())
 
 
 def test_shuffling_is_a_permutation_by_its_seed_alone():
