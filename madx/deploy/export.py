@@ -140,9 +140,10 @@ def _clamped(model: ModelProto) -> tuple[str, ...]:
             small.append(tiny)
     found = []
     if large:
+        listed = ", ".join(large[:_LISTED]) + (", ..." if len(large) > _LISTED else "")
         found.append(
-            f"{len(large)} constants beyond float16's range were set to {LARGEST['fp16']:g} with their sign; a "
-            f"mask stays one, and whether the rest does is checked: {', '.join(large[:_LISTED])}{', ...' if len(large) > _LISTED else ''}"
+            f"{len(large)} constants beyond float16's range were set to {LARGEST['fp16']:g} with their sign; a mask stays "
+            f"one, and whether the rest does is checked: {listed}"
         )
     if small:
         found.append(
