@@ -142,8 +142,8 @@ def _clamped(model: ModelProto) -> tuple[str, ...]:
     if large:
         listed = ", ".join(large[:_LISTED]) + (", ..." if len(large) > _LISTED else "")
         found.append(
-            f"{len(large)} constants beyond float16's range were set to {LARGEST['fp16']:g} with their sign; a mask stays "
-            f"one, and whether the rest does is checked: {listed}"
+            f"{len(large)} constants beyond float16's range were set to {LARGEST['fp16']:g} with their sign; a mask "
+            f"stays one, and whether the rest does is checked: {listed}"
         )
     if small:
         found.append(
