@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from madx.closeness import apart, differences, offset, reach
+from madx.closeness import ROUNDING, apart, differences, most_flips_of, offset, reach, rounding_of
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(50, 10)) * 4
@@ -62,3 +63,25 @@ def test_an_offset_is_measured_in_units_of_what_tells_classes_apart():
     assert offset(LOGITS).max() < 2
     assert offset(LOGITS + 3e4).min() > 1000
     assert offset(np.zeros((3, 4))).max() == 0
+
+
+def test_rows_of_coarser_numbers_are_wider_by_their_bits_and_what_has_none_gets_the_strictest():
+    """float16 rounds to 2^-11 and bfloat16 to 2^-8 of a number, as numpy's and torch's own epsilons say."""
+    ratio = float(torch.finfo(torch.bfloat16).eps / np.finfo(np.float16).eps)
+    assert rounding_of("bf16") / rounding_of("fp16") == ratio == 8
+    assert rounding_of("int8") == rounding_of("fp64") == ROUNDING["fp32"] == min(ROUNDING.values())
+    assert most_flips_of("int8") == most_flips_of("fp32") < most_flips_of("fp16") == most_flips_of("bf16")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_a_deep_network_of_rounded_numbers_is_within_its_row_and_not_within_the_finer_one(precision, dtype):
+    """Twenty layers whose weights and outputs are rounded: the row explains it, with room, and float32's does not."""
+    generator = torch.Generator().manual_seed(0)
+    layers = [torch.randn(64, 64, generator=generator) / 64**0.5 * 2**0.5 for _ in range(20)]
+    exact = rounded = torch.rand(200, 64, generator=generator)
+    for weight in layers:
+        exact = (exact @ weight).relu()
+        rounded = (rounded @ weight.to(dtype).float()).relu().to(dtype).float()
+    off = apart(rounded[:, :10].numpy(), exact[:, :10].numpy(), rounding=rounding_of(precision))
+    assert off.max() < 1
+    assert (apart(rounded[:, :10].numpy(), exact[:, :10].numpy(), rounding=ROUNDING["fp32"]) > 1).any()

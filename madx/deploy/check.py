@@ -23,7 +23,7 @@ from madx.deploy.graphs import Scope, constant_behind, graphs, input_of, nodes, 
 from madx.deploy.interface import INPUT, OUTPUT, Form, Interface
 from madx.errors import ExportError
 
-CHECK = 4
+CHECK = 5
 """Of what a file is held to: one that an earlier check let through is checked again."""
 RANDOM_OPS = (
     "Bernoulli",
@@ -203,17 +203,32 @@ def _check_opset(model: ModelProto, opset: int | None) -> int:
 
 
 def _check_weights(model: ModelProto, precision: str) -> None:
-    """Every constant is finite, and every convolution and matrix product has weights of `precision`."""
-    for name, tensor in tensors(model):
-        if tensor.data_type in _FLOATS:
-            bad = np.count_nonzero(~np.isfinite(values(tensor).astype(np.float64)))
-            if bad:
-                raise ExportError(f"the weight {name!r} has {bad} values that are NaN or infinite")
+    """Every constant is sound, and every convolution and matrix product has weights of `precision`."""
+    if unsound := unsound_weights(model):
+        raise ExportError(unsound[0])
     for scope, node in weighted(model):
         weight = constant_behind(input_of(node, 1), scope)
         if weight is not None and weight.data_type in set(_FLOATS) - {PRECISIONS[precision]}:
             given = TensorProto.DataType.Name(weight.data_type)
             raise ExportError(f"the weight {weight.name!r} of {node.name!r} is {given}; expected {precision}")
+
+
+def unsound_weights(model: ModelProto) -> list[str]:
+    """NaN anywhere; infinities only in the weights of products, as elsewhere (a mask) they mean no limit."""
+    weights = {name for node in nodes(model) if node.op_type in WEIGHTED_OPS for name in node.input[1:]}
+    found = []
+    for name, tensor in tensors(model):
+        array = values(tensor) if tensor.data_type in _FLOATS else None
+        if array is None:
+            continue
+        wide = array.astype(np.float64)
+        bad = np.count_nonzero(np.isnan(wide) if name not in weights else ~np.isfinite(wide))
+        if bad:
+            found.append(
+                f"the weight {name!r} has {bad} values that are NaN or infinite: take an earlier checkpoint, or "
+                "export again"
+            )
+    return found
 
 
 def weighted(model: ModelProto) -> Iterator[tuple[Scope, NodeProto]]:

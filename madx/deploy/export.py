@@ -13,13 +13,15 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from madx.deploy.check import OnnxArtifact, check_onnx, documented, require_known
-from madx.deploy.graphs import tensors, values
+from madx.deploy.check import WEIGHTED_OPS, OnnxArtifact, check_onnx, documented, require_known
+from madx.deploy.graphs import nodes, tensors, values
 from madx.deploy.interface import INPUT, OUTPUT
+from madx.deploy.rounded import LARGEST
 from madx.errors import ExportError
 from madx.models.copies import copied
 
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxArtifact", "check_onnx", "export_onnx"]
 
-LARGEST_FP16_WEIGHT = 1e4
-"""Above it onnxconverter-common would clamp silently; fp16 itself ends at 65504."""
+_LEAST_FP16 = 1e-7
+"""Non-zeros below it become it, so that what was not pruned does not look so; the converter's own choice."""
+_LISTED = 5
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -59,11 +62,13 @@ def export_onnx(
     """
     require_known(precision)
     model = _traced(copied(module).cpu().eval(), shape, opset)
+    notes: tuple[str, ...] = ()
     if precision == "fp16":
-        model = _to_fp16(model)
+        model, notes = _to_fp16(model)
     _strip(model)
     payload = model.SerializeToString(deterministic=True)
-    return check_onnx(payload, shape=shape, classes=classes, opset=opset, precision=precision)
+    found = check_onnx(payload, shape=shape, classes=classes, opset=opset, precision=precision)
+    return replace(found, notes=notes)
 
 
 def _traced(module: nn.Module, shape: tuple[int, int, int], opset: int) -> ModelProto:
@@ -92,21 +97,60 @@ def _traced(module: nn.Module, shape: tuple[int, int, int], opset: int) -> Model
     return model
 
 
-def _to_fp16(model: ModelProto) -> ModelProto:
-    """Weights and arithmetic in fp16, input and output float32. Non-zeros below 1e-7 become 1e-7, zeros stay zero."""
+def _to_fp16(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
+    """Weights and arithmetic in fp16, input and output float32; and what of the constants was changed for it."""
     from onnxconverter_common import float16
 
+    if problem := _beyond(model):
+        raise ExportError(problem)
+    notes = _clamped(model)
+    with _quiet():  # what it would warn of is in the notes
+        converted: ModelProto = float16.convert_float_to_float16(
+            model, keep_io_types=True, min_positive_val=_LEAST_FP16, max_finite_val=LARGEST["fp16"]
+        )
+    return converted, notes
+
+
+def _beyond(model: ModelProto) -> str:
+    """The first weight of a product that fp16 cannot hold, or nothing: clamped, it would be another network."""
+    weights = {name for node in nodes(model) if node.op_type in WEIGHTED_OPS for name in node.input[1:]}
     for name, tensor in tensors(model):
         array = values(tensor)
-        largest = np.abs(array).max(initial=0) if np.issubdtype(array.dtype, np.floating) else 0
-        if not largest <= LARGEST_FP16_WEIGHT:
-            raise ExportError(
-                f"the weight {name!r} reaches {largest:g}, beyond the {LARGEST_FP16_WEIGHT:g} that fp16 export "
-                "allows; use precision: fp32, or bring the network's weights into range"
-            )
-    with _quiet():
-        converted: ModelProto = float16.convert_float_to_float16(model, keep_io_types=True)
-    return converted
+        if name in weights and np.issubdtype(array.dtype, np.floating):
+            largest = float(np.abs(array).max(initial=0))
+            if not largest <= LARGEST["fp16"]:
+                return (
+                    f"the weight {name!r} reaches {largest:g}, and float16 ends at {LARGEST['fp16']:g}; use precision: "
+                    "fp32, or bring the network's weights into range"
+                )
+    return ""
+
+
+def _clamped(model: ModelProto) -> tuple[str, ...]:
+    """What the converter changes beyond rounding, a sentence for each kind; infinities and zeros stay what they are."""
+    large, small = [], []
+    for name, tensor in tensors(model):
+        array = values(tensor)
+        if not np.issubdtype(array.dtype, np.floating) or not array.size:
+            continue
+        size = np.abs(array[np.isfinite(array)].astype(np.float64))
+        if size.max(initial=0) > LARGEST["fp16"]:
+            large.append(f"{name!r} ({float(size.max()):.3g})")
+        if tiny := int(((size > 0) & (size < _LEAST_FP16)).sum()):
+            small.append(tiny)
+    found = []
+    if large:
+        listed = ", ".join(large[:_LISTED]) + (", ..." if len(large) > _LISTED else "")
+        found.append(
+            f"{len(large)} constants beyond float16's range were set to {LARGEST['fp16']:g} with their sign; a mask "
+            f"stays one, and whether the rest does is checked: {listed}"
+        )
+    if small:
+        found.append(
+            f"{sum(small)} non-zero numbers below {_LEAST_FP16:g} in {len(small)} constants were set to it with their "
+            "sign: float16 has next to none so small"
+        )
+    return tuple(found)
 
 
 def _strip(model: ModelProto) -> None:

@@ -159,6 +159,16 @@ class OrtEngine:
         return self._session
 
 
+def every_output(payload: bytes, images: Images) -> dict[str, Tensor]:
+    """All outputs of an ONNX file by name, for looking into it; EngineError if the CPU refuses it."""
+    with for_a_runtime(payload, NONE) as model:
+        session = _session(model, "the graph with its values shown", _PROVIDERS["ort-cpu"], 1)
+    names = [output.name for output in session.get_outputs()]
+    with _explained(f"the graph with its values shown failed on {list(images.shape)}"):
+        found = session.run(names, {session.get_inputs()[0].name: images})
+    return dict(zip(names, found, strict=True))
+
+
 def _imported() -> Any:
     """ONNX Runtime without its telemetry, which runs in threads beside what is timed and wants files in a home."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

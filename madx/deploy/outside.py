@@ -7,14 +7,13 @@ What cannot be judged is refused with every reason at once, each with what to do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
-import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto
 
 from madx.deploy.check import (
-    WEIGHTED_OPS,
     OnnxArtifact,
     describe_model,
     explain_random,
@@ -22,15 +21,29 @@ from madx.deploy.check import (
     one_line,
     read_model,
     require_known,
+    unsound_weights,
     weighted,
 )
 from madx.deploy.external import Data, identity, put_inside, size
-from madx.deploy.graphs import Scope, constant_behind, damage_told, input_of, nodes, tensors, values
+from madx.deploy.graphs import Scope, constant_behind, damage_told, input_of, nodes
 from madx.deploy.interface import Interface
 from madx.deploy.signature import Expected, read_input, read_output
 from madx.errors import ExportError
 
-_FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+_NAMES: Mapping[int, str] = MappingProxyType(
+    {
+        TensorProto.FLOAT: "fp32",
+        TensorProto.FLOAT16: "fp16",
+        TensorProto.BFLOAT16: "bf16",
+        TensorProto.DOUBLE: "fp64",
+    }
+)
+_QUANTISED = frozenset(
+    {
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"),
+        *("QLinearConv", "QLinearMatMul", "QGemm", "MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+    }
+)
 _BATCH_WIDE = ("DynamicQuantizeLinear",)
 """Operators that look at a whole batch by design."""
 
@@ -49,7 +62,8 @@ def check_given(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
     Raises:
         ExportError: the bytes are no ONNX file, or it cannot be judged; with every reason.
     """
-    require_known(expected.precision)
+    if expected.precision is not None:
+        require_known(expected.precision)
     with damage_told():
         return _checked(payload, data, expected)
 
@@ -60,8 +74,9 @@ def _checked(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
     put_inside(model, data)  # also with no data at all: then nothing may lie outside
     fed, problems = read_input(model.graph, expected)
     output, more = read_output(model, expected)
-    problems += [*more, *_unsound_weights(model), *_other_precision(model, expected.precision)]
-    problems += [problem] if (problem := explain_random(model)) else []
+    precision = precision_of(model)
+    problems += [*more, *unsound_weights(model)]
+    problems += _other_precision(model, precision, expected.precision) if expected.precision else []
     if problems or fed is None:
         raise ExportError(_together(problems))
     facts = describe_model(model, size(payload, data))
@@ -71,13 +86,23 @@ def _checked(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
         expected.shape,
         expected.classes,
         next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
-        expected.precision,
-        facts | {"batch_wide": [kind for kind in _BATCH_WIDE if kind in facts["nodes"]]},
+        precision,
+        facts | _looks(model, facts["nodes"], precision),
         interface=Interface(output=output, shape=expected.shape, classes=expected.classes, **fed),
         form=expected.output.form,
         data=data,
         notes=_notes(model, output),
     )
+
+
+def _looks(model: ModelProto, kinds: Collection[str], precision: str) -> dict[str, object]:
+    """What a verdict must know: whole batches, chance, and numbers that the recipe has no word for."""
+    computes = computes_in(model)
+    return {
+        "batch_wide": [kind for kind in _BATCH_WIDE if kind in kinds],
+        "random": explain_random(model),  # its answers are measured, and decide nothing
+        "computes_in": "" if computes == precision else computes,
+    }
 
 
 def _together(problems: Sequence[str]) -> str:
@@ -86,24 +111,6 @@ def _together(problems: Sequence[str]) -> str:
     return f"{len(problems)} things stand in the way: " + "; ".join(
         f"({number}) {problem}" for number, problem in enumerate(problems, start=1)
     )
-
-
-def _unsound_weights(model: ModelProto) -> list[str]:
-    """NaN anywhere; infinities only among the weights of products, as elsewhere they mean "no limit"."""
-    weights = {name for node in nodes(model) if node.op_type in WEIGHTED_OPS for name in node.input[1:]}
-    found = []
-    for name, tensor in tensors(model):
-        array = values(tensor) if tensor.data_type in _FLOATING else None
-        if array is None:
-            continue
-        wide = array.astype(np.float64)
-        bad = np.count_nonzero(np.isnan(wide) if name not in weights else ~np.isfinite(wide))
-        if bad:
-            found.append(
-                f"the weight {name!r} has {bad} values that are NaN or infinite: take an earlier checkpoint, or "
-                "export again"
-            )
-    return found
 
 
 def number_types(model: ModelProto) -> set[int]:
@@ -127,20 +134,32 @@ def _type_of(name: str, scope: Scope) -> int:
     return int(TensorProto.UNDEFINED)
 
 
-def _other_precision(model: ModelProto, precision: str) -> list[str]:
-    """Rounding is judged by the precision that the recipe names, so a coarser file must be called so.
+def precision_of(model: ModelProto) -> str:
+    """The recipe's word for what a file computes in: fp16 only for float16 throughout.
 
     One that is coarse in parts is no coarse file: the room for rounding would be that of the coarsest part.
     """
-    types = number_types(model) & {TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}
-    half = types == {TensorProto.FLOAT16}
-    if half == (precision == "fp16") or not types:
+    return "fp16" if number_types(model) & _NAMES.keys() == {TensorProto.FLOAT16} else "fp32"
+
+
+def computes_in(model: ModelProto) -> str:
+    """The same in more words: int8 where anything was quantised, bf16 and fp64 where products are that throughout."""
+    if any(node.op_type in _QUANTISED for node in nodes(model)):
+        return "int8"
+    types = number_types(model) & _NAMES.keys()
+    return _NAMES[types.pop()] if len(types) == 1 else "fp32"
+
+
+def _other_precision(model: ModelProto, found: str, named: str) -> list[str]:
+    """Rounding is judged by what the file computes in, so whoever calls it something else must be told."""
+    types = number_types(model)
+    if found == named or not types & {TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}:
         return []
-    given, other = ("float16", "fp16") if half else ("float32", "fp32")
-    given += " in parts, and in float16 in others" if TensorProto.FLOAT16 in types and not half else ""
+    given = "float16" if found == "fp16" else "float32"
+    given += " in parts, and in float16 in others" if TensorProto.FLOAT16 in types and found != "fp16" else ""
     return [
-        f"the ONNX file computes in {given}, and the recipe's engine has precision {precision}; name it in the recipe: "
-        f"export.engines: [{{kind: ..., precision: {other}}}]"
+        f"the ONNX file computes in {given}, and the recipe's engine has precision {named}; name it in the recipe: "
+        f"export.engines: [{{kind: ..., precision: {found}}}]"
     ]
 
 

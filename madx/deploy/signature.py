@@ -30,8 +30,8 @@ class Expected:
     shape: tuple[int, int, int]
     """(C, H, W) of the data's images."""
     classes: int
-    precision: str
-    """Of the recipe's engine."""
+    precision: str | None
+    """That the file must have; None: whatever it computes in."""
     input: InputConfig
     output: OutputConfig
     section: str = "verify.input"

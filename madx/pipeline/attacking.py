@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from madx.attacks import Attack, Suite, Victim, run_suite, suite_of
-from madx.closeness import ROUNDING
 from madx.data import Ahead
 from madx.pipeline.chunks import begin_record, chunk, chunks_in_all, gate_images, store_chunk, stored_chunks
 from madx.pipeline.context import Context
@@ -72,7 +71,7 @@ def _measured(
             eight_bit=recipe.verify.eight_bit,
             served=Served(
                 candidate.batch or recipe.verify.latency.batch,
-                ROUNDING[config.precision],
+                tuple(side.rounding for side in sides if side is not None),
                 probabilities=candidate.interface is not None and candidate.interface.form == "probabilities",
             ),
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from madx.closeness import ROUNDING
 from madx.deploy.content import content_sha256
 from madx.deploy.external import Data, identity, size
 from madx.deploy.interface import Interface
@@ -32,6 +33,10 @@ class Contender:
     """How it is fed; None as madx's own exports are."""
     data: Data = field(default_factory=dict)
     """Its external data, by location."""
+    precision: str = "fp32"
+    """The recipe's word for what its file computes in, as was read from it."""
+    computes_in: str = "fp32"
+    """The same in more words (int8, bf16), by which its rounding is judged."""
 
     @property
     def subject(self) -> Subject:
@@ -53,8 +58,8 @@ def contenders(context: Context, config: EngineConfig) -> tuple[Contender | None
     record = build_record(context, config)
     reference, candidate = roles(context)
     return (
-        _contender(context, record, reference) if reference else None,
-        _contender(context, record, candidate),
+        _contender(context, config, record, reference) if reference else None,
+        _contender(context, config, record, candidate),
     )
 
 
@@ -81,7 +86,7 @@ def _records(context: Context, config: EngineConfig) -> list[str]:
     return [*own, files.taken_build(config)] if context.taken else own
 
 
-def _contender(context: Context, record: dict[str, Any], role: str) -> Contender:
+def _contender(context: Context, config: EngineConfig, record: dict[str, Any], role: str) -> Contender:
     file = files.recorded(record, role)
     if file is None:
         raise ArtifactError(f"{context.run.root} has no {role} engine: {record['reason']}")
@@ -92,7 +97,29 @@ def _contender(context: Context, record: dict[str, Any], role: str) -> Contender
         _twin(context, role),
         Interface.from_json(interface) if interface else None,
         _data(context, record, role),
+        *_precisions(config, record, role),
     )
+
+
+def _precisions(config: EngineConfig, record: Mapping[str, Any], role: str) -> tuple[str, str]:
+    """The recipe's word for what an engine computes in, and the whole truth."""
+    precision = record[role].get("precision", config.precision)
+    return precision, record[role].get("facts", {}).get("computes_in") or precision
+
+
+def how_precise(context: Context, config: EngineConfig) -> list[str]:
+    """Said where the two do not compute in the same numbers, or in others than the recipe's engine is called by."""
+    record = build_record(context, config)
+    own = {
+        role: _precisions(config, record, role)[1] for role in roles(context) if role and files.recorded(record, role)
+    }
+    if set(own.values()) <= {config.precision}:
+        return []
+    listed = ", ".join(f"the {role} computes in {precision}" for role, precision in own.items())
+    lacking = [one for one in dict.fromkeys(own.values()) if one not in ROUNDING]
+    without = f" For {', '.join(lacking)} there is no measure yet, so float32's is taken." if lacking else ""
+    both = " Each is held to what its own precision rounds; compared are networks and precisions together."
+    return [f"{config.name}: {listed}, as was read from the weights.{both if len(own) > 1 else ''}{without}"]
 
 
 def how_fed(context: Context, config: EngineConfig) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from madx.closeness import ROUNDING
+from madx.closeness import rounding_of
 from madx.deploy.check import OnnxArtifact
 from madx.deploy.engine import BuiltEngine, backend
 from madx.deploy.export import export_onnx
@@ -15,8 +15,11 @@ from madx.deploy.sparsity import sparsity_2_4
 from madx.errors import ExportError
 from madx.pipeline import files
 from madx.pipeline.context import Context
+from madx.pipeline.overflow import check_range
 from madx.pipeline.twins import examples_on, twin
 from madx.recipe import AttackConfig, EngineConfig
+from madx.verify import Images
+from madx.verify.contract import Classifier
 from madx.verify.parity import Contract, EngineParity, measure_parity
 
 ROLES = ("dense", "pruned")
@@ -36,6 +39,8 @@ def export(context: Context) -> list[str]:
             artifacts[role, precision] = artifact
             name = context.write_bytes(files.onnx(role, precision), artifact.payload)
             context.progress.say(f"{name}: {len(artifact.payload) / 1e6:.2f} MB, checked")
+            for sentence in artifact.notes:
+                context.progress.say(f"{name}: {sentence}")
             parity[name] = _compared(context, module, artifact)
             outputs.append(name)
     outputs.append(context.write_json(files.PARITY, parity))
@@ -64,7 +69,8 @@ def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> di
     try:
         reference = twin(module, context.device)
         clean, attacked = images.numpy(), adversarial.numpy()
-        contract = Contract(ROUNDING[artifact.precision])
+        at_the_edges = _held(context, module, artifact, reference, clean, attacked)
+        contract = Contract(rounding_of(artifact.precision), precision=artifact.precision)
         found = measure_parity(engine, reference, clean=clean, adversarial=attacked, contract=contract)
         largest = float(max(abs(reference(clean)).max(), abs(reference(attacked)).max()))
     finally:
@@ -77,7 +83,18 @@ def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> di
         "flips_changed": int(found.flips_changed.sum()),
         "largest_difference": float(found.difference.max()),
         "largest_logit": largest,
+        "notes": list(artifact.notes),
+        **at_the_edges,
     }
+
+
+def _held(
+    context: Context, module: nn.Module, artifact: OnnxArtifact, reference: Classifier, clean: Images, attacked: Images
+) -> dict[str, Any]:
+    """What was tried of a precision's range; float32 has no edge that a network reaches."""
+    if artifact.precision == "fp32":
+        return {}
+    return check_range(context, module, artifact, reference, clean, attacked)
 
 
 def _check_parity(found: EngineParity) -> None:
@@ -129,10 +146,14 @@ def built_record(name: str, engine: BuiltEngine, artifact: OnnxArtifact) -> dict
     facts = {key: value for key, value in engine.facts.items() if key != "build_seconds"}
     looks = ("depends_on_values", "batch_wide")
     depending = {name: ", ".join(artifact.facts[name]) for name in looks if artifact.facts.get(name)}
+    depending |= {name: artifact.facts[name] for name in ("random", "computes_in") if artifact.facts.get(name)}
+    if artifact.interface is None and artifact.notes:  # what exporting made of the network's constants
+        depending["constants"] = "; ".join(artifact.notes)
     sparsity = {layer: asdict(row) for layer, row in sparsity_2_4(artifact.whole).items()}
     return {
         "file": name,
         "sha256": engine.sha256,
+        "precision": artifact.precision,
         "facts": facts | {"onnx_sha256": artifact.sha256} | depending,
         "sparsity_2_4": sparsity,
     }

@@ -85,6 +85,8 @@ class Source:
     """By the same name, why a release lacks an engine that the recipe promises."""
     data: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     """By the same name, external data of its ONNX file, by location."""
+    precisions: Mapping[str, str] = field(default_factory=dict)
+    """By the same name, the precision of one that was built already."""
     fed: Mapping[str, Interface | None] = field(default_factory=dict)
     """By the same name, how the run that released it fed it (None: as madx's own exports are): of that run's verdict it
     is a part, so it goes before whatever a recipe says of another file."""

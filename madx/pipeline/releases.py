@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from madx.artifacts import parse_object
+from madx.deploy.check import PRECISIONS
 from madx.deploy.interface import Interface
 from madx.errors import ArtifactError
 from madx.pipeline import files
@@ -52,7 +53,7 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
     run = RunDirectory(path)
     stages = run.manifest()["stages"].values()
     vouched = {name for record in stages for name in record["outputs"]}
-    payloads, suffixes, absent, roles, data, fed = {}, {}, {}, set(), {}, {}
+    payloads, suffixes, absent, roles, data, fed, precisions = {}, {}, {}, set(), {}, {}, {}
     for config in configs:
         released = _released(run, config, vouched)
         if isinstance(released, str):
@@ -60,7 +61,7 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
             continue
         payloads[config.name] = run.read(released.file)
         suffixes[config.name] = Path(released.file).suffix
-        fed[config.name] = released.interface
+        fed[config.name], precisions[config.name] = released.interface, released.precision
         roles.add(released.role)
         if released.data:
             data[config.name] = {location: run.read(name) for location, name in released.data.items()}
@@ -70,7 +71,8 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
     twin = _TWINS[roles.pop()]
     if twin in vouched:
         run.read(twin)  # refuses other bytes than the run's own
-    return Source("baseline", payloads, suffixes, run.path(twin) if twin in vouched else None, absent, data, fed)
+    own = run.path(twin) if twin in vouched else None
+    return Source("baseline", payloads, suffixes, own, absent, data, precisions, fed)
 
 
 @dataclass(frozen=True)
@@ -83,23 +85,29 @@ class _Released:
     """Files of its external data, by location."""
     interface: Interface | None
     """How that run fed it; None as madx's own exports are."""
+    precision: str
+    """The recipe's word for what it computes in."""
 
 
 def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> _Released | str:
     """The engine that this run was judged by, or why it built none.
 
+    One of another precision is taken where the run has none of the recipe's: what a change of precision costs is what a
+    release asks.
+
     Raises:
         ArtifactError: it does not know such an engine.
     """
     reasons = []
-    for name in (files.build(config), files.taken_build(config)):
+    for name, precision in _records(config):
         if name not in vouched:
             continue
         record = parse_object(run.read(name), name, ("reason",))
         for role in _TWINS:
             if file := files.recorded(record, role):
                 entry = record[role]
-                return _Released(role, file, entry.get("data") or {}, _interface(entry.get("interface"), name))
+                interface = _interface(entry.get("interface"), name)
+                return _Released(role, file, entry.get("data") or {}, interface, entry.get("precision", precision))
         reasons.append(record["reason"])
     if reasons:
         return str(reasons[0])
@@ -108,6 +116,16 @@ def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> _Re
         f"--baseline {run.root}: this run has no engine {config.name} to compare with (it has "
         f"{', '.join(there) or 'none'}); export it there, or leave {config.name} out of export.engines"
     )
+
+
+def _records(config: EngineConfig) -> list[tuple[str, str]]:
+    """Where a run may keep the record of an engine of this kind, and its precision; the recipe's own first."""
+    own, others = config.precision, [one for one in PRECISIONS if one != config.precision]
+    return [
+        (kept(config.of_precision(precision)), precision)
+        for precision in (own, *others)
+        for kept in (files.build, files.taken_build)
+    ]
 
 
 def _interface(recorded: Any, name: str) -> Interface | None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from madx.attacks import Attack, Victim, run_suite
+from madx.closeness import rounding_of
 from madx.deploy.engine import Engine, backend
 from madx.deploy.interface import Interface
 from madx.models.folding import folded
@@ -46,6 +47,15 @@ class Side:
     """Loads the engine once more; None for what can only be called."""
     interface: Interface | None = None
     """How it is fed; None as madx's own exports are."""
+    precision: str = "fp32"
+    """As in `Contender`."""
+    computes_in: str = "fp32"
+    """As in `Contender`."""
+
+    @property
+    def rounding(self) -> float:
+        """What its own precision explains, as in `madx.closeness.apart`."""
+        return rounding_of(self.computes_in)
 
     @property
     def batch(self) -> int | None:
@@ -85,10 +95,11 @@ def loaded_sides(
 
         def loaded(one: Contender) -> Side:
             runtime = backend(config.kind)
-            load = partial(runtime.load, one.payload, config, interface=one.interface, data=one.data)
+            own = config.of_precision(one.precision)
+            load = partial(runtime.load, one.payload, own, interface=one.interface, data=one.data)
             engine = stack.enter_context(closing(load()))
             twin = _fast_twin(context, one.twin) if one.twin else None
-            return Side(one.role, engine, twin, load, one.interface)
+            return Side(one.role, engine, twin, load, one.interface, one.precision, one.computes_in)
 
         yield loaded(reference) if reference else None, loaded(candidate)
 

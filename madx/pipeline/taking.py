@@ -95,9 +95,12 @@ def _engine(
     payload = source.payloads[config.name]
     if (suffix := source.built.get(config.name)) and suffix != ".onnx":
         engine = BuiltEngine.of(payload, suffix, {}, interface=source.fed.get(config.name))
-        return engine, {"sha256": engine.sha256, "facts": engine.facts, "sparsity_2_4": {}}
+        precision = source.precisions.get(config.name, config.precision)
+        return engine, {"sha256": engine.sha256, "precision": precision, "facts": engine.facts, "sparsity_2_4": {}}
     artifact = _checked(context, config, source)
-    for sentence in artifact.notes:
+    told = [f"it computes in {artifact.precision}"] if artifact.precision != config.precision else []
+    told += [str(found)] if (found := artifact.facts.get("random")) else []
+    for sentence in (*told, *artifact.notes):
         context.progress.say(f"{config.name}, {source.role}: {sentence}")
     if here:
         engine = _built(context, config, source, artifact)
@@ -116,7 +119,8 @@ def _built(context: Context, config: EngineConfig, source: Source, artifact: Onn
     """
     runtime = backend(config.kind)
     try:
-        return runtime.build(artifact, config, batch=context.recipe.verify.latency.batch)
+        own = config.of_precision(artifact.precision)
+        return runtime.build(artifact, own, batch=context.recipe.verify.latency.batch)
     except (RefusedFileError, ExportError) as error:
         other = type_names(artifact.payload, artifact.data)
         types = f" The file computes in {other}." if other else ""
@@ -166,7 +170,9 @@ def _checked(context: Context, config: EngineConfig, source: Source) -> OnnxArti
     own, section = (settings.input, settings.output), "verify.input"
     if source.role != CANDIDATE:
         own, section = _reference_fed(context, config, source), "verify.reference_input"
-    expected = Expected(train.shape, train.classes, config.precision, *own, section=section)
+    # The recipe names the candidate's precision; what it is compared with may have another, and is judged by its own.
+    named = config.precision if source.role == CANDIDATE else None
+    expected = Expected(train.shape, train.classes, named, *own, section=section)
     try:
         return check_given(source.payloads[config.name], source.data.get(config.name, {}), expected)
     except ExportError as error:

@@ -101,9 +101,10 @@ def _beside_own_export(
     """What loads madx's own export of a side's twin, its facts, and how many times as long the side's engine takes."""
     assert given.twin is not None  # asked by whoever calls
     runtime = backend(engine.kind)
-    artifact = checked_onnx(context, given.twin, engine.precision)
-    built = runtime.build(artifact, engine, batch=context.recipe.verify.latency.batch)
-    load = partial(runtime.load, built.payload, engine)
+    own_config = engine.of_precision(given.precision)
+    artifact = checked_onnx(context, given.twin, given.precision)
+    built = runtime.build(artifact, own_config, batch=context.recipe.verify.latency.batch)
+    load = partial(runtime.load, built.payload, own_config)
     with closing(load()) as own:
         timers = [one.timer(shown.images, shown.rows) for one in (given.engine, own)]
         as_given, exported = median_seconds(timers, batches=len(shown.rows))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from madx.attacks import input_gradient, strongest_examples
 from madx.pipeline.context import Context
-from madx.recipe import AttackConfig
+from madx.recipe import AttackConfig, ThreatConfig
 from madx.seeds import torch_generator
 
 BATCH = 250
@@ -40,9 +40,13 @@ def examples_on(
     *,
     attack: AttackConfig,
     stream: tuple[str | int, ...],
+    threat: ThreatConfig | None = None,
 ) -> Tensor:
-    """Adversarial examples made on a twin, [B, C, H, W] on the CPU; `stream` names their random numbers."""
-    threat, device = context.recipe.threat, context.device
+    """Adversarial examples made on a twin, [B, C, H, W] on the CPU; `stream` names their random numbers.
+
+    They are held to the recipe's threat, or to another one.
+    """
+    threat, device = threat or context.recipe.threat, context.device
     module = module.eval().to(device)
     generator = torch_generator(context.recipe.seed, *stream)
     gradient = input_gradient(module, largest_gap=LARGEST_GAP)

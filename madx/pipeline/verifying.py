@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from madx.attacks import suite_of
-from madx.closeness import ROUNDING
 from madx.data import describe
 from madx.data.near import MOST_COPIES, near_copies
 from madx.deploy.engine import backend
@@ -19,7 +18,7 @@ from madx.pipeline import files
 from madx.pipeline.attacking import budget, measure_accuracy
 from madx.pipeline.attempts import counted
 from madx.pipeline.chunks import gate_images, merged
-from madx.pipeline.contenders import build_record, contenders, content_of, how_fed, roles
+from madx.pipeline.contenders import build_record, contenders, content_of, how_fed, how_precise, roles
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
@@ -33,7 +32,7 @@ from madx.pipeline.twins import examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig, InputConfig
 from madx.verify import Measurements, Sizes, judge
-from madx.verify.contract import DYNAMIC, USUAL_CAUSE, Classifier
+from madx.verify.contract import DYNAMIC, SERVED_ALONE, USUAL_CAUSE, Classifier
 from madx.verify.parity import (
     GREY_LEVEL,
     JITTER,
@@ -109,7 +108,11 @@ def _judged(
             context.write_arrays(names[values.engine], values.to_arrays())
     earlier = kept.earlier_timings()
     fed = world.share(
-        lambda: [sentence for config in context.recipe.export.engines for sentence in how_fed(context, config)]
+        lambda: [
+            sentence
+            for config in context.recipe.export.engines
+            for sentence in (*how_precise(context, config), *how_fed(context, config))
+        ]
     )
     doubts = [f"{name}: {sentence}" for name, sentences in told["fit"].items() for sentence in sentences]
     warnings = (*verdict.warnings, *fed, *doubts, *attempts.warnings(timings_said(earlier)))
@@ -223,14 +226,25 @@ def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EnginePa
 def _contract_of(context: Context, config: EngineConfig, side: Side) -> Contract:
     """What this engine is held to, which is no more than its file can take."""
     batches = served_batches(context, config, side.batch)
-    wide = build_record(context, config).get(side.role, {}).get("facts", {}).get("batch_wide")
+    facts = build_record(context, config).get(side.role, {}).get("facts", {})
     return Contract(
-        ROUNDING[config.precision],
+        side.rounding,
         batches,
         only=side.batch,
-        cause=DYNAMIC if wide else USUAL_CAUSE,
+        cause=_cause(facts),
         jitter=GREY_LEVEL if side.rounds else JITTER,
+        precision=side.computes_in,
+        random=facts.get("random", ""),
     )
+
+
+def _cause(facts: Mapping[str, Any]) -> str:
+    """What explains it if the engine's answers depend on the batch, as far as its file tells."""
+    if facts.get("batch_wide"):
+        return DYNAMIC
+    if depending := facts.get("depends_on_values"):
+        return f"{USUAL_CAUSE} (the file has {depending}, which may decide for a whole batch at once). {SERVED_ALONE}"
+    return USUAL_CAUSE
 
 
 def rounding_twin(side: Side, device: torch.device) -> Classifier:

@@ -159,6 +159,10 @@ class EngineConfig(Section):
         """The engine's name in the run directory and in the report, for example 'tensorrt-rtx-fp16'."""
         return f"{self.kind}-{self.precision}"
 
+    def of_precision(self, precision: str) -> EngineConfig:
+        """The same engine of a file of another precision, as what it is compared with may have."""
+        return self.model_copy(update={"precision": precision})
+
 
 class ExportConfig(Section):
     """ONNX files and engines."""

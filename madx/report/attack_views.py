@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from madx.closeness import MOST_FLIPS
+from madx.closeness import MOST_FLIPS, most_flips_of
 from madx.report import words
 from madx.verify import Accuracy, EngineParity, Measurements, SideSoundness, Soundness
 from madx.verify.arrays import Bools
-from madx.verify.findings import TWIN_FLIPS
 from madx.verify.signs import ABOVE_TWIN, UNBOUNDED, UNDEFENDED, UNFINISHED
 
 KNEW = {
@@ -92,20 +91,22 @@ def parity_rows(measured: Measurements) -> tuple[CheckRow, ...]:
     def both(label: str, wanted: str, of: Callable[[EngineParity], str]) -> CheckRow:
         return CheckRow(label, wanted, *(words.ABSENT if side is None else of(side) for side in sides))
 
+    allowed = _at_most(max(most_flips_of(side.precision) for side in parity.sides.values()))
+
     def flips(rows: Bools) -> str:
         return _count(rows) if len(rows) else words.ABSENT
 
     farthest = max((float(overrun) for overrun in accuracy.overrun), default=0.0)
     return (
-        both("labelled otherwise than by the twin, clean", _at_most(TWIN_FLIPS), lambda side: flips(side.flips_clean)),
+        both("labelled otherwise than by the twin, clean", allowed, lambda side: flips(side.flips_clean)),
         both(
             "labelled otherwise than by the twin, under attack",
-            _at_most(TWIN_FLIPS),
+            allowed,
             lambda side: flips(side.flips_adversarial),
         ),
         both(
             "labelled otherwise than by the twin, changed by half a grey level or in 8-bit pixels",
-            _at_most(TWIN_FLIPS),
+            allowed,
             lambda side: flips(side.flips_changed),
         ),
         CheckRow(

@@ -19,16 +19,26 @@ Logits = NDArray[np.float32]
 Classifier = Callable[[Images], NDArray[np.float32]]
 """An engine, a torch twin, or a lambda in a test."""
 
+
+class ManyAnswers(str):
+    """A breach by which an image has no one answer: what is measured then depends on when, and beside what, one asks.
+
+    Everywhere else a sentence like any other.
+    """
+
+    __slots__ = ()
+
+
 _ROW_SUM_TOLERANCE = 1e-3
 _SATURATED = 0.5
 """Share of the images whose answers may name one class and say nothing of the others."""
 _ZERO = np.float32(np.log(LEAST))
 """Logit of a probability of 0."""
 USUAL_CAUSE = "train-mode BatchNorm, a wrong batch axis, or an engine that looks at its batch"
+SERVED_ALONE = "If it is served one image at a time, say so in the recipe: verify.input: {batch: 1}"
 DYNAMIC = (
     "dynamic quantisation (DynamicQuantizeLinear) takes one scale for the whole batch, so an image's logits depend on "
-    "the images beside it, by design. Quantise it statically, or, if it is served one image at a time, say so in the "
-    "recipe: verify.input: {batch: 1}"
+    f"the images beside it, by design. Quantise it statically. {SERVED_ALONE}"
 )
 """Causes of answers that depend on the batch."""
 
@@ -155,7 +165,7 @@ def check_batches(
 
 def explained(found: Iterable[str], cause: str) -> list[str]:
     """What `check_batches` found, with its cause."""
-    return [f"{sentence}: {cause}" for sentence in found]
+    return [ManyAnswers(f"{sentence}: {cause}") for sentence in found]
 
 
 def in_batches(engine: Classifier, images: Images, size: int, order: NDArray[np.intp] | None = None) -> Logits:
@@ -179,7 +189,9 @@ def _changed_between_calls(engine: Classifier, images: Images, logits: Logits) -
     again = logits_of(engine, images)
     if not np.array_equal(again, logits):
         largest = float(np.abs(again - logits).max())
-        return f"two calls with the same images differ by up to {largest:.2g}: dropout, train mode or a race"
+        return ManyAnswers(
+            f"two calls with the same images differ by up to {largest:.2g}: dropout, train mode or a race"
+        )
     return ""
 
 

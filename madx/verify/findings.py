@@ -9,12 +9,13 @@ images that parity was measured on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from madx.closeness import MOST_FLIPS
+from madx.closeness import MOST_FLIPS, ROUNDING, most_flips_of
 from madx.recipe import GateConfig
 from madx.verify.arrays import known
+from madx.verify.contract import ManyAnswers
 from madx.verify.evidence import Finding
 from madx.verify.image_findings import over_images, share_finding
 from madx.verify.measurements import Accuracy, Measurements
@@ -25,7 +26,8 @@ from madx.verify.signs import by_heart, left_over, signs
 from madx.verify.speed import speedup
 
 TWIN_FLIPS = 0.01
-"""Share of images on which an engine may disagree with its twin before examples made on the twin say too little."""
+"""Share of images on which an engine may disagree with its twin, beyond what its precision explains, before examples
+made on the twin say too little."""
 
 MOST_FLAT = 0.01
 """Share of the images on which an engine's probabilities may be rounded to one class."""
@@ -45,17 +47,17 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
         found = _METRICS[gate.metric](measured, gate)
         if gate.about.rests_on == "bytes":
             return found
-        broken = doubts((*_broken(sides), *_unsteady(measured.accuracy, sides)), Remedy.MEND_ENGINE)
-        return replace(found, doubts=(*broken, *found.doubts), void=doubts(found.void, Remedy.QUIETER_MACHINE))
+        broken = doubts(_broken(sides), Remedy.MEND_ENGINE)
+        void = (*_many_answers(measured.accuracy, sides), *doubts(found.void, Remedy.QUIETER_MACHINE))
+        return replace(found, doubts=(*broken, *found.doubts), void=void)
     found = over_images(measured.accuracy, gate, sequential=sequential)
-    found = replace(found, doubts=doubts(found.doubts, Remedy.ROBUST_REFERENCE), void=_voids(found))
+    void = (*_many_answers(measured.accuracy, sides), *_voids(found))
+    found = replace(found, doubts=doubts(found.doubts, Remedy.ROBUST_REFERENCE), void=void)
     if not gate.on_robustness:
-        return replace(
-            found, doubts=(*_contract_doubts(measured.accuracy, sides), *_of_images(measured), *found.doubts)
-        )
+        return replace(found, doubts=(*_contract_doubts(sides), *_of_images(measured), *found.doubts))
     own = {name: side for name, side in sides.items() if name != "reference"}
     of_own, of_all = (
-        (*_contract_doubts(measured.accuracy, which), *doubts(signs(measured, alone=without), Remedy.STRONGER_ATTACK))
+        (*_contract_doubts(which), *doubts(signs(measured, alone=without), Remedy.STRONGER_ATTACK))
         for which, without in ((own, True), (sides, alone))
     )
     return replace(
@@ -93,10 +95,26 @@ def _size_ratio(measured: Measurements, _gate: GateConfig) -> Finding:
 def _broken(sides: Mapping[str, EngineParity]) -> tuple[str, ...]:
     """An engine that breaks its contract is none: neither its speed nor its labels mean anything."""
     return tuple(
-        f"The {name} engine breaks its contract: {sentence}."
+        _breach(name, sentence)
         for name, side in sides.items()
         for sentence in side.violations
+        if not isinstance(sentence, ManyAnswers)
     )
+
+
+def _many_answers(accuracy: Accuracy, sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:
+    """Why an image has no one answer on an engine: neither a PASS nor a FAIL would be of anything that is served."""
+    told = [
+        _breach(name, sentence)
+        for name, side in sides.items()
+        for sentence in side.violations
+        if isinstance(sentence, ManyAnswers)
+    ]
+    return doubts((*told, *_unsteady(accuracy, sides)), Remedy.MEND_ENGINE)
+
+
+def _breach(name: str, sentence: str) -> str:
+    return f"The {name} engine breaks its contract: {sentence}."
 
 
 def _of_images(measured: Measurements) -> tuple[Doubt, ...]:
@@ -108,14 +126,14 @@ def _of_images(measured: Measurements) -> tuple[Doubt, ...]:
     )
 
 
-def _unsteady(accuracy: Accuracy, names: Iterable[str]) -> tuple[str, ...]:
+def _unsteady(accuracy: Accuracy, sides: Mapping[str, EngineParity]) -> tuple[str, ...]:
     """An engine that is another one at the batch that is served: it was not the served one that was attacked."""
     return tuple(
         f"The {name} engine answers otherwise at the served batch: on {int(answers.unsteady.sum())} of "
         f"{accuracy.images} images, clean or attacked, its logits differ by more than rounding explains from those at "
-        "the batch that was attacked."
+        f"the batch that was attacked: {sides[name].cause}."
         for name, answers in accuracy.answers.items()
-        if name in names and float(answers.unsteady.mean()) > MOST_FLIPS
+        if name in sides and float(answers.unsteady.mean()) > MOST_FLIPS
     )
 
 
@@ -132,22 +150,35 @@ def _flat(accuracy: Accuracy) -> tuple[Doubt, ...]:
     return (Doubt(sentence, Remedy.MEND_ENGINE),)
 
 
-def _contract_doubts(accuracy: Accuracy, sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:
+def _contract_doubts(sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:
     """An engine that breaks its contract, or is not its twin, has no accuracy that deserves the name."""
+    compared = {name: side for name, side in sides.items() if side.images}
     strange = [
         f"The {name} engine labels {int(side.flips.sum())} of {side.images} images otherwise than the torch twin that "
         "the adversarial examples were made on, so these examples do not attack the engine."
-        for name, side in sides.items()
-        if side.images and float(side.flips.mean()) > TWIN_FLIPS
+        for name, side in compared.items()
+        if _too_many(side)
     ]
     apart = [
         f"The {name} engine's logits differ from its torch twin's by more than rounding explains on "
         f"{int((side.apart > 1).sum())} of {side.images} images, by up to {float(side.apart.max()):.2g} times as much, "
-        "so what was learned on the twin is not known to hold for the engine."
-        for name, side in sides.items()
-        if side.images and float((side.apart > 1).mean()) > MOST_FLIPS
+        f"so what was learned on the twin is not known to hold for the engine.{_without_a_row(side.precision)}"
+        for name, side in compared.items()
+        if float((side.apart > 1).mean()) > MOST_FLIPS
     ]
-    return doubts((*_broken(sides), *_unsteady(accuracy, sides), *strange, *apart), Remedy.MEND_ENGINE)
+    return doubts((*_broken(sides), *strange, *apart), Remedy.MEND_ENGINE)
+
+
+def _too_many(side: EngineParity) -> bool:
+    """Flips void a gate beyond what the precision explains: of logits that are apart, or of too many images in all."""
+    unexplained = float((side.flips & (side.apart > 1)).mean())
+    return unexplained > TWIN_FLIPS or float(side.flips.mean()) > most_flips_of(side.precision)
+
+
+def _without_a_row(precision: str) -> str:
+    if precision in ROUNDING:
+        return ""
+    return f" The file computes in {precision}, for which madx has no measure of rounding yet: it is held to float32's."
 
 
 _METRICS: dict[str, Callable[[Measurements, GateConfig], Finding]] = {

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.closeness import MOST_FLIPS, ROUNDING, apart, differences
-from madx.errors import MadxError
+from madx.errors import ArtifactError, MadxError
 from madx.seeds import numpy_generator
 from madx.stats import clopper_pearson
 from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
@@ -27,6 +27,7 @@ from madx.verify.contract import (
     Classifier,
     Images,
     Logits,
+    ManyAnswers,
     check_batches,
     check_contract,
     check_images,
@@ -62,7 +63,11 @@ class EngineParity:
     apart: NDArray[np.float64]
     """[N] the same in units of what rounding explains (`madx.closeness.apart`): up to 1 the two are the same."""
     violations: tuple[str, ...]
-    """What `check_contract` found on the engine."""
+    """What `check_contract` found on the engine; those by which an image has no one answer are `ManyAnswers`."""
+    precision: str = "fp32"
+    """What the engine's file computes in, which is what its rounding was judged by."""
+    cause: str = USUAL_CAUSE
+    """What explains it if its answers depend on the batch."""
 
     def __post_init__(self) -> None:
         shape = (len(self.flips_clean),)
@@ -82,7 +87,12 @@ class EngineParity:
     def to_arrays(self) -> Arrays:
         """Every field under its name."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return plain | {"violations": np.array(self.violations, dtype=np.str_)}
+        return plain | {
+            "violations": np.array(self.violations, dtype=np.str_),
+            "many_answers": np.array([isinstance(one, ManyAnswers) for one in self.violations], dtype=bool),
+            "precision": np.array(self.precision),
+            "cause": np.array(self.cause),
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -92,7 +102,14 @@ class EngineParity:
             ArtifactError: if an array is missing or has the wrong shape.
         """
         found: dict[str, Any] = {field.name: read_array(arrays, field.name) for field in fields(cls)}
-        return cls(**found | {"violations": tuple(str(text) for text in found["violations"])})
+        kinds = [ManyAnswers if many else str for many in read_array(arrays, "many_answers")]
+        if len(kinds) != len(found["violations"]):
+            raise ArtifactError(
+                f"{len(kinds)} kinds of {len(found['violations'])} breaches of a contract; measure again"
+            )
+        violations = tuple(kind(text) for kind, text in zip(kinds, found["violations"], strict=True))
+        texts = {name: str(found[name]) for name in ("precision", "cause")}
+        return cls(**found | texts | {"violations": violations})
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +162,10 @@ class Contract:
     """What explains answers that depend on the batch."""
     jitter: float = JITTER
     """By how much pixels are changed to see whether it knows images by heart."""
+    precision: str = "fp32"
+    """What its file computes in."""
+    random: str = ""
+    """That its file draws random numbers, as a sentence: seldom enough, no two calls would show it."""
 
 
 CONTRACT = Contract()
@@ -180,6 +201,8 @@ def measure_parity(
         difference=np.max(difference, axis=0),
         apart=np.max(apart, axis=0),
         violations=_violations(engine, clean, contract, others=(adversarial, in_eight_bits(adversarial))),
+        precision=contract.precision,
+        cause=contract.cause,
     )
 
 
@@ -192,7 +215,7 @@ def contract_alone(engine: Classifier, *, clean: Images, contract: Contract = CO
     """
     none, zero = np.zeros(0, dtype=bool), np.zeros(0)
     violations = _violations(engine, clean, contract, others=(in_eight_bits(jittered(clean)),))
-    return EngineParity(none, none, none, zero, zero, violations)
+    return EngineParity(none, none, none, zero, zero, violations, contract.precision, contract.cause)
 
 
 def jittered(images: Images, by: float = JITTER) -> Images:
@@ -216,7 +239,8 @@ def _violations(engine: Classifier, clean: Images, contract: Contract, *, others
         at = contract.only or _BATCH
         by_batch = check_batches(engine, images, logits, batches=contract.batches, tolerance=contract.tolerance, at=at)
         found = explained(by_batch, contract.cause)
-    return (*found, *_by_heart(engine, clean, contract.jitter))
+    drawn = [ManyAnswers(contract.random)] if contract.random else []
+    return (*drawn, *found, *_by_heart(engine, clean, contract.jitter))
 
 
 def _by_heart(engine: Classifier, clean: Images, jitter: float) -> list[str]:

@@ -123,8 +123,9 @@ class Served:
 
     batch: int
     """Images a call."""
-    rounding: float
-    """As in `madx.closeness.apart`: what an answer may differ by from that at the batch of the attacks."""
+    roundings: tuple[float, ...]
+    """Of each engine, the candidate's last, as in `madx.closeness.apart`: what an answer may differ by from that at the
+    batch of the attacks."""
     probabilities: bool = False
     """Whether the candidate's file gives probabilities, which may be rounded to 0 and 1."""
 
@@ -208,7 +209,7 @@ class _Board:
             logits = in_batches(engine, images, how.batch, order)
             right.append(logits.argmax(axis=1) == self.chunk.labels)
             expected = clean if images is self.chunk.images else logits_of(engine, images)
-            unsteady.append(apart(logits, expected, rounding=how.rounding, usual=clean) > 1)
+            unsteady.append(apart(logits, expected, rounding=how.roundings[side], usual=clean) > 1)
         self.clean[side] &= right[0]
         asked = how.probabilities and side == len(self.engines) - 1
         return Answers(

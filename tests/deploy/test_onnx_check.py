@@ -33,11 +33,19 @@ def _nan_weight():
     return tiny_onnx(np.full((4, 3, 1, 1), np.nan, np.float32))
 
 
-def _infinite_constant():
+def _constant(number):
     model = tiny_onnx()
-    constant = helper.make_tensor("c", TensorProto.FLOAT, [1], [np.inf])
+    constant = helper.make_tensor("c", TensorProto.FLOAT, [1], [number])
     model.graph.node.insert(0, helper.make_node("Constant", [], ["c"], name="constant", value=constant))
     return model
+
+
+def _infinite_weight():
+    return tiny_onnx(np.full((4, 3, 1, 1), np.inf, np.float32))
+
+
+def test_an_infinite_constant_is_a_mask_and_passes():
+    _check(_constant(-np.inf))
 
 
 def _wrong_input_name():
@@ -141,7 +149,8 @@ BAD = {
     "noise on the logits": (lambda: _random("RandomNormalLike"), {}, r"random numbers \(RandomNormalLike\)"),
     "seldom wrong": (lambda: _random("Bernoulli"), {}, r"random numbers \(Bernoulli\)"),
     "NaN weight": (_nan_weight, {}, "'w' has 12 values that are NaN"),
-    "infinite constant": (_infinite_constant, {}, "'c' has 1 values"),
+    "NaN constant": (lambda: _constant(np.nan), {}, "'c' has 1 values"),
+    "infinite weight": (_infinite_weight, {}, "'w' has 12 values that are NaN or infinite"),
     "wrong input name": (_wrong_input_name, {}, r"inputs \['x'\].*named 'input'"),
     "wrong output name": (_wrong_output_name, {}, r"outputs \['y'\].*named 'logits'"),
     "two outputs": (_two_outputs, {}, "pool_out"),

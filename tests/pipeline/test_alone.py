@@ -400,10 +400,10 @@ def test_a_missing_engine_keeps_the_hash_of_what_there_is_of_it(
 
 def test_a_release_without_this_engine_is_no_baseline(workspace: Path, cli: Cli) -> None:
     last = shutil.copytree(workspace / "run", workspace / "last")
-    engines = ("--set", "export.engines=[{kind: ort-cpu, precision: fp16}]")
+    engines = ("--set", "export.engines=[{kind: openvino-cpu}]")
     assert cli("export", workspace / "tiny.yaml", "--run-dir", workspace / "run", *engines).code == 0
     answer = verify(cli, workspace, "--baseline", last, *engines, gates=DROP, out="run")
-    said = "this run has no engine ort-cpu-fp16 to compare with (it has ort-cpu-fp32)"
+    said = "this run has no engine openvino-cpu-fp32 to compare with (it has ort-cpu-fp32)"
     assert (answer.code, said in " ".join(answer.err.split())) == (2, True), answer.err
 
 

@@ -26,6 +26,7 @@ from madx.verify import (
     judge,
 )
 from madx.verify.answers import Answers
+from madx.verify.contract import ManyAnswers
 from madx.verify.gates import decide
 from madx.verify.remedies import Remedy
 
@@ -293,6 +294,48 @@ def test_a_broken_contract_keeps_gates_from_passing(side, metric):
     told = f"The {side} engine breaks its contract: it looks like softmax." in verdict.gates[0].evidence
     assert told is not spared
     assert any("softmax" in warning for warning in verdict.warnings)
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+@pytest.mark.parametrize("lost", [0, 200])
+@pytest.mark.parametrize("metric", ["robust_drop", "robust_accuracy", "clean_drop", "clean_accuracy", "speedup"])
+def test_an_engine_with_many_answers_neither_passes_nor_fails(side, lost, metric):
+    """Better or worse than the bound: what is measured is not what is served. Bytes stay bytes."""
+    many = parity(violations=(ManyAnswers("logits at batch 1 differ"),))
+    sides = {"reference": parity(), "candidate": parity()} | {side: many}
+    bound = {"speedup": 1.5 if lost == 0 else 30}.get(metric, 0.03 if metric.endswith("drop") else 0.4)
+    fields = {"parity": Parity(**sides), "accuracy": accuracy(lost=lost)}
+    gates = [gate(metric, bound), gate("size_ratio", 0.5 if lost == 0 else 0.001)]
+    judged, counted = judge([measured(**fields)], gates).gates
+    plain = judge([measured(accuracy=fields["accuracy"])], gates).gates[0].outcome
+    spared = side == "reference" and metric in ("robust_accuracy", "clean_accuracy")
+    assert judged.outcome is (plain if spared else INCONCLUSIVE)
+    assert counted.outcome is (PASS if lost == 0 else FAIL)
+    assert (judged.remedy is Remedy.MEND_ENGINE) is not spared
+    told = f"The {side} engine breaks its contract: logits at batch 1 differ." in judged.evidence
+    assert told is not spared
+
+
+@pytest.mark.parametrize(
+    ("precision", "flips", "apart", "outcome"),
+    [
+        ("fp32", 2, 0.5, PASS),
+        ("fp32", 4, 0.5, INCONCLUSIVE),  # float32 tips next to none
+        ("fp16", 4, 0.5, PASS),
+        ("bf16", 4, 0.5, PASS),
+        ("fp16", 4, 1.5, INCONCLUSIVE),  # beyond what the precision explains
+        ("fp16", 2, 1.5, PASS),
+        ("fp16", 20, 0.5, INCONCLUSIVE),  # whatever explains them, it is another classifier
+        ("int8", 4, 0.5, INCONCLUSIVE),  # it has no room before it has a row
+    ],
+)
+@pytest.mark.parametrize("metric", ["robust_drop", "clean_accuracy"])
+def test_flips_void_a_gate_beyond_what_the_precision_explains(metric, precision, flips, apart, outcome):
+    side = parity(flips, n=256)
+    off = np.where(side.flips, apart, 0.1)
+    strange = Parity(parity(n=256), replace(side, apart=off, precision=precision))
+    bound = 0.03 if metric == "robust_drop" else 0.3
+    assert result(gate(metric, bound), parity=strange).outcome is outcome
 
 
 def test_a_broken_contract_saves_no_one_from_failing():

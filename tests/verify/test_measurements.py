@@ -9,6 +9,7 @@ from accuracy_cases import gallery, sound, unseen
 
 from madx.errors import ArtifactError, MadxError
 from madx.verify import Accuracy, Curve, EngineParity, Latency, Measurements, Parity, Sizes
+from madx.verify.contract import ManyAnswers
 
 
 def accuracy(**fields):
@@ -55,7 +56,7 @@ def without_calls(*shape):
 
 def measurements():
     flips = np.array([[True, False], [False, False], [False, True]])
-    side = EngineParity(*flips, np.array([0.1, 0.2]), np.array([0.5, 2.0]), ("it leaks", "ö"))
+    side = EngineParity(*flips, np.array([0.1, 0.2]), np.array([0.5, 2.0]), ("it leaks", ManyAnswers("ö")))
     return Measurements(
         engine="ort-cpu-fp32",
         accuracy=accuracy(),
@@ -99,6 +100,8 @@ def test_a_file_gives_back_what_was_put_in():
     assert back.latency.order == given.latency.order
     assert back.parity.reference.violations == ()
     assert back.parity.candidate.violations == ("it leaks", "ö")
+    kinds = [isinstance(one, ManyAnswers) for one in back.parity.candidate.violations]
+    assert kinds == [False, True], "what forbids a FAIL too must not be forgotten on the way"
     for name, array in given.to_arrays().items():
         assert back.to_arrays()[name].dtype == array.dtype
         np.testing.assert_array_equal(back.to_arrays()[name], array, err_msg=name)

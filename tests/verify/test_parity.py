@@ -5,6 +5,7 @@ import pytest
 
 from madx.errors import DataError, MadxError
 from madx.verify import measure_parity
+from madx.verify.contract import ManyAnswers
 from madx.verify.parity import Contract, contract_alone
 
 RNG = np.random.default_rng(5)
@@ -76,6 +77,22 @@ def test_batches_that_are_served_are_compared_on_all_images():
 
     assert violations() == (), "batches of 1, 15 and 16 are alike"
     assert any("logits at batch 8" in sentence for sentence in violations(8))
+    assert all(isinstance(sentence, ManyAnswers) for sentence in violations(8))
+
+
+def test_a_file_that_draws_random_numbers_has_many_answers_though_no_call_shows_it():
+    found = contract_alone(twin, clean=CLEAN, contract=Contract(random="it draws")).violations
+    assert (found, isinstance(found[0], ManyAnswers)) == (("it draws",), True)
+
+
+def test_answers_that_change_from_call_to_call_are_many():
+    draws = np.random.default_rng(0)
+
+    def noisy(images):
+        return twin(images) + draws.normal(size=(len(images), 4)).astype(np.float32)
+
+    found = contract_alone(noisy, clean=CLEAN).violations
+    assert any("two calls" in one and isinstance(one, ManyAnswers) for one in found)
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def weak_at(size, other=-DENSE):
 
 def served(candidate, batch):
     adversaries = (adversary("dense", white_box(DENSE)),)
-    how = Served(batch, 1e-3)
+    how = Served(batch, (1e-3, 1e-3))
     return measure_chunk(engine(DENSE), candidate, chunk=chunk(), adversaries=adversaries, threat=THREAT, served=how)
 
 
@@ -274,7 +274,7 @@ def test_flat_probabilities_are_counted_on_the_candidate_alone():
 
     adversaries = (adversary("dense", white_box(DENSE)),)
     for probabilities in (True, False):
-        how = Served(4, 1e-3, probabilities=probabilities)
+        how = Served(4, (1e-3, 1e-3), probabilities=probabilities)
         found = measure_chunk(rounded, rounded, chunk=chunk(), adversaries=adversaries, threat=THREAT, served=how)
         assert found.answers["candidate"].flat.all() == probabilities
         assert not found.answers["reference"].flat.any()
