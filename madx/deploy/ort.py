@@ -162,7 +162,7 @@ class OrtEngine:
 def every_output(payload: bytes, images: Images) -> dict[str, Tensor]:
     """All outputs of an ONNX file by name, for looking into it; EngineError if the CPU refuses it."""
     with for_a_runtime(payload, NONE) as model:
-        session = _session(model, "the graph with its values shown", _PROVIDERS["ort-cpu"], 1)
+        session = _session(model, "the graph with its values shown", OrtBackend.provider, 1)
     names = [output.name for output in session.get_outputs()]
     with _explained(f"the graph with its values shown failed on {list(images.shape)}"):
         found = session.run(names, {session.get_inputs()[0].name: images})
