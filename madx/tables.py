@@ -52,6 +52,10 @@ class Table(Mapping[str, Row], Generic[Row]):
         """
         return self.own[name] if name in self.own else self._imported(installed(self.group)[name])
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a row, without importing it."""
+        return name in self.own or name in installed(self.group)
+
     def __iter__(self) -> Iterator[str]:
         """Madx's own first."""
         return iter((*self.own, *(name for name in installed(self.group) if name not in self.own)))
