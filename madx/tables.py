@@ -8,6 +8,7 @@ stays madx's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -72,8 +73,24 @@ class Table(Mapping[str, Row], Generic[Row]):
         self._imported(point)
         return {f"{self.group}:{name}": code_digest(point.value, error=RecipeError)}
 
+    @contextmanager
+    def blamed(self, name: str) -> Iterator[None]:
+        """Around a call of the row's code: its errors are told as the package's; those of madx's own rows pass.
+
+        Raises:
+            RecipeError: the package's code failed.
+        """
+        try:
+            yield
+        except USER_ERRORS as problem:
+            if name in self.own:
+                raise
+            raise RecipeError(
+                f"{_where(installed(self.group)[name])} failed: {describe(problem)}; mend the package that adds it"
+            ) from problem
+
     def _imported(self, point: EntryPoint) -> Row:
-        where = f"{point.name!r} of {self.group} ({point.value})"
+        where = _where(point)
         try:
             row: Any = point.load()
         except USER_ERRORS as problem:
@@ -86,3 +103,8 @@ class Table(Mapping[str, Row], Generic[Row]):
                 "package that adds it"
             )
         return row
+
+
+def _where(point: EntryPoint) -> str:
+    """Which row of whom."""
+    return f"{point.name!r} of {point.group} ({point.value})"

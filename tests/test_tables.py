@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from report_cases import measurements
 
 from madx import tables
 from madx.attacks import SUITES
-from madx.deploy.engine import backend, kinds
+from madx.deploy.engine import availabilities, backend, kinds
 from madx.errors import RecipeError
+from madx.pipeline import keys
 from madx.prune import CRITERIA
 from madx.recipe import METRICS, GateConfig, parse_recipe
 from madx.recipe.engines import ENGINE_KINDS
+from madx.verify import judge
 
 ROWS = '''
 import torch
@@ -44,6 +47,19 @@ SUITE = Suite("ours", twin=(Apgd(steps=3),), in_the_loop=(Apgd(steps=2),), query
 ENGINE = EngineKind("extra_rows:Plain", on_gpu=False)
 METRIC = Metric("at_least", "share", "gate images", title="right twice", meaning="right with and without an attack",
                 at_best="every image were right", on_robustness=True, compares=False, find=still_right)
+UNSAID = Metric("at_least", "share", "gate images", title="t", meaning="m", at_best="b", compares=False,
+                find=still_right)
+FAILS = Metric("at_least", "share", "gate images", title="t", meaning="m", at_best="b", compares=False,
+               on_robustness=False, find=lambda accuracy, gate, sequential: 1 / 0)
+NO_FINDING = Metric("at_least", "share", "gate images", title="t", meaning="m", at_best="b", compares=False,
+                    on_robustness=False, find=lambda accuracy, gate, sequential: 0.5)
+BROKEN = EngineKind("extra_rows:broken", on_gpu=False)
+
+
+def broken(kind):
+    raise KeyError(kind)
+
+
 UNFOUND = Metric("at_least", "share", "gate images", title="t", meaning="m", at_best="b")
 NO_ROW = 3
 
@@ -67,10 +83,14 @@ ours = extra_rows:SUITE
 
 [madx.engines]
 ort-plain = extra_rows:ENGINE
+ort-broken = extra_rows:BROKEN
 
 [madx.metrics]
 right_twice = extra_rows:METRIC
 unfound = extra_rows:UNFOUND
+unsaid = extra_rows:UNSAID
+fails = extra_rows:FAILS
+no_finding = extra_rows:NO_FINDING
 """
 
 
@@ -111,7 +131,7 @@ def test_a_recipe_names_a_packages_rows() -> None:
     assert backend("ort-plain").kind == "ort-plain"
     assert recipe.export.engines[0].on_gpu is False
     assert recipe.verify.gates[0].about is METRICS["right_twice"]
-    assert [*kinds()] == [*ENGINE_KINDS.own, "ort-plain"]
+    assert [*kinds()] == [*ENGINE_KINDS.own, "ort-plain", "ort-broken"]
 
 
 def test_without_the_package_the_recipe_is_refused_and_says_where_rows_come_from() -> None:
@@ -153,6 +173,44 @@ def test_two_packages_cannot_share_a_name(package: Callable[..., None]) -> None:
 def test_a_metric_that_nothing_finds_is_no_gate() -> None:
     with pytest.raises(ValueError, match="unfound of an installed package has no `find`"):
         GateConfig(metric="unfound", at_least=0.5)
+
+
+@pytest.mark.usefixtures("package")
+def test_a_metric_says_whether_it_rests_on_attacks() -> None:
+    with pytest.raises(ValueError, match="unsaid of an installed package does not say `on_robustness`"):
+        GateConfig(metric="unsaid", at_least=0.5)
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(("name", "said"), [("fails", "ZeroDivisionError"), ("no_finding", "`find` gave float")])
+def test_a_metric_that_fails_is_its_packages_error(name: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said) as told:
+        judge([measurements()], [GateConfig(metric=name, at_least=0.5)])
+    assert f"'{name}' of madx.metrics (extra_rows:" in str(told.value)
+
+
+@pytest.mark.usefixtures("package")
+def test_an_engine_that_is_broken_hides_no_other() -> None:
+    found = availabilities()
+    assert found["ort-cpu"].can_run
+    assert not found["ort-broken"].can_run
+    assert "'ort-broken' of madx.engines (extra_rows:BROKEN) failed: KeyError" in found["ort-broken"].reason
+
+
+@pytest.mark.usefixtures("package")
+def test_gates_of_a_package_judge_and_are_no_reason_to_measure_again() -> None:
+    asked = {"metric": "right_twice", "at_least": 0.5}
+    depends = {"verify": {"sequential": False, "gates": [asked]}, **METRICS.code("right_twice")}
+    assert METRICS.code("right_twice")
+    assert keys.measuring(depends) == keys.measuring({"verify": {"sequential": False, "gates": []}})
+
+
+def test_nothing_is_imported_from_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise SystemExit('somebody else')")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    backend("ort-cpu")
+    assert sys.path == before
 
 
 @pytest.mark.usefixtures("package")

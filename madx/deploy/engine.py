@@ -8,6 +8,7 @@ runtime's module is imported when its kind is asked for.
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,8 +22,7 @@ from madx.clocks import CallTime
 from madx.deploy.external import NONE, Data, identity, size
 from madx.deploy.interface import Interface
 from madx.deploy.trying import tried
-from madx.errors import EngineError
-from madx.plugins import load_callable
+from madx.errors import EngineError, RecipeError
 from madx.recipe import ENGINE_KINDS
 
 if TYPE_CHECKING:
@@ -186,13 +186,23 @@ def backend(kind: str) -> Backend:
     """The backend of `kind`; its module is imported here, the engine's own package only when it is used."""
     if kind not in ENGINE_KINDS:
         raise EngineError(f"there is no engine kind {kind!r}; known kinds are {', '.join(kinds())}")
-    made: Backend = load_callable(ENGINE_KINDS[kind].backend, error=EngineError)(kind)
+    module, _, name = ENGINE_KINDS[kind].backend.partition(":")
+    with ENGINE_KINDS.blamed(kind):  # as any import: never from the current directory, where a file may bear any name
+        made: Backend = getattr(importlib.import_module(module), name)(kind)
     return made
 
 
 def availabilities() -> dict[str, Availability]:
-    """What every registered kind can do on this machine."""
-    return {kind: backend(kind).availability() for kind in kinds()}
+    """What every kind can do on this machine; a package's broken one can do nothing, and says why."""
+    return {kind: _availability(kind) for kind in kinds()}
+
+
+def _availability(kind: str) -> Availability:
+    try:
+        with ENGINE_KINDS.blamed(kind):
+            return backend(kind).availability()
+    except RecipeError as problem:
+        return Availability(False, False, str(problem))
 
 
 def checked_images(images: Images, shape: tuple[int, int, int], name: str) -> Images:

@@ -16,7 +16,7 @@ from madx.pipeline import files, keys
 from madx.pipeline.context import Context
 from madx.pipeline.reporting import read_arrays
 from madx.pipeline.unfinished import unfinished
-from madx.recipe import METRICS
+from madx.recipe import about
 from madx.report import words
 from madx.verify import GateResult, Measurements, Verdict
 
@@ -69,7 +69,7 @@ class Kept:
         return before + [
             {"timed": times.get(gate.engine, {}).get("latency", self.finished)} | gate.to_json()
             for gate in self.gates
-            if gate.metric in METRICS and METRICS[gate.metric].timed
+            if (known := about(gate.metric)) and known.timed
         ]
 
 

@@ -130,6 +130,7 @@ def measuring(depends: dict[str, Any]) -> dict[str, Any]:
     settings = depends["verify"]
     if settings["sequential"]:  # the gates end the measuring
         return depends
+    depends = {name: value for name, value in depends.items() if not name.startswith(f"{METRICS.group}:")}
     gates = settings["gates"]
     asked = {
         "query_only": any(gate.get("query_only") for gate in gates),

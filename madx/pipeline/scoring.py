@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from madx.attacks import Gradient, input_gradient, last_iterate
 from madx.data import Ahead
+from madx.errors import RecipeError
 from madx.models.copies import copied
 from madx.models.folding import folded
 from madx.pipeline.context import Context
@@ -134,14 +135,18 @@ def _batch_scores(
     x, y = images.to(context.device), labels.to(context.device)
     generator = torch_generator(recipe.seed, "saliency", number)
     x_adv = last_iterate(attacked, x, y, threat=recipe.threat, attack=config.attack, generator=generator)
-    scores = _criterion(context)(model, x_adv, y, generator)
+    with CRITERIA.blamed(config.criterion):
+        scores = _criterion(context)(model, x_adv, y, generator)
     return {name: score.detach().cpu() for name, score in scores.items() if name.rpartition(".")[0] not in unscored}
 
 
 def _criterion(context: Context) -> Callable[[nn.Module, Tensor, Tensor, torch.Generator], dict[str, Tensor]]:
     """The recipe's criterion, computed as its precision says if it has a choice."""
-    criterion, precision = CRITERIA[context.recipe.prune.criterion], context.recipe.prune.precision
+    name, precision = context.recipe.prune.criterion, context.recipe.prune.precision
+    criterion = CRITERIA[name]
     if not criterion.formatted:
+        if precision != "fp32":
+            raise RecipeError(f"prune.precision: {precision} is for criteria with masks of their own, not for {name}")
         return criterion
     return partial(criterion, format=context.compute_format(precision, setting="prune.precision"))
 

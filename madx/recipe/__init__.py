@@ -8,7 +8,7 @@ from madx.recipe.data import DataConfig
 from madx.recipe.engines import ENGINE_KINDS, EngineKind
 from madx.recipe.feeding import InputConfig, OutputConfig
 from madx.recipe.gates import GateConfig, LatencyConfig
-from madx.recipe.metrics import METRICS, Metric
+from madx.recipe.metrics import METRICS, Metric, about
 from madx.recipe.models import (
     CRITERION_NAMES,
     SUITE_NAMES,
@@ -58,6 +58,7 @@ __all__ = [
     "ThreatConfig",
     "TrainConfig",
     "VerifyConfig",
+    "about",
     "canonical_json",
     "commented_recipe",
     "load_recipe",

@@ -54,10 +54,16 @@ class GateConfig(Section):
 
     @model_validator(mode="after")
     def _found(self) -> Self:
-        if self.metric not in METRICS.own and not (self.about.find and self.about.over_images):
+        if self.metric in METRICS.own:
+            return self
+        if not (self.about.find and self.about.over_images):
             raise ValueError(
                 f"{self.metric} of an installed package has no `find`, or does not rest on the gate's images; only "
                 "metrics that do can be added"
+            )
+        if self.about.on_robustness is None:
+            raise ValueError(
+                f"{self.metric} of an installed package does not say `on_robustness`; True if it rests on any attack"
             )
         return self
 
@@ -101,7 +107,7 @@ class GateConfig(Section):
     @property
     def on_robustness(self) -> bool:
         """Whether the metric rests on attacks."""
-        return self.about.on_robustness
+        return bool(self.about.on_robustness)
 
     @property
     def compares(self) -> bool:

@@ -32,8 +32,9 @@ class Metric:
     """As the recipe's reference defines it."""
     at_best: str
     """The best data that there could be, in words: ... cannot pass, even if `at_best`."""
-    on_robustness: bool = False
-    """Whether it is no better than the attacks."""
+    on_robustness: bool | None = None
+    """Whether it is no better than the attacks: then every sign of false robustness forbids a PASS. A package's row has
+    to say it; of madx's own, nothing said is no."""
     compares: bool = True
     """Whether it needs a reference; else it is of the candidate alone."""
     share_of: str = "images"
@@ -158,6 +159,11 @@ METRICS: Table[Metric] = Table(
 """By the name that a recipe calls it; the order is that of the docs."""
 
 MetricName = Annotated[str, RowOf(METRICS.group, tuple(METRICS.own))]
+
+
+def about(name: str) -> Metric | None:
+    """What is known of a metric in a verdict, which may be of a package that is not here, or of a later madx."""
+    return METRICS.get(name)
 
 
 def taking(direction: Literal["at_least", "at_most"]) -> str:

@@ -18,7 +18,7 @@ from madx.errors import RecipeError
 from madx.recipe.data import DATA_FILES
 from madx.recipe.dialect import Dumper
 from madx.recipe.gates import GateConfig
-from madx.recipe.metrics import METRICS
+from madx.recipe.metrics import about
 from madx.recipe.models import RECIPE_VERSION, VerifyConfig
 from madx.recipe.reading import parse_value
 
@@ -60,8 +60,8 @@ def consented(gates: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _on_robustness(gate: Mapping[str, Any]) -> bool:
-    metric = METRICS.get(str(gate.get("metric")))
-    return metric is not None and metric.on_robustness
+    metric = about(str(gate.get("metric")))
+    return metric is not None and bool(metric.on_robustness)
 
 
 def check_for_one_engine(gates: Iterable[GateConfig]) -> None:

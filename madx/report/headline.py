@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from madx.deploy.engine import INSTALL
-from madx.recipe import METRICS, SUITE_NAMES, EngineConfig
+from madx.recipe import SUITE_NAMES, EngineConfig, about
 from madx.report import words
 from madx.report.next_step import Invocation, Step, command
 from madx.verify import GateResult, Outcome, Remedy, Verdict
@@ -152,7 +152,7 @@ class _Facts:
         split = int(counts.get("split", 0))
         wanted = [one for one in map(self._images, self.verdict.gates) if one is not None]
         most, own = max(wanted, default=0), self._images(gate)
-        if METRICS[gate.metric].needs_twin and own is not None and own > PARITY_IMAGES:
+        if _is_of_parity(gate) and own is not None and own > PARITY_IMAGES:
             return Remedy.MEND_ENGINE, self._fp32(gate.engine), f"no more than {PARITY_IMAGES} images are compared"
         if own is None:
             return Remedy.RECOVER_ACCURACY, self._better_candidate(gate), ""
@@ -173,7 +173,7 @@ class _Facts:
         measured = int((self.provenance.get("gate_images") or {}).get("images", 0))
         if gate.remedy is not Remedy.MORE_IMAGES or gate.more_images is None:
             return None
-        if METRICS[gate.metric].needs_twin:
+        if _is_of_parity(gate):
             return min(measured, PARITY_IMAGES) + gate.more_images
         exact = measured + gate.more_images
         unit = int(10 ** max(len(str(exact)) - 2, 0))
@@ -233,7 +233,7 @@ class _Facts:
 
     def _stronger_attack(self) -> Step | None:
         """What every robust accuracy lacks: the next suite, if a gate asks for robustness and there is one."""
-        if not any(gate.metric in METRICS and METRICS[gate.metric].on_robustness for gate in self.verdict.gates):
+        if not any((known := about(gate.metric)) and known.on_robustness for gate in self.verdict.gates):
             return None
         attack = self.section("verify").get("attack", SUITE_NAMES[-1])
         place = SUITE_NAMES.index(attack) + 1 if attack in SUITE_NAMES else 1
@@ -245,7 +245,8 @@ class _Facts:
         if self.alone or not prune:
             return Step("verify" if self.alone else "run")
         sparsity, channels = float(prune.get("sparsity", 0.5)), "channels" in str(prune.get("structure", "channels"))
-        if METRICS[gate.metric].unit == "ratio":
+        known = about(gate.metric)
+        if known is not None and known.unit == "ratio":
             if not channels:
                 return Step("run", {"prune.structure": "channels"})
             return Step("run", {"prune.sparsity": f"{1 - _GENTLER * (1 - sparsity):.2g}"})
@@ -254,3 +255,8 @@ class _Facts:
         if prune.get("structure") != "2:4" and (far or not finetune):
             return Step("run", {"prune.sparsity": f"{_GENTLER * sparsity:.2g}"})
         return Step("run", {"prune.finetune.epochs": f"{_MORE_TRAINING * finetune.get('epochs', 1):g}"})
+
+
+def _is_of_parity(gate: GateResult) -> bool:
+    known = about(gate.metric)
+    return known is not None and known.needs_twin

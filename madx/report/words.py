@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any, Literal
 
-from madx.recipe import METRICS
+from madx.recipe import about
 from madx.verify import GateResult, Outcome
 
 ABSENT = "not measured"
@@ -39,7 +39,8 @@ def ending(name: str, most: int) -> str:
 
 def title(metric: str) -> str:
     """The metric's name in words; an unknown one keeps its own."""
-    return METRICS[metric].title if metric in METRICS else metric
+    known = about(metric)
+    return known.title if known else metric
 
 
 def percent(share: float | None) -> str:
@@ -255,7 +256,8 @@ def _unit(metric: str) -> str:
 
 def _kind(metric: str) -> Literal["ratio", "share", "drop"]:
     """What sort of number it is; an unknown one is printed as a share."""
-    return METRICS[metric].unit if metric in METRICS else "share"
+    known = about(metric)
+    return known.unit if known else "share"
 
 
 def _signed(text: str) -> str:

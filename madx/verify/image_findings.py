@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from madx.recipe import GateConfig
+from madx.recipe import METRICS, GateConfig
 from madx.stats import clopper_pearson, planned_shares
 from madx.verify.arrays import Bools, known
 from madx.verify.class_findings import worst_class_drop
@@ -37,8 +37,13 @@ NO_ROBUSTNESS = 0.05
 
 def over_images(accuracy: Accuracy, gate: GateConfig, *, sequential: bool) -> Finding:
     """The finding on a metric over the gate's images; what else was measured may add doubts."""
-    found: Finding = (gate.about.find or _METRICS[gate.metric])(accuracy, gate, sequential)
-    return found
+    if gate.about.find is None:
+        return _METRICS[gate.metric](accuracy, gate, sequential)
+    with METRICS.blamed(gate.metric):
+        found = gate.about.find(accuracy, gate, sequential)
+        if not isinstance(found, Finding):
+            raise TypeError(f"`find` gave {type(found).__name__}, expected madx.verify.evidence.Finding")
+        return found
 
 
 def share_finding(hits: Bools, gate: GateConfig, *, word: str, sequential: bool) -> Finding:

@@ -233,6 +233,14 @@ def test_a_reference_that_knows_nothing_is_trained_longer_or_replaced():
     assert found.step == Step("run", {"model.weights": "ROBUST.safetensors"})
 
 
+@pytest.mark.parametrize("remedy", [Remedy.MORE_IMAGES, Remedy.RECOVER_ACCURACY, Remedy.FASTER_CANDIDATE])
+def test_a_gate_on_a_metric_of_a_package_that_has_gone_has_a_sentence_and_a_command(remedy):
+    gone = gate("of_a_package", 0.1, 0.3, INCONCLUSIVE, bound=0.2, remedy=remedy, more_images=500)
+    found = headline(Verdict((gone,)), recipe(), provenance())
+    assert "of_a_package" in found.sentence
+    assert found.step is not None
+
+
 def test_nothing_measured_has_no_command():
     found = headline(Verdict(()), {}, {})
     assert (found.gate, found.engine, found.remedy, found.step) == (None, None, None, None)
