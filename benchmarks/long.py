@@ -58,7 +58,7 @@ STUDIES = {
         ("benchmarks/latency_errors.py",), ("benchmarks/latency_errors.py", "tests/noisy_machine.py", *_TIMING)
     ),
     "redteam": Study(
-        ("benchmarks/redteam.py",),
+        ("benchmarks/redteam.py", "--cores", "0", "1"),
         ("benchmarks/redteam.py", "benchmarks/redteam_graphs.py", "madx/verify", "madx/deploy"),
     ),
     "gates": Study(("benchmarks/gates.py",), ("benchmarks/gates.py", "madx/stats", "madx/verify/limits.py")),

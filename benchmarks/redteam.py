@@ -1,4 +1,4 @@
-"""Attempts at a wrong PASS: `python benchmarks/redteam.py` (about 15 s an attempt and seed on two cores).
+"""Attempts at a wrong PASS: `python benchmarks/redteam.py --cores 0 1` (half an hour; without --cores about an hour).
 
     python benchmarks/redteam.py --only batch-if offset --seeds 1
     python benchmarks/redteam.py --out FOLDER          # keep the networks, the files and every verdict there
@@ -18,10 +18,11 @@ import argparse
 import contextlib
 import io
 import json
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ CLEAN_DROP = ("clean_drop", "at_most", 0.05)
 FLIPS = ("parity_flips", "at_most", 0.05)
 FASTER = ("speedup", "at_least", 1.1)
 Gate = tuple[str, str, float]
+SEEDS, HONEST_SEEDS = 3, 5
 
 
 # --- the networks, and what is known of the gate ---
@@ -817,22 +819,62 @@ def main() -> None:
     """Every attempt and every honest pair."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[*ATTEMPTS, *HONEST], default=[*ATTEMPTS, *HONEST])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--seeds", type=int, help=f"{SEEDS} for attempts and {HONEST_SEEDS} for honest pairs without it"
+    )
+    parser.add_argument("--cores", type=int, nargs="*", default=[], help="attempts side by side, each on one of these")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    attempts = [name for name in arguments.only if name in ATTEMPTS]
+    rows = list(side_by_side(attempts, arguments.cores, arguments.seeds or SEEDS)) if arguments.cores else []
+    left = [name for name in arguments.only if name in HONEST or not arguments.cores]
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        bench = Bench(folder.resolve())
-        bench.prepare()
-        rows = []
-        for name in arguments.only:
-            given = (ATTEMPTS | HONEST)[name](bench)
-            for seed in range(arguments.seeds):
-                row = judge(bench, name, given, seed)
-                rows.append(row)
-                print(json.dumps(row), flush=True)
+        rows += tried(left, folder.resolve(), arguments.seeds)
     summary(rows)
+
+
+def tried(names: Sequence[str], folder: Path, seeds: int | None) -> Iterator[dict[str, Any]]:
+    """The rows of these, each printed as soon as there is one."""
+    bench = Bench(folder)
+    if names:
+        bench.prepare()
+    for name in names:
+        given = (ATTEMPTS | HONEST)[name](bench)
+        for seed in range(seeds or (SEEDS if name in ATTEMPTS else HONEST_SEEDS)):
+            row = judge(bench, name, given, seed)
+            print(json.dumps(row), flush=True)
+            yield row
+
+
+def side_by_side(names: Sequence[str], cores: Sequence[int], seeds: int) -> Iterator[dict[str, Any]]:
+    """Attempts in as many processes as cores, each kept on its own; honest pairs want the machine to themselves."""
+    children = [
+        subprocess.Popen(
+            [
+                "taskset",
+                "-c",
+                str(core),
+                sys.executable,
+                __file__,
+                "--seeds",
+                str(seeds),
+                "--only",
+                *names[start :: len(cores)],
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for start, core in enumerate(cores)
+        if names[start :: len(cores)]
+    ]
+    for child in children:
+        said, _ = child.communicate()
+        for line in said.splitlines():
+            if line.startswith("{"):
+                print(line, flush=True)
+                yield json.loads(line)
 
 
 def summary(rows: list[dict[str, Any]]) -> None:

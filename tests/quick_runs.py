@@ -1,4 +1,5 @@
-"""What calls of the command line in a test's own process are spared: time, long security curves, drawn figures.
+"""What calls of the command line in a test's own process are spared: time, long security curves, drawn figures,
+and tracing the same network again.
 
 On a clock that the test owns, engines compute as ever, but how long they take follows from their bytes, on a quiet
 machine: a gate on latency decides alike everywhere and beside any neighbour. Error rates on noisy machines are the
@@ -98,8 +99,41 @@ def plain_format() -> Iterator[None]:
         yield
 
 
+_EXPORTED: dict[tuple[object, ...], Any] = {}
+
+
+@contextmanager
+def exports_kept() -> Iterator[None]:
+    """Until the end of the block, a network of madx's own that this process exported once is not traced again.
+
+    Tracing takes seconds, and small runs of different tests export the same weights; tests/deploy trace every time.
+    """
+    from madx.models import state_digest
+    from madx.pipeline import exporting
+
+    trace = exporting.export_onnx
+
+    def export(module: Any, shape: Any, **settings: Any) -> Any:
+        if not type(module).__module__.startswith("madx."):
+            return trace(module, shape, **settings)
+        what = (repr(module), state_digest(module), shape, *settings.items())
+        if what not in _EXPORTED:
+            _EXPORTED[what] = trace(module, shape, **settings)
+        return _EXPORTED[what]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "export_onnx", export)
+        yield
+
+
 @contextmanager
 def quick_runs(seed: int = 0, *, whole_curve: bool = False) -> Iterator[None]:
     """All of it; with the whole curve if that is what a test looks at."""
-    with own_clock(seed), plain_format(), blank_figures(), nullcontext() if whole_curve else few_radii():
+    with (
+        own_clock(seed),
+        plain_format(),
+        exports_kept(),
+        blank_figures(),
+        nullcontext() if whole_curve else few_radii(),
+    ):
         yield
