@@ -19,6 +19,7 @@ import pytest
 from madx.data import places
 from madx.data.formats import open_arrays
 from madx.data.pickles import load_arrays
+from madx.data.rows import Rows
 from madx.errors import DataError
 from madx.machine import available_memory
 
@@ -70,12 +71,12 @@ def test_what_is_more_than_the_memory_is_refused_before_it_is_there(tmp_path, na
 
 
 @pytest.mark.usefixtures("small_machine")
-def test_what_is_mapped_may_be_larger_than_the_memory(tmp_path):
+def test_what_stays_in_its_file_may_be_larger_than_the_memory(tmp_path):
     (tmp_path / "a.npz").write_bytes(archive(npy_header((MANY,)) + bytes(MANY), zipfile.ZIP_STORED))
     (tmp_path / "b-idx1-ubyte").write_bytes(idx_header(MANY) + bytes(MANY))
     for name in ("a.npz", "b-idx1-ubyte"):
         for load in open_arrays("arrays", tmp_path / name).arrays.values():
-            assert isinstance(load(), np.memmap)
+            assert isinstance(load(), Rows)
 
 
 @pytest.mark.usefixtures("small_machine")
