@@ -162,6 +162,10 @@ def test_a_container_has_what_its_group_has_left(tmp_path):
     assert available_memory(meminfo, group) == 700 * 1024
     (group / "memory.max").write_text("9000\n")
     assert available_memory(meminfo, group) == 5000
+    (group / "memory.stat").write_text("anon 1\ninactive_file 1000\nactive_file 200\nslab_reclaimable 30\nshmem 9\n")
+    assert available_memory(meminfo, group) == 5230
+    meminfo.write_text("MemTotal: 900 kB\nSwapFree:  100 kB\n")  # an old kernel, or one that is not Linux's
+    assert available_memory(meminfo, group) is None
     assert available_memory(tmp_path / "nowhere") is None
 
 
