@@ -17,6 +17,8 @@ _TOPOLOGY = Path("/sys/devices/system/cpu")
 _MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 """Of this process, as a container sees it (version 2)."""
+_GIVEN_BACK = ("inactive_file", "active_file", "slab_reclaimable")
+"""Of what a group holds, as memory.stat names it."""
 _NAME_LENGTH = 256
 _INSTRUCTION_SETS = (
     *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
@@ -82,19 +84,22 @@ def physical_cores(cpus: set[int] | None = None, topology: Path = _TOPOLOGY) -> 
 def available_memory(meminfo: Path = _MEMINFO, group: Path = _GROUP) -> int | None:
     """Bytes that a process can take without anything being killed for it; None where the kernel does not tell.
 
-    A container may have less than the machine: what its control group holds already counts, but for files in memory.
+    A container may have less than the machine: what its control group holds already counts, but for what the kernel
+    gives back when it is short: files in memory, however often they were looked at, and its own tables of them.
     """
     if not meminfo.is_file():
         return None
     told = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    if "MemAvailable" not in told:
+        return None
     free = sum(int(told.get(name, "0 kB").split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
         held = (line.partition(" ") for line in (group / "memory.stat").read_text().splitlines())
-        cached = next((size for name, _, size in held if name == "inactive_file"), 0)
+        cached = sum(int(size) for name, _, size in held if name in _GIVEN_BACK)
     except OSError:
         return free
-    return free if limit == "max" else min(free, max(0, int(limit) - int(used) + int(cached)))
+    return free if limit == "max" else min(free, max(0, int(limit) - int(used) + cached))
 
 
 def gpu_names() -> list[str]:

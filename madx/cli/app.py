@@ -163,17 +163,18 @@ def verify(
 ) -> None:
     """Measure the engines, judge the gates, write the reports; the exit code is the verdict's (3 with --shard)."""
     shard, only_latency = pieces.chosen(), again.only_latency(pieces)
-    given, asked, found = outside.given(), outside.asked(recipe), None
+    given, asked = outside.given(), outside.asked(recipe)
     if recipe is not None:
         context = _context(recipe, run_dir, overrides, as_json, given=given)
     else:
         context, found = _without_recipe(asked, run_dir, overrides, as_json, given=given)
+        context.accepted = found.write  # a run that is killed, or is a part, can be gone on with from its recipe too
     context.only_latency = only_latency
     if shard is not None:
         _run_shard(context, shard, as_json, again)
     repeated, merged = again.again or only_latency, pieces.merge or ()
     insist = {"force": again.force, "again": repeated}
-    _run_to_verdict(["verify", "report"], context, as_json, **insist, merged=merged, found=found)
+    _run_to_verdict(["verify", "report"], context, as_json, **insist, merged=merged)
 
 
 @app.command()
@@ -295,11 +296,10 @@ def _run_to_verdict(
     force: bool,
     again: bool = False,
     merged: Sequence[Path] = (),
-    found: StandIn | None = None,
 ) -> None:
     """Stages up to the verdict, which decides the exit code.
 
-    `merged` are run directories of shards; `found` is the recipe of a command line without one, to be kept with it.
+    `merged` are run directories of shards.
     """
     from madx.cli.plan import begin
     from madx.pipeline import run_stages, stage_named
@@ -320,8 +320,6 @@ def _run_to_verdict(
         ended = begin(context) if "train" in names else None
         reports = run_stages(context, stages, again=["verify"] if again else [], ended=ended)
         verdict, provenance = read_verdict(context)
-        if found is not None:
-            context.world.share(found.write)  # not before: it stands beside the verdict that it led to
     volume.tell_seconds(context.progress, reports)
     new = any(report.done for report in reports) or volume.is_quiet()
     end(context, verdict.exit_code, lambda: tell_verdict(context, verdict, provenance, new=new, as_json=as_json))

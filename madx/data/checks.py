@@ -5,6 +5,7 @@ A wrong unit gives wrong numbers in silence: so values are looked at, all of the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +14,16 @@ from numpy.typing import NDArray
 from madx.errors import DataError
 
 if TYPE_CHECKING:
+    from madx.data.rows import Pixels
     from madx.data.sources import Meaning, Source
 
-_AT_ONCE = 2**26
-"""Bytes that are looked at together, so that a mapped file is never in memory as a whole."""
+_AT_ONCE = 2**23
+"""Bytes that are looked at together, so that a file is never in memory as a whole."""
 _ROUNDING = 1e-3
 """How far outside of [0, 1] a value may be that was normalised and is brought back."""
 
 
-def check_pixels(pixels: NDArray[Any], meaning: Meaning, where: str) -> None:
+def check_pixels(pixels: Pixels, meaning: Meaning, where: str) -> None:
     """Look at all values of pixels [N, C, H, W].
 
     Raises:
@@ -46,11 +48,24 @@ def check_pixels(pixels: NDArray[Any], meaning: Meaning, where: str) -> None:
         )
 
 
-def _limits(pixels: NDArray[Any]) -> tuple[float, float]:
+def _limits(pixels: Pixels) -> tuple[float, float]:
     """The smallest and the largest value; a NaN anywhere makes both NaN."""
-    step = max(1, _AT_ONCE // max(1, pixels[0].nbytes))
-    parts = [pixels[start : start + step] for start in range(0, len(pixels), step)]
-    return float(np.min([part.min() for part in parts])), float(np.max([part.max() for part in parts]))
+    limits = [(part.min(), part.max()) for part in in_parts(pixels, _AT_ONCE)]
+    return float(np.min([low for low, _ in limits])), float(np.max([high for _, high in limits]))
+
+
+def _limits_by_channel(pixels: Pixels) -> NDArray[np.float64]:
+    """The same of each channel, [C, 2]."""
+    others = (0, 2, 3)
+    limits = [(part.min(others), part.max(others)) for part in in_parts(pixels, _AT_ONCE)]
+    low, high = np.min([low for low, _ in limits], axis=0), np.max([high for _, high in limits], axis=0)
+    return np.stack([low, high], axis=1).astype(np.float64)
+
+
+def in_parts(pixels: Pixels, at_once: int) -> Iterator[NDArray[Any]]:
+    """The images in order, about so many bytes of them at a time."""
+    step = max(1, at_once // max(1, pixels.nbytes // len(pixels)))
+    return (pixels[start : start + step] for start in range(0, len(pixels), step))
 
 
 def _check_floats(low: float, high: float, where: str) -> None:
@@ -80,7 +95,7 @@ def _span(high: float) -> str:
     return "[0, 255]" if high <= 255 else "[0, 65535]" if high <= 65535 else f"[0, {high:g}]"
 
 
-def _check_converted(pixels: NDArray[Any], meaning: Meaning, where: str) -> None:
+def _check_converted(pixels: Pixels, meaning: Meaning, where: str) -> None:
     if not (np.issubdtype(pixels.dtype, np.floating) or np.issubdtype(pixels.dtype, np.integer)):
         raise DataError(f"{where}: images are of type {pixels.dtype}; expected numbers")
     if meaning.range is not None:
@@ -97,8 +112,7 @@ def _check_converted(pixels: NDArray[Any], meaning: Meaning, where: str) -> None
             f"{where}: images have {pixels.shape[1]} channels, and data.normalised gives {len(meaning.mean)} numbers; "
             "expected one for each channel"
         )
-    limits = np.array([_limits(pixels[:, channel, None]) for channel in range(pixels.shape[1])])
-    back = limits * np.array(meaning.std)[:, None] + np.array(meaning.mean)[:, None]
+    back = _limits_by_channel(pixels) * np.array(meaning.std)[:, None] + np.array(meaning.mean)[:, None]
     if not (back.min() >= -_ROUNDING and back.max() <= 1 + _ROUNDING):
         raise DataError(
             f"{where}: with data.normalised undone there are values from {back.min():.4g} to {back.max():.4g}; "

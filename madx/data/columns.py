@@ -1,22 +1,25 @@
 """Images in columns: Parquet and Arrow files of Hugging Face's layout.
 
-Arrow files are mapped, and an image is copied when it is decoded. Parquet files are packed, so their images are in
-memory, a piece of the file at a time on the way there.
+Images of Arrow files stay there and are read when they are decoded; only while the table is listed it is mapped.
+Parquet files are packed, so their images are in memory, a piece of the file at a time on the way there.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from madx.data.labelling import Written
 from madx.data.naming import LABELS, words
 from madx.data.places import few, require_memory
-from madx.data.stored import Cell, Mapped, MappedCell, Stored
+from madx.data.sources import digest
+from madx.data.stored import Cell, FiledCell, Stored, Table, changed
 from madx.errors import DataError
 from madx.machine import available_memory
 from madx.recipe import DataConfig
@@ -84,9 +87,12 @@ def read_arrow(path: Path, config: DataConfig, part: str) -> Shard:
         raise DataError(f"data.name: arrow {_EXTRA} (or convert the set to image folders or .npz)") from None
     for opened in (pa.ipc.open_stream, _open_file):
         try:
-            file = Mapped(str(path), os.path.realpath(path), path.stat().st_size, path.stat().st_mtime_ns)
-            batches = opened(pa.memory_map(str(path)))
-            return _mapped(file, _columns(batches.schema, path, config, part), batches)
+            table = Table(str(path), path.stat().st_size, path.stat().st_mtime_ns)
+            mapped = pa.memory_map(table.path)
+            whole = mapped.read_buffer()  # where it lies; nothing of it is read for that
+            mapped.seek(0)
+            batches = opened(mapped)
+            return _listed(_Listing(table, whole), _columns(batches.schema, path, config, part), batches)
         except (pa.ArrowException, OSError, ValueError) as error:
             problem = error
     raise DataError(f"{path} cannot be read as an Arrow file ({problem})")
@@ -101,37 +107,100 @@ def _open_file(mapped: pa.MemoryMappedFile) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(file.schema, every)
 
 
-def _mapped(file: Mapped, columns: tuple[str, str], batches: pa.RecordBatchReader) -> Shard:
+class _Listing(NamedTuple):
+    """A table that is mapped while its rows are listed."""
+
+    table: Table
+    whole: pa.Buffer
+    """All bytes of the file."""
+
+    def offset(self, content: pa.Buffer) -> int | None:
+        """Where in the file these bytes lie; None if they were unpacked into memory."""
+        place = content.address - self.whole.address
+        return place if 0 <= place <= self.whole.size - content.size else None
+
+
+def _listed(listing: _Listing, columns: tuple[str, str], batches: pa.RecordBatchReader) -> Shard:
+    """The rows, whose images are read once, in order and through the file, for their digests.
+
+    Raises:
+        DataError: a row has no image, more is packed than there is memory for, or the file changes meanwhile.
+    """
     import pyarrow as pa
 
-    path = Path(file.path)
+    path = Path(listing.table.path)
     cells: list[Stored] = []
     labels: list[Any] = []
-    available, before = available_memory(), pa.total_allocated_bytes()
-    for batch in batches:
-        require_memory(path, pa.total_allocated_bytes() - before, available)  # of packed ones; others take nothing
-        labels += batch.column(columns[1]).to_pylist()
-        column = batch.column(columns[0])
-        for row, size in enumerate(_sizes(column)):
-            if size is None:
-                raise _no_image(path, columns[0], len(cells))
-            cells.append(MappedCell(f"{path.name}, row {len(cells)}", column, row, size, file))
+    available, before, held = available_memory(), pa.total_allocated_bytes(), 0
+    with path.open("rb") as file:
+        for batch in batches:
+            require_memory(path, held + pa.total_allocated_bytes() - before, available)  # of packed ones
+            labels += batch.column(columns[1]).to_pylist()
+            for content in _contents(batch.column(columns[0])):
+                if content is None:
+                    raise _no_image(path, columns[0], len(cells))
+                title, offset = f"{path.name}, row {len(cells)}", listing.offset(content)
+                if offset is None:
+                    cells.append(Cell(title, content.to_pybytes()))
+                    held += content.size
+                    continue
+                file.seek(offset)
+                if len(stored := file.read(content.size)) != content.size:
+                    raise changed(f"{path}: {title}")
+                cells.append(FiledCell(title, listing.table, offset, content.size, digest(stored)))
     return _shard(path, columns, cells, labels, batches.schema)
 
 
-def _sizes(column: pa.Array) -> list[int | None]:
-    """Bytes of each image; None where there are none."""
+def _contents(column: pa.Array) -> Iterator[pa.Buffer | None]:
+    """The bytes of each image, where they lie (of views, copied); None where there are none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if pa.types.is_struct(column.type):
-        if column.type.get_field_index("bytes") < 0:
-            return [None] * len(column)
-        column = pc.struct_field(column, "bytes")
-    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-        return [None] * len(column)
-    found: list[int | None] = pc.binary_length(column).to_pylist()
-    return found
+        there = column.type.get_field_index("bytes") >= 0
+        column = pc.struct_field(column, "bytes") if there else pa.nulls(len(column))
+    if not _holds_bytes(column.type):
+        return iter([None] * len(column))
+    if not (places := _places(column)):
+        return (value.as_buffer() for value in column)  # pyarrow copies what it gives by itself
+    content, starts = places
+    there = column.is_valid().to_pylist()
+    return (
+        content.slice(start, stop - start) if valid else None
+        for valid, (start, stop) in zip(there, pairwise(starts), strict=True)
+    )
+
+
+def _places(column: pa.Array) -> tuple[pa.Buffer, list[int]] | None:
+    """What holds the bytes of all rows one behind the other, and where each row begins and the last one ends."""
+    import pyarrow as pa
+
+    rows, kind = slice(column.offset, column.offset + len(column) + 1), column.type
+    if not len(column):
+        return None
+    if pa.types.is_fixed_size_binary(kind):
+        content, starts = column.buffers()[1], np.arange(rows.start, rows.stop) * kind.byte_width
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        _, places, content = column.buffers()
+        starts = np.frombuffer(places, np.int64 if pa.types.is_large_binary(kind) else np.int32)[rows]
+    else:
+        return None
+    content = pa.py_buffer(b"") if content is None else content
+    if len(starts) <= len(column) or starts[0] < 0 or (np.diff(starts) < 0).any() or starts[-1] > content.size:
+        raise ValueError("a column says that its bytes lie where there are none")
+    return content, starts.tolist()
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column of this type has bytes, however they are laid out."""
+    import pyarrow.types as kinds
+
+    tests = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
+    return any(getattr(kinds, test, _never)(kind) for test in tests)  # the last one is of newer versions
+
+
+def _never(_kind: object) -> bool:
+    return False
 
 
 def _no_image(path: Path, column: str, row: int) -> DataError:
@@ -162,6 +231,7 @@ def _column(schema: pa.Schema, path: Path, kind: str) -> str:
     fields = list(schema)
     if kind == "x":
         found = [field.name for field in fields if kinds.is_struct(field.type) or kinds.is_binary(field.type)]
+        found = found or [field.name for field in fields if _holds_bytes(field.type)]
     else:
         plain = [field.name for field in fields if kinds.is_integer(field.type) or kinds.is_string(field.type)]
         found = [name for name in plain if LABELS & set(words(name))] if len(plain) > 1 else plain

@@ -59,7 +59,11 @@ class UnclearError(DataError):
     def __init__(self, name: str, found: str, advice: str) -> None:
         """Of the image `name`: what was `found` there, and what to write into the recipe."""
         super().__init__(f"the image {name} {found}; {advice}")
-        self.found, self.advice = found, advice
+        self.name, self.found, self.advice = name, found, advice
+
+    def __reduce__(self) -> tuple[type[UnclearError], tuple[str, str, str]]:
+        """What makes it again in another process: an exception alone would give its message for all three."""
+        return type(self), (self.name, self.found, self.advice)
 
 
 @dataclass(frozen=True)

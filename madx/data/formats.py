@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.data.mapped import map_idx, map_npy, open_npz
+from madx.data.infile import open_idx, open_npy, open_npz
 from madx.data.nested import Load, flat, joined
 from madx.data.pickles import load_arrays
 from madx.data.places import BROKEN, few, require_memory
+from madx.data.rows import in_memory
 from madx.errors import DataError
 
 Arrays = Mapping[str, Load]
@@ -115,10 +116,10 @@ _BATCHES = r"(train_)?data_batch(_\d+)?"
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "npz": Format("a .npz file", r".*\.npz", open_npz),
-        "npy": Format(".npy files", r".*\.npy", lambda path: {"": lambda: map_npy(path)}),
+        "npy": Format(".npy files", r".*\.npy", lambda path: {"": lambda: open_npy(path)}),
         "pt": Format(".pt files of tensors", r".*\.pth?", _open_pt),
         "idx": Format(
-            "IDX files (as MNIST's)", r".*[-._]idx\d([-._]ubyte)?(\.gz)?", lambda path: {"": lambda: map_idx(path)}
+            "IDX files (as MNIST's)", r".*[-._]idx\d([-._]ubyte)?(\.gz)?", lambda path: {"": lambda: open_idx(path)}
         ),
         "mat": Format(".mat files", r".*\.mat", _open_mat),
         "pickles": Format(
@@ -252,7 +253,7 @@ def _of_batches(row: Format, files: list[Path]) -> Arrays:
     """CIFAR's Python version: rows of channels, height, width; CIFAR-100's fine labels; ImageNet 32 x 32 alike."""
     found: dict[str, list[Mapping[str, NDArray[Any]]]] = {"train": [], "test": []}
     for file in sorted(files, key=lambda file: [int(digits) for digits in re.findall(r"\d+", file.name)]):
-        arrays = {key: load() for key, load in row.open(file).items()}
+        arrays = {key: in_memory(load()) for key, load in row.open(file).items()}
         labels = arrays.get("fine_labels", arrays.get("labels"))
         if "data" not in arrays or labels is None:
             raise DataError(

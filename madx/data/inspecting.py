@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,29 @@ from pydantic import ValidationError
 
 from madx.data.composition import describe
 from madx.data.decoding import DAMAGED, READ
-from madx.data.files import FileSource
+from madx.data.files import LOOKING, FileSource
 from madx.data.formats import FORMATS
-from madx.data.listing import LITTER, SUFFIXES
+from madx.data.listing import LITTER, SUFFIXES, scanned
+from madx.data.lookahead import spread
+from madx.data.places import shown
 from madx.data.readers import read
 from madx.data.sources import Source
 from madx.data.splits import divide
+from madx.data.stored import Stored
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
 _SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+_WHAT = {
+    "parquet": "Parquet files",
+    "arrow": "Arrow files",
+    "webdataset": ".tar shards",
+    "arrays": "files of arrays",
+    "imagefolder": "image files",
+}
 _CLASSES = 20
 """Classes that are counted by name."""
-_GREY = (" L", " 1")
+_GREY = ("L", "1")
 """Pillow's modes of files that hold nothing but grey."""
 _LOOKED_AT = 2000
 """Files whose mode and size are counted, evenly spaced."""
@@ -63,10 +73,10 @@ class Found:
 
 
 def recognised(path: Path) -> str:
-    """The reader for a path: by the endings of what lies there.
+    """The reader for a path: by the endings of what lies there, in the highest folders that have anything.
 
     Raises:
-        DataError: nothing that can be read is there.
+        DataError: nothing that can be read is there, or two kinds of sets.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")
@@ -75,16 +85,43 @@ def recognised(path: Path) -> str:
         if by_ending is None and not any(_is_of(name, path) for name in FORMATS):
             raise DataError(f"{path} is no set of images that madx reads; docs/data.md has a table of them")
         return by_ending or "arrays"
-    for folder, _, files in os.walk(path):  # the first file that tells, so that large sets are not listed
-        for file in files:
-            suffix = Path(file).suffix.lower()
-            if suffix in _SUFFIXES:
-                return _SUFFIXES[suffix]
-            if suffix in SUFFIXES and Path(folder).name.lower() not in LITTER:
-                return "imagefolder"
+    level = [str(path)]
+    while level:  # no deeper than the first files that tell, so that large sets are not listed
+        found: dict[str, str] = {}
+        below: list[str] = []
+        for folder in level:
+            kinds, folders = _kinds_in(folder)
+            for kind in kinds:
+                found.setdefault(kind, folder)
+            below += folders
+        if len(found) > 1:
+            raise _two_kinds(found)
+        if found:
+            return next(iter(found))
+        level = below
     places = [path, *(entry for entry in sorted(path.iterdir()) if entry.is_dir())]
     has_arrays = any(row.files(place) for row in FORMATS.values() for place in places)
     return "arrays" if has_arrays else "imagefolder"
+
+
+def _kinds_in(folder: str) -> tuple[list[str], list[str]]:
+    """The readers for the files in a folder, and the folders in it; litter and caches count as neither.
+
+    Arrays count beside tables only: beside images they may be anything, and are refused where images are read.
+    """
+    kept = [entry for entry in scanned(folder) if entry.name.lower() not in LITTER and entry.name[0] != "."]
+    suffixes = {Path(entry.name).suffix.lower() for entry in kept if not entry.name.startswith("cache-")}
+    kinds = [kind for suffix, kind in _SUFFIXES.items() if suffix in suffixes]
+    if kinds and any(row.files(Path(folder)) for row in FORMATS.values()):
+        kinds.append("arrays")
+    if suffixes & SUFFIXES:
+        kinds.append("imagefolder")
+    return kinds, [entry.path for entry in kept if entry.is_dir(follow_symlinks=False)]
+
+
+def _two_kinds(found: dict[str, str]) -> DataError:
+    told = " and ".join(f"{_WHAT[kind]} (in {shown(folder)})" for kind, folder in found.items())
+    return DataError(f"there are {told}; say which are meant: data.name: {' or '.join(found)}")
 
 
 def _is_of(name: str, path: Path) -> bool:
@@ -101,7 +138,7 @@ def look(path: Path, keys: dict[str, Any]) -> Found:
     Raises:
         DataError: there is nothing to read, or the keys are none.
     """
-    section = {"name": recognised(path), "path": str(path), **keys}
+    section = {"name": keys.get("name") or recognised(path), "path": str(path), **keys}
     config = _config(section)
     found = Found(config.name, keys=section)
     try:
@@ -128,7 +165,7 @@ def look_at_tests(path: Path, keys: dict[str, Any], *, outputs: int | None, chan
     Raises:
         DataError: there is nothing to read, or something that a recipe has to say.
     """
-    section = {"name": recognised(path), "path": str(path), **keys}
+    section = {"name": keys.get("name") or recognised(path), "path": str(path), **keys}
     training, test = read(_config(section))
     if test is None:  # a set without parts, or a training part alone, which is refused with these words
         section["split"] = "test"
@@ -140,14 +177,36 @@ def look_at_tests(path: Path, keys: dict[str, Any], *, outputs: int | None, chan
     counts = section["name"] != "imagefolder" and not known.names and not said
     if counts and outputs is not None and outputs > known.classes:
         section["num_classes"] = outputs
-    if channels == 1 and "channels" not in section and _is_grey(known):
+    files = [part for part in (test, training) if isinstance(part, FileSource)]
+    if channels == 1 and "channels" not in section and files:
+        _check_grey(files)
         section["channels"] = 1
     return section
 
 
-def _is_grey(source: Source) -> bool:
-    """Whether these are image files that hold nothing but grey."""
-    return isinstance(source, FileSource) and all(kind.endswith(_GREY) for kind in _kinds(source)["kinds"])
+def _check_grey(parts: Sequence[FileSource]) -> None:
+    """That image files hold nothing but grey, so that a network of one channel can mean nothing else.
+
+    Raises:
+        DataError: some do not; how they became one channel is for the recipe to say.
+    """
+    for part in parts:
+        modes = Counter(spread(_mode, part.files, LOOKING))
+        if odd := {mode: count for mode, count in modes.items() if mode and mode not in _GREY}:
+            told = ", ".join(f"{count} of mode {mode}" for mode, count in sorted(odd.items()))
+            raise DataError(
+                f"the network takes one channel, and of {len(part.files)} images some are not plain grey ({told}); if "
+                "it was trained on their grey as Pillow's convert('L') makes it, say data.channels: 1"
+            )
+
+
+def _mode(file: Stored) -> str:
+    """Pillow's mode of an image file, of which no more than the head is read; nothing of a damaged one, told later."""
+    try:
+        with file.open() as opened, Image.open(opened, formats=READ) as image:
+            return str(image.mode)
+    except DAMAGED:
+        return ""
 
 
 def _config(section: dict[str, Any]) -> DataConfig:

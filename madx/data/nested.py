@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from madx.data.pickles import PickledArray
 from madx.data.places import few
+from madx.data.rows import Pixels
 from madx.errors import DataError
 
-Load = Callable[[], NDArray[Any]]
+Load = Callable[[], Pixels]
 """Gives the array, so that only what is meant is read."""
 _NESTED = 4
 """Dictionaries in each other that are looked into."""

@@ -17,12 +17,13 @@ from madx.data.classes import class_names
 from madx.data.collecting import collected
 from madx.data.formats import Arrays, open_arrays
 from madx.data.naming import Pair, choose
+from madx.data.rows import Pixels, in_memory
 from madx.data.sources import Meaning, Reading, array_source
 from madx.errors import DataError
 from madx.plugins import USER_ERRORS, describe, load_callable
 from madx.recipe import DataConfig
 
-Part = tuple[NDArray[Any], NDArray[Any]]
+Part = tuple[Pixels, NDArray[Any]]
 """Images and labels."""
 
 
@@ -48,7 +49,8 @@ def read_arrays(config: DataConfig) -> Reading:
 
 
 def _loaded(arrays: Arrays, pair: Pair) -> Part:
-    return arrays[pair[0]](), arrays[pair[1]]()
+    images, labels = (arrays[name]() for name in pair)
+    return images, in_memory(labels)
 
 
 def read_factory(config: DataConfig) -> Reading:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from madx.data.classes import class_names
 from madx.data.formats import open_arrays
 from madx.data.places import BROKEN, HOW_TO_GET, find_folder, read_whole, require_files
+from madx.data.rows import in_memory
 from madx.data.sources import ArraySource, Reading, array_source
 from madx.errors import DataError
 from madx.recipe import DataConfig
@@ -117,7 +118,7 @@ def _python_version(folder: Path, layout: Cifar) -> Path | None:
 def _of_python(config: DataConfig, layout: Cifar, folder: Path) -> Reading:
     """The same from pickles, read without running what is in them."""
     arrays = open_arrays("pickles", folder).arrays
-    names, images = class_names(config), {key: arrays[key]() for key in sorted(arrays)}
+    names, images = class_names(config), {key: in_memory(arrays[key]()) for key in sorted(arrays)}
     counts = tuple(len(images.get(key, ())) for key in ("x_train", "x_test"))
     expected = (len(layout.train) * layout.train_records, layout.test_records)
     if counts != expected:

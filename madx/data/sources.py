@@ -15,7 +15,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.data.checks import check_pixels, checked_labels
+from madx.data.checks import check_pixels, checked_labels, in_parts
+from madx.data.rows import Pixels, Rows, Stamp, changed_file
 from madx.errors import DataError
 
 MOST_CHANNELS = 4
@@ -133,9 +134,9 @@ class Meaning:
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Images in memory, or in a file that is mapped into it. Made by `array_source`, which checks them."""
+    """Images in memory, or in a file. Made by `array_source`, which checks them."""
 
-    pixels: NDArray[Any]
+    pixels: Pixels
     """[N, C, H, W] as they are stored (mostly uint8, a quarter of the memory); never copied as a whole."""
     labels: NDArray[np.int64]
     """[N], in [0, classes)."""
@@ -145,8 +146,8 @@ class ArraySource:
     """Of the classes; empty where nobody said."""
     meaning: Meaning = Meaning()
     remarks: tuple[str, ...] = ()
-    stamp: tuple[int, int] | None = None
-    """Bytes of the file that is mapped, and when it was last written."""
+    stamp: Stamp | None = None
+    """Of the file, where a factory gave an array that is mapped."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -155,31 +156,43 @@ class ArraySource:
         return channels, height, width
 
     def images(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The images at the positions `index`, in that order: [n, C, H, W] in [0, 1], a new array."""
-        self._check_file()  # before it is read, for the end of a file that became shorter cannot be
-        found = self.meaning.images(self.pixels[index])
+        """The images at the positions `index`, in that order: [n, C, H, W] in [0, 1], a new array.
+
+        Raises:
+            DataError: what the file holds there is not what was checked, whatever its size and time say.
+        """
+        self._check_file()  # before it is read, for the end of a map whose file became shorter cannot be
+        stored = self.pixels[index]
         self._check_file()
-        return found
+        if self._file is not None and (self._digested(stored) != self._digests[index]).any():
+            raise changed_file(self._file)
+        return self.meaning.images(stored)
 
     @cached_property
     def _digests(self) -> NDArray[np.bytes_]:
         self._check_file()
-        found = np.empty(len(self.pixels), DIGEST)
-        at_once = max(1, _AT_ONCE // self.pixels[0].nbytes)
-        for start in range(0, len(found), at_once):
-            stored = self.pixels[start : start + at_once]
-            for row, image in enumerate(stored if self.meaning.converts else _as_bytes(stored), start):
-                found[row] = digest(image.dtype.str.encode() + np.ascontiguousarray(image).tobytes())
+        found = np.concatenate([self._digested(part) for part in in_parts(self.pixels, _AT_ONCE)])
         self._check_file()
         return found
+
+    def _digested(self, stored: NDArray[Any]) -> NDArray[np.bytes_]:
+        """Of each of some images as they are stored."""
+        found = np.empty(len(stored), DIGEST)
+        for row, image in enumerate(stored if self.meaning.converts else _as_bytes(stored)):
+            found[row] = digest(image.dtype.str.encode() + np.ascontiguousarray(image).tobytes())
+        return found
+
+    @property
+    def _file(self) -> Path | None:
+        """Where the pixels are read from again; None if they are in memory."""
+        if isinstance(self.pixels, Rows):
+            return self.pixels.path
+        return None if self.stamp is None else Path(str(getattr(self.pixels, "filename", "")))
 
     def _check_file(self) -> None:
         """Raise a DataError if the file behind mapped pixels is not as it was when they were checked."""
         if _stamp(self.pixels) != self.stamp:
-            raise DataError(
-                f"{getattr(self.pixels, 'filename', '')} was changed while madx was at work; run the command again "
-                "when the data rest"
-            )
+            raise changed_file(str(getattr(self.pixels, "filename", "")))
 
     @property
     def large(self) -> bool:
@@ -203,8 +216,8 @@ class ArraySource:
         return iter(())
 
 
-def _stamp(pixels: NDArray[Any]) -> tuple[int, int] | None:
-    """Size and time of the file that is mapped; None where none is."""
+def _stamp(pixels: Pixels) -> Stamp | None:
+    """Of the file that is mapped; None where none is."""
     name = getattr(pixels, "filename", None) if isinstance(pixels, np.memmap) else None
     if name is None:
         return None
@@ -233,7 +246,7 @@ def _as_bytes(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def array_source(
-    images: NDArray[Any],
+    images: Pixels,
     labels: NDArray[Any],
     *,
     where: str,
@@ -264,7 +277,7 @@ def array_source(
     return ArraySource(pixels, checked, count, names, meaning, meaning.sentence(), stamp)
 
 
-def to_nchw(images: NDArray[Any], *, where: str, layout: Literal["nchw", "nhwc"] | None = None) -> NDArray[Any]:
+def to_nchw(images: Pixels, *, where: str, layout: Literal["nchw", "nhwc"] | None = None) -> Pixels:
     """`images` as [N, C, H, W], a view.
 
     [N, H, W] is greyscale. Of four axes, the channels are the second or the last, whichever has at most four
@@ -274,7 +287,7 @@ def to_nchw(images: NDArray[Any], *, where: str, layout: Literal["nchw", "nhwc"]
         DataError: if the channel axis is not clear.
     """
     if images.ndim == 3:
-        return images[:, None]
+        return images.with_channel() if isinstance(images, Rows) else images[:, None]
     shape = list(images.shape)
     if images.ndim != 4:
         raise DataError(f"{where}: images have the shape {shape}; expected [N, H, W], [N, C, H, W] or [N, H, W, C]")

@@ -1,4 +1,4 @@
-"""Where the bytes of an image file lie: in a file of their own, an archive, a table that is mapped, or in memory."""
+"""Where the bytes of an image file lie: in a file of their own, an archive, a table, or in memory."""
 
 from __future__ import annotations
 
@@ -136,66 +136,69 @@ class Cell:
         return digest(self.content)
 
 
-class Mapped(NamedTuple):
-    """A file that is mapped, as it was when it was opened."""
+class Table(NamedTuple):
+    """A file of many images, as it was when it was opened."""
 
     path: str
-    target: str
-    """Where its bytes really are."""
     size: int
     modified: int
     """In nanoseconds."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MappedCell:
-    """An image file in a table that is mapped."""
+@dataclass(frozen=True, slots=True)
+class FiledCell:
+    """An image file in a table, which stays there; its digest was taken when the table was read."""
 
     title: str
-    column: Any
-    """Of Arrow; of bytes, or of structures that have some."""
-    row: int
+    table: Table
+    offset: int
+    """Where its bytes begin in the table's file."""
     size: int
     """Bytes."""
-    file: Mapped
+    known: bytes
+    """Their digest."""
 
     def read(self) -> bytes:
         """Its bytes.
 
         Raises:
-            DataError: the table was changed since it was opened.
+            DataError: the table cannot be read, or holds others there than when it was opened.
         """
-        self._check()
-        value = self.column[self.row].as_py()
-        content: bytes = value["bytes"] if isinstance(value, dict) else value
+        with self.open() as file:
+            try:
+                content = file.read()
+            except OSError as error:
+                raise self._unreadable(error) from None
+        if digest(content) != self.known:
+            raise changed(self._title)
         return content
 
     def open(self) -> BinaryIO:
-        """The same, of which only what is asked for is read from the table."""
-        import pyarrow as pa
-
-        self._check()
-        value = self.column[self.row]
-        content = value["bytes"] if pa.types.is_struct(value.type) else value
-        return cast(BinaryIO, pa.BufferReader(content.as_buffer()))
-
-    def _check(self) -> None:
+        """The same, of which only what is asked for is read from the table, and not held against the digest."""
         try:
-            status = Path(self.file.path).stat()
+            file = Path(self.table.path).open("rb")  # noqa: SIM115 - whoever asked closes it
         except OSError as error:
-            raise DataError(
-                f"{shown(self.file.path)} cannot be read any more ({error.strerror}); put it back"
-            ) from None
-        if (status.st_size, status.st_mtime_ns) != (self.file.size, self.file.modified):
-            raise changed(f"{shown(self.file.path)}: {self.title}")
+            raise self._unreadable(error) from None
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != self.table[1:]:
+            file.close()
+            raise changed(self._title)
+        return cast(BinaryIO, io.BufferedReader(_Part(file, self.offset, self.size)))
 
     def name_and(self, *facts: object) -> bytes:
-        """The table's name, its row, and what else is to be told of it."""
-        return os.fsencode("\x1f".join([self.title, *map(str, facts)]) + "\n")
+        """Its digest, and what else is to be told of it."""
+        return self.known + str(facts).encode()
 
     def stamp(self) -> bytes:
-        """Where the table's bytes are, how many, and when they were last written."""
-        return self.name_and(*self.file[1:])
+        """Its digest."""
+        return self.known
+
+    @property
+    def _title(self) -> str:
+        return f"{shown(self.table.path)}: {self.title}"
+
+    def _unreadable(self, error: OSError) -> DataError:
+        return DataError(f"{shown(self.table.path)} cannot be read any more ({error.strerror}); put it back")
 
 
 def changed(path: str) -> DataError:

@@ -20,7 +20,15 @@ from madx.errors import ArtifactError, DataError, RecipeError
 from madx.pipeline.given import Given
 from madx.recipe import Recipe, parse_recipe
 from madx.recipe.reading import apply_override, parse_value
-from madx.recipe.short import check_for_one_engine, consented, gate_of, skeleton, text_of, usual_gates, with_paths_from
+from madx.recipe.short import (
+    check_for_one_engine,
+    consented,
+    gate_of,
+    skeleton,
+    text_of,
+    usual_gates,
+    with_paths_from,
+)
 
 RECIPE = "recipe.yaml"
 """Its name in the run directory."""
@@ -28,6 +36,10 @@ _SOURCE = "the recipe that the options stand for"
 _HEAD = (
     "Written by madx verify --engine, which was given no recipe: this is what its options stood for.\n"
     "Paths are relative to this file. With the same --engine (and --reference) it gives the same verdict."
+)
+_ADDED = (
+    "\nNo gate that was given is on robustness, which is what this verdict is for: so the usual one on robust_drop "
+    "was added.\nTo ask for more or less of it, give it yourself: --gate 'robust_drop<=0.05'."
 )
 _SEAL = "# of the lines above: "
 """Before a digest, so that what somebody changed is not written over."""
@@ -89,12 +101,15 @@ def stand_in(asked: Asked, given: Given, overrides: Sequence[str], run_dir: Path
         apply_override(content, override)
     _check_twin(given, content)
     recipe = parse_recipe(text_of(content | {"data": {}}, head=_HEAD), source=_SOURCE)  # before any image is read
-    if given.reference is None and given.baseline is None:
+    head = _HEAD
+    if not _compares(given):
         check_for_one_engine(recipe.verify.gates)
+    elif not any(gate.on_robustness for gate in recipe.verify.gates):
+        content["verify"], head = _with_robustness(content["verify"], query_only=asked.query_only), _HEAD + _ADDED
     size, outputs = _sizes(given.engine)
     content["data"] = _data(asked.data, content["data"], size, outputs)
     root = run_dir or Path("runs") / f"{recipe.name}-engine"
-    text = _sealed(text_of(with_paths_from(content, root), head=_HEAD))
+    text = _sealed(text_of(with_paths_from(content, root), head=head))
     found = StandIn(text, parse_recipe(text, source=_SOURCE), root, size)
     _check_own(found.path)
     return found
@@ -103,7 +118,7 @@ def stand_in(asked: Asked, given: Given, overrides: Sequence[str], run_dir: Path
 def _content(asked: Asked, given: Given) -> dict[str, Any]:
     """What the options say; values that are wrong are for the recipe to refuse."""
     assert given.engine is not None
-    if not asked.gates and given.reference is None and given.baseline is None:
+    if not asked.gates and not _compares(given):
         check_for_one_engine(())
     gates = [gate_of(text) for text in asked.gates] or usual_gates()
     verify: dict[str, Any] = {"attack": asked.attack}
@@ -112,6 +127,19 @@ def _content(asked: Asked, given: Given) -> dict[str, Any]:
     verify["gates"] = consented(gates) if asked.query_only else gates
     threat = {"norm": asked.norm, "eps": parse_value(asked.eps, f"--eps {asked.eps!r}")}
     return skeleton(given.engine, seed=asked.seed, threat=threat, verify=verify)
+
+
+def _compares(given: Given) -> bool:
+    return given.reference is not None or given.baseline is not None
+
+
+def _with_robustness(verify: Mapping[str, Any], *, query_only: bool) -> dict[str, Any]:
+    """The section of a valid recipe with the usual gate on robustness behind the gates that it has, none of them on it.
+
+    Without a reference there is no usual one: `check_for_one_engine` asks for a bound then.
+    """
+    usual = usual_gates()[:1]
+    return {**verify, "gates": [*verify["gates"], *(consented(usual) if query_only else usual)]}
 
 
 def _check_twin(given: Given, content: Mapping[str, Any]) -> None:
@@ -148,7 +176,7 @@ def _sizes(engine: Path) -> tuple[tuple[int, int, int] | None, int | None]:
     What is not stays open here: the file is read in earnest when it is taken over.
     """
     try:
-        graph = onnx.load(engine, load_external_data=False).graph
+        graph = onnx.load(engine, format="protobuf", load_external_data=False).graph  # whatever its name ends with
     except (OSError, DecodeError):
         return None, None  # the take stage says what is wrong with it
     constants = {tensor.name for tensor in graph.initializer}

@@ -62,6 +62,8 @@ class Context:
     """Names of the stages that are being brought up to date, the running one among them."""
     afresh: bool = False
     """Whether the running stage was asked for again: it takes up what a killed run left, nothing that it finished."""
+    accepted: Callable[[], None] | None = None
+    """What process 0 does as soon as what was given is taken over, before anything is measured; once."""
     _warned: set[str] = field(default_factory=set)
 
     @cached_property

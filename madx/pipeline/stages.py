@@ -195,6 +195,9 @@ def _prepared(context: Context, wanted: Sequence[Stage], *, current: bool) -> li
     names = [stage.name for stage in wanted]
     own = [stage for stage in walk(context) if stage.name in names]  # they know what comes before them in this run
     context.world.share(lambda: _check_earlier(context, own, current=current))
+    if context.accepted is not None:
+        context.world.share(context.accepted)
+        context.accepted = None
     return own
 
 

@@ -103,7 +103,12 @@ def seen_from(path: Path, folder: Path) -> str:
     """A path of the command line as a recipe in `folder` writes it; an absolute one stays as it was typed."""
     if path.is_absolute():
         return str(path)
-    return Path(os.path.relpath(Path.cwd() / path, folder.resolve())).as_posix()
+    typed = Path.cwd() / path
+    if path.name in ("", ".."):
+        found = os.path.realpath(typed)
+    else:  # a link keeps its name, which tells what it leads to; '..' behind a link is the folder above its target
+        found = os.path.join(os.path.realpath(typed.parent), path.name)  # noqa: PTH118
+    return Path(os.path.relpath(found, os.path.realpath(folder))).as_posix()
 
 
 def with_paths_from(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+import yaml
 from conftest import Answer, Cli
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from madx.errors import RecipeError
-from madx.recipe import GateConfig, Recipe, load_recipe
+from madx.pipeline.alone import _sizes
+from madx.recipe import METRICS, GateConfig, Recipe, load_recipe
 from madx.recipe.short import gate_of, name_of, seen_from, text_of
 
 CLEAN = ("--gate", "clean_drop<=0.05")
@@ -121,6 +124,42 @@ def test_an_engine_alone_needs_a_bound_of_its_own(here: Path, cli: Cli) -> None:
     assert (answer.code, verdict(here / "runs/new-engine")["outcome"]) == (1, "FAIL")
 
 
+ADDED = "- {metric: robust_drop, at_most: 0.03, confidence: 0.95}"
+
+
+@pytest.mark.parametrize(
+    ("options", "added"),
+    [
+        (("--gate", "clean_drop<=0.05"), ADDED),
+        (("--gate", "speedup>=1.1", "--gate", "clean_accuracy>=0.2"), ADDED),
+        (("--set", "verify.gates=[{metric: size_ratio, at_most: 0.9}]"), ADDED),
+        (("--query-only", *CLEAN), ADDED.replace("}", ", query_only: true}")),
+        (("--gate", "robust_drop<=0.5"), ""),
+        (("--gate", "retention>=0.5"), ""),
+        ((), ""),
+    ],
+    ids=["clean", "speed", "set", "query only", "drop", "retention", "usual"],
+)
+@pytest.mark.usefixtures("here")
+def test_beside_a_reference_no_verdict_is_without_a_gate_on_robustness(
+    cli: Cli, options: tuple[str, ...], added: str
+) -> None:
+    """Of too few images, so that the recipe is shown and nothing is measured."""
+    answer = verify(cli, *options, "--images", 3)
+    assert (answer.code, "which is what this verdict is for" in answer.err) == (2, bool(added)), answer.err
+    gates = [line.strip() for line in answer.err.splitlines() if line.strip().startswith("- {metric")]
+    assert any(METRICS[yaml.safe_load(gate)[0]["metric"]].on_robustness for gate in gates)
+    if added:
+        assert gates[-1] == added
+
+
+def test_a_gate_on_clean_images_alone_does_not_pass(here: Path, cli: Cli) -> None:
+    answer = verify(cli, *CLEAN, "--images", 200)
+    assert answer.code == 3, answer.err
+    outcomes = {gate["metric"]: gate["outcome"] for gate in verdict(here / "runs/new-engine")["gates"]}
+    assert outcomes["robust_drop"] == "INCONCLUSIVE"
+
+
 MISUSE = {
     "--eps 8": ("threat.eps is 8 in L-inf", "did you mean 8/255?"),
     "--eps 0": ("threat.eps", "greater than 0"),
@@ -207,8 +246,8 @@ def test_classes_without_images_are_counted_as_the_file_has_them(here: Path, cli
     pixels, labels = digits()
     few = (labels < 7) & (np.arange(len(labels)) >= 900)
     np.savez(here / "few.npz", x_test=pixels[few][:200], y_test=labels[few][:200])
-    answer = verify(cli, "--gate", "clean_accuracy>=0.2", data="few.npz")
-    assert answer.code == 0, answer.err
+    answer = verify(cli, "--gate", "clean_accuracy>=0.2", "--gate", "robust_drop<=0.9", data="few.npz")
+    assert answer.code == 3, answer.err  # attacks could only ask
     assert load_recipe(here / "runs/new-engine/recipe.yaml").data.num_classes == 10
     assert "the gate has no image of 3 of 10 classes: 7, 8, 9" in message(answer)
 
@@ -225,8 +264,8 @@ def grey_folders(root: Path, count: int, side: int = 8) -> Path:
 @pytest.mark.slow
 def test_class_folders_are_read_as_the_file_takes_them(here: Path, cli: Cli) -> None:
     grey_folders(here / "sorted", 150)
-    answer = verify(cli, "--gate", "clean_accuracy>=0.2", data="sorted")
-    assert answer.code == 0, answer.err
+    answer = verify(cli, "--gate", "clean_accuracy>=0.2", "--gate", "robust_drop<=0.9", data="sorted")
+    assert answer.code == 3, answer.err  # attacks could only ask
     told = load_recipe(here / "runs/new-engine/recipe.yaml").data
     assert (told.name, told.channels, told.path) == ("imagefolder", 1, here / "sorted")
 
@@ -310,6 +349,34 @@ def test_what_is_refused_leaves_a_verdict_and_its_recipe_and_a_recipe_of_ones_ow
     assert "nothing to do" in verify(cli, *CLEAN, "--images", 60, "--force").out
 
 
+@pytest.mark.parametrize("name", ["new.json", "new.onnxtxt", "new.textproto", "new"])
+def test_a_file_is_read_as_onnx_whatever_its_name_ends_with(here: Path, name: str) -> None:
+    """The package onnx takes some endings for other ways to write a network, and stops in their parsers."""
+    (here / "new.onnx").rename(here / name)
+    assert _sizes(here / name) == ((1, 8, 8), 10)
+
+
+def test_the_recipe_is_there_before_anything_is_measured(here: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a run that is killed, and a part of one, can be gone on with; what is refused writes none."""
+    seen = []
+
+    def killed(*_given: object, **_more: object) -> None:
+        seen.append((here / "runs/new-engine/recipe.yaml").is_file())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("madx.pipeline.verifying.measure_accuracy", killed)
+    monkeypatch.setattr("madx.pipeline.shards.measure_chunks", killed)
+    for options in ((), ("--shard", "1/2")):
+        assert verify(cli, *CLEAN, "--images", 60, "--force", *options).code == 130
+    assert seen == [True, True]
+    (here / "broken.onnx").write_bytes(b"none")
+    kept = (here / "runs/new-engine/recipe.yaml").read_bytes()
+    assert verify(cli, *CLEAN, "--out", "runs/new-engine", engine="broken.onnx").code == 2
+    assert (here / "runs/new-engine/recipe.yaml").read_bytes() == kept
+    assert verify(cli, *CLEAN, "--seed", 5, "--images", 60, "--force").code == 130  # a sealed one is replaced
+    assert load_recipe(here / "runs/new-engine/recipe.yaml").seed == 5
+
+
 def test_gates_and_paths_as_they_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert gate_of("robust_drop<=0.02") == {"metric": "robust_drop", "at_most": 0.02}
@@ -321,9 +388,17 @@ def test_gates_and_paths_as_they_are_typed(tmp_path: Path, monkeypatch: pytest.M
     assert [name_of(Path(name)) for name in ("a/net v2.onnx", "-é.onnx", "x.y.onnx")] == ["net-v2", "engine", "x.y"]
     assert seen_from(Path("data/x.npz"), Path("runs/new")) == "../../data/x.npz"
     assert seen_from(Path("/data/x.npz"), Path("runs/new")) == "/data/x.npz"
-    (tmp_path / "far/deep").mkdir(parents=True)
+    for folder in ("far/deep", "sets"):
+        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "far/deep")
     assert seen_from(Path("x.npz"), Path("link/out")) == "../../../x.npz"  # as the file system goes
+    (tmp_path / "sets/latest").symlink_to(tmp_path / "far/deep")
+    for name, place in (("sets/latest/../x.npz", "far/x.npz"), ("sets/latest/..", "far"), ("sets/latest", None)):
+        (tmp_path / "far/x.npz").touch()  # not sets/x.npz, as the text alone would have it
+        written = seen_from(Path(name), Path("link/out"))
+        assert os.path.realpath((tmp_path / "far/deep/out").resolve() / written) == os.path.realpath(name)
+        assert place is None or written == os.path.relpath(place, "far/deep/out")
+    assert seen_from(Path("sets/latest"), Path("runs")) == "../sets/latest"  # a link keeps its name
     odd = {"version": 1, "data": {"path": 'a: "b", {c}.npz'}, "verify": {"gates": [{"metric": "x", "at_most": 1e-3}]}}
     recipe = tmp_path / "r.yaml"
     recipe.write_text(text_of(odd, head="one\ntwo"))
@@ -343,18 +418,29 @@ def test_twins_and_pieces_work_as_with_a_recipe(here: Path, released: Path, cli:
     words = ("--engine", engines["pruned"], "--reference", engines["dense"], "--twin", twins["pruned"])
     words += ("--reference-twin", twins["dense"], "--data", "all.npz", "--eps", "0.1", "--attack", "quick")
     words += ("--set", "model.args={widths: [16, 16, 16], stem_stride: 1}", "--set", "model.name=resnet8")
-    words += ("--images", "300", "--gate", "clean_drop<=0.9", "--gate", "parity_flips<=0.2", "--set", "threads=1")
+    words += (
+        "--images",
+        "300",
+        "--gate",
+        "robust_drop<=0.9",
+        "--gate",
+        "clean_drop<=0.9",
+        "--gate",
+        "parity_flips<=0.2",
+        "--set",
+        "threads=1",
+    )
     whole = cli("verify", *words, "--out", "whole")
-    assert whole.code == 0, whole.err
     assert verdict(here / "whole")["provenance"]["attack"]["query_only"] is False
     assert "attacks can only ask" not in whole.err
     for number in (1, 2):
         answer = cli("verify", *words, "--out", f"s{number}", "--shard", f"{number}/2")
         assert (answer.code, "no verdict" in answer.out) == (3, True), answer.err
+        assert (here / f"s{number}/recipe.yaml").is_file()
     merged = cli("verify", *words, "--out", "merged", "--merge", "s1", "--merge", "s2")
-    assert merged.code == 0, merged.err
-    for found in (verdict(here / name) for name in ("whole", "merged")):
-        assert {gate["metric"]: gate["outcome"] for gate in found["gates"]} == {
-            "clean_drop": "PASS",
-            "parity_flips": "PASS",
-        }
+    found = [
+        {gate["metric"]: gate["outcome"] for gate in verdict(here / name)["gates"]} for name in ("whole", "merged")
+    ]
+    assert (merged.code, found[1]) == (whole.code, found[0])
+    assert found[0].keys() == {"robust_drop", "clean_drop", "parity_flips"}
+    assert (found[0]["clean_drop"], found[0]["parity_flips"]) == ("PASS", "PASS")

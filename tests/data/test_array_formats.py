@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
+import mmap
 import os
 import pickle
 import struct
@@ -22,6 +24,7 @@ from madx.data.formats import FORMATS, open_arrays
 from madx.data.naming import choose, kind_of, part_of, words
 from madx.data.published import CIFAR10, read_cifar
 from madx.data.readers import READERS, read
+from madx.data.rows import Rows
 from madx.errors import DataError
 from madx.recipe import DataConfig
 from madx.recipe.data import ARRAYS, DATA_FILES, ENCODED
@@ -128,12 +131,12 @@ def test_every_format_is_tested_and_can_be_asked_for():
 def test_npy_files_stay_in_the_file(tmp_path):
     write_npy(tmp_path)
     training, _ = read(DataConfig(name="npy", path=tmp_path))
-    assert isinstance(training.pixels, np.memmap)
+    assert isinstance(training.pixels, Rows)
     nhwc = np.save(tmp_path / "x_train.npy", np.ascontiguousarray(PIXELS.transpose(0, 2, 3, 1)))
     assert nhwc is None
     np.save(tmp_path / "x_test.npy", np.ascontiguousarray(PIXELS[:4].transpose(0, 2, 3, 1)))
     training, _ = read(DataConfig(name="npy", path=tmp_path))
-    assert isinstance(training.pixels, np.memmap)
+    assert isinstance(training.pixels, Rows)
     images = training.images(np.array([3]))
     np.testing.assert_array_equal(images, PIXELS[3:4].astype(np.float32) / 255)
     assert images.flags.c_contiguous
@@ -142,17 +145,99 @@ def test_npy_files_stay_in_the_file(tmp_path):
 @pytest.mark.parametrize("nhwc", [False, True])
 @pytest.mark.parametrize("keep", [np.savez, np.savez_compressed])
 def test_npz_files_stay_in_the_file_unless_they_are_compressed(tmp_path, keep, nhwc):
-    stored = np.ascontiguousarray(PIXELS.transpose(0, 2, 3, 1)) if nhwc else np.asfortranarray(PIXELS)
+    stored = np.ascontiguousarray(PIXELS.transpose(0, 2, 3, 1)) if nhwc else PIXELS
     keep(tmp_path / "a.npz", other=np.arange(3), x_train=stored, y_train=LABELS, x_test=stored[:4], y_test=LABELS[:4])
     training, test = read(DataConfig(name="npz", path=tmp_path / "a.npz"))
-    assert isinstance(training.pixels, np.memmap) == isinstance(test.pixels, np.memmap) == (keep is np.savez)
-    np.testing.assert_array_equal(training.pixels, PIXELS)
+    assert isinstance(training.pixels, Rows) == isinstance(test.pixels, Rows) == (keep is np.savez)
+    np.testing.assert_array_equal(training.pixels[:], PIXELS)
+    np.testing.assert_array_equal(training.pixels[np.array([4, 0, 1, 1, 5])], PIXELS[[4, 0, 1, 1, 5]])
     np.testing.assert_array_equal(test.images(np.array([3])), PIXELS[3:4].astype(np.float32) / 255)
     assert training.labels.tolist() == LABELS.tolist()
 
 
+@pytest.mark.parametrize("keep", ["npz", "npy"])
+def test_images_on_the_axis_that_runs_fastest_are_taken_into_memory(tmp_path, keep):
+    if keep == "npz":
+        save(tmp_path / "a.npz", np.asfortranarray(PIXELS))
+    else:
+        write_npy(tmp_path)
+        np.save(tmp_path / "x_train.npy", np.asfortranarray(PIXELS))
+    training, _ = read(DataConfig(name=keep, path=tmp_path))
+    assert isinstance(training.pixels, np.ndarray)
+    np.testing.assert_array_equal(training.images(np.arange(6)), PIXELS.astype(np.float32) / 255)
+
+
+def plain_npz(folder: Path) -> Path:
+    write_npz(folder)
+    return folder / "a.npz"
+
+
+def plain_npy(folder: Path) -> Path:
+    write_npy(folder)
+    return folder / "x_train.npy"
+
+
+def plain_idx(folder: Path) -> Path:
+    write_idx(folder)
+    raw = folder / "MNIST" / "raw"
+    for packed in raw.glob("*.gz"):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.unlink()
+    return raw / "train-images-idx4-ubyte"
+
+
+@pytest.mark.parametrize("keep", [plain_npz, plain_npy, plain_idx])
+def test_other_pixels_under_the_same_size_and_time_are_not_taken_for_the_checked_ones(tmp_path, keep):
+    """Images that did not change are read."""
+    path = keep(tmp_path)
+    training, _ = read(DataConfig(name="arrays", path=tmp_path))
+    training.digests(np.arange(6))
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[content.index(PIXELS[2].tobytes()) + 3] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    np.testing.assert_array_equal(training.images(np.array([4, 3])), PIXELS[[4, 3]].astype(np.float32) / 255)
+    with pytest.raises(DataError, match="was changed while madx was at work"):
+        training.images(np.array([4, 2]))
+
+
+@pytest.mark.parametrize("keep", [plain_npz, plain_npy, plain_idx])
+def test_a_file_that_becomes_shorter_while_it_is_read_ends_in_a_message(tmp_path, monkeypatch, keep):
+    """Under a map it would kill the process, whatever was looked at before; here even an old size is believed."""
+    path = keep(tmp_path)
+    training, _ = read(DataConfig(name="arrays", path=tmp_path))
+    monkeypatch.setattr("madx.data.rows.stamp_of", lambda _: training.pixels.stamp)
+    os.truncate(path, path.stat().st_size // 3)
+    for read_again in (training.images, training.digests):
+        with pytest.raises(DataError, match="was changed while madx was at work"):
+            read_again(np.array([5]))
+
+
+def test_a_file_is_read_where_nothing_can_be_mapped(tmp_path, monkeypatch):
+    def refuse(*_given, **_more):
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    for keep in (plain_npz, plain_npy, plain_idx):
+        folder = tmp_path / keep.__name__
+        folder.mkdir()
+        keep(folder)
+        training, _ = read(DataConfig(name="arrays", path=folder))
+        np.testing.assert_array_equal(training.images(np.arange(6)), PIXELS.astype(np.float32) / 255)
+
+
+def test_a_header_that_claims_more_than_the_file_has_is_damage(tmp_path):
+    write_npy(tmp_path)
+    path = tmp_path / "x_train.npy"
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(DataError, match=r"x_train\.npy cannot be read as \.npy .*it says \[6, 3, 8, 8\]"):
+        read(DataConfig(name="npy", path=tmp_path))
+
+
 @pytest.mark.parametrize("where", ["pixels", "header", "end"])
-def test_a_mapped_npz_that_is_damaged_or_changes_is_told(tmp_path, where):
+def test_an_npz_that_is_damaged_or_changes_is_told(tmp_path, where):
     path = tmp_path / "a.npz"
     np.savez(path, x_train=PIXELS, y_train=LABELS, x_test=PIXELS[:4], y_test=LABELS[:4])
     content = bytearray(path.read_bytes())
@@ -170,7 +255,7 @@ def test_a_mapped_npz_that_is_damaged_or_changes_is_told(tmp_path, where):
 
 
 @pytest.mark.parametrize("change", ["times", "longer", "gone"])
-def test_a_mapped_file_that_changes_ends_the_command(tmp_path, change):
+def test_a_file_that_changes_ends_the_command(tmp_path, change):
     write_npy(tmp_path)
     training, _ = read(DataConfig(name="npy", path=tmp_path))
     path = tmp_path / "x_train.npy"

@@ -19,6 +19,7 @@ import pytest
 from madx.data import places
 from madx.data.formats import open_arrays
 from madx.data.pickles import load_arrays
+from madx.data.rows import Rows
 from madx.errors import DataError
 from madx.machine import available_memory
 
@@ -70,12 +71,12 @@ def test_what_is_more_than_the_memory_is_refused_before_it_is_there(tmp_path, na
 
 
 @pytest.mark.usefixtures("small_machine")
-def test_what_is_mapped_may_be_larger_than_the_memory(tmp_path):
+def test_what_stays_in_its_file_may_be_larger_than_the_memory(tmp_path):
     (tmp_path / "a.npz").write_bytes(archive(npy_header((MANY,)) + bytes(MANY), zipfile.ZIP_STORED))
     (tmp_path / "b-idx1-ubyte").write_bytes(idx_header(MANY) + bytes(MANY))
     for name in ("a.npz", "b-idx1-ubyte"):
         for load in open_arrays("arrays", tmp_path / name).arrays.values():
-            assert isinstance(load(), np.memmap)
+            assert isinstance(load(), Rows)
 
 
 @pytest.mark.usefixtures("small_machine")
@@ -161,6 +162,10 @@ def test_a_container_has_what_its_group_has_left(tmp_path):
     assert available_memory(meminfo, group) == 700 * 1024
     (group / "memory.max").write_text("9000\n")
     assert available_memory(meminfo, group) == 5000
+    (group / "memory.stat").write_text("anon 1\ninactive_file 1000\nactive_file 200\nslab_reclaimable 30\nshmem 9\n")
+    assert available_memory(meminfo, group) == 5230
+    meminfo.write_text("MemTotal: 900 kB\nSwapFree:  100 kB\n")  # an old kernel, or one that is not Linux's
+    assert available_memory(meminfo, group) is None
     assert available_memory(tmp_path / "nowhere") is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from madx.data import Split, columns, places, shards
+from madx.data import Split, columns, files, places, shards
 from madx.data.labelling import Known, Written, number_labels
 from madx.data.readers import read
+from madx.data.stored import FiledCell
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
@@ -255,6 +257,91 @@ def test_images_of_an_arrow_file_stay_there_and_a_change_of_it_is_told(tmp_path)
     write_stream(tmp_path / "train.arrow", table([1, 2, 0, 1]))
     with pytest.raises(DataError, match=r"train\.arrow, row \d was changed while madx was at work"):
         source.images(np.array([1]))
+
+
+def touch_nothing_but(path: Path, content: bytes) -> None:
+    """Other bytes under the same size and times."""
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("limit", [files.MOST_READ, (1, 1)])
+def test_an_image_that_was_changed_under_its_tables_old_size_and_time_is_not_the_listed_one(
+    tmp_path, monkeypatch, limit
+):
+    """In the middle of the image, between the head and the end that are looked at; of a large set, too."""
+    monkeypatch.setattr(files, "MOST_READ", limit)
+    path, pixels = tmp_path / "train.arrow", np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
+    pa = pytest.importorskip("pyarrow")
+    write_stream(path, pa.table({"image": [{"bytes": png(one), "path": ""} for one in pixels], "label": [0, 1]}))
+    config = DataConfig(name="arrow", path=path)
+    source, _ = read(config)
+    assert source.large is (limit == (1, 1))
+    index, content = np.arange(2), bytearray(path.read_bytes())
+    known = Split("gate", source, index)
+    fingerprint, stamp = known.fingerprint, known.stamp
+    content[content.index(png(pixels[1])) + len(png(pixels[1])) // 2] ^= 1
+    touch_nothing_but(path, bytes(content))
+    source.images(index[:1])
+    with pytest.raises(DataError, match=r"train\.arrow, row 1 was changed while madx was at work"):
+        source.images(index)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read(config)[0].images(index)
+    other = [file.name_and() for file in read(config)[0].files]
+    assert [one.name_and() == two for one, two in zip(source.files, other, strict=True)] == [True, False]
+    touch_nothing_but(path, path.read_bytes())
+    assert (len(fingerprint), stamp is None) == (64, limit != (1, 1))
+
+
+def test_an_arrow_file_that_becomes_shorter_is_told_and_not_the_end_of_the_process(tmp_path):
+    path = tmp_path / "train.arrow"
+    write_stream(path, table([0, 1, 2]))
+    source, _ = read(DataConfig(name="arrow", path=path))
+    source.digests(np.arange(3))
+    os.truncate(path, 100)
+    with pytest.raises(DataError, match="was changed while madx was at work"):
+        source.images(np.arange(3))
+    path.unlink()
+    with pytest.raises(DataError, match=r"train\.arrow cannot be read any more"):
+        source.images(np.arange(3))
+
+
+@pytest.mark.parametrize("place", [-5, 2**30])
+def test_a_table_whose_rows_lie_beyond_it_is_damaged(tmp_path, place):
+    pa = pytest.importorskip("pyarrow")
+    images = [png(pixels) for pixels in PIXELS]
+    write_stream(tmp_path / "test.arrow", pa.table({"image": images[:2], "label": LABELS[:2]}))
+    content = (tmp_path / "test.arrow").read_bytes()
+    ends = len(images[0]), len(images[0]) + len(images[1])
+    true, false = (np.array([0, first, ends[1]], np.int32).tobytes() for first in (ends[0], place))
+    assert content.count(true) == 1
+    (tmp_path / "test.arrow").write_bytes(content.replace(true, false))
+    with pytest.raises(DataError, match=r"test\.arrow cannot be read as an Arrow file"):
+        read(DataConfig(name="arrow", path=tmp_path, split="test"))
+
+
+@pytest.mark.parametrize("kind", ["large_binary", "binary_view", "fixed", "struct of views", "packed", "sliced"])
+def test_bytes_are_read_however_a_table_lays_them_out(tmp_path, kind):
+    pa = pytest.importorskip("pyarrow")
+    images = [png(pixels) for pixels in PIXELS]
+    if kind == "fixed":  # bytes behind the end of a picture are nobody's
+        longest = max(map(len, images))
+        images = [image.ljust(longest, b"\0") for image in images]
+    types = {"large_binary": pa.large_binary(), "binary_view": pa.binary_view(), "fixed": pa.binary(len(images[0]))}
+    column = pa.array(images, types.get(kind, pa.binary()))
+    if kind == "struct of views":
+        column = pa.StructArray.from_arrays([pa.array(images, pa.binary_view())], ["bytes"])
+    found, path = pa.table({"image": column, "label": LABELS}), tmp_path / "test.arrow"
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if kind == "packed" else None)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, found.schema, options=options) as stream:
+        stream.write_table(found if kind != "sliced" else pa.concat_tables([found.slice(0, 2), found.slice(2)]))
+    _, test = read(DataConfig(name="arrow", path=path, split="test"))
+    assert [file.read() for file in test.files] == images
+    stays = kind not in ("binary_view", "struct of views", "packed")
+    assert all(isinstance(file, FiledCell) is stays for file in test.files)
+    np.testing.assert_array_equal(test.images(np.arange(5)), PIXELS.transpose(0, 3, 1, 2).astype(np.float32) / 255)
 
 
 @pytest.mark.parametrize("name", ["parquet", "arrow"])

@@ -1,14 +1,13 @@
 """Arrays that stay in their files: .npy, members of an .npz that are not compressed, IDX that is not packed.
 
-They are mapped, so that only what is looked at is in memory, and that can be given back. What is packed has to be
-unpacked into memory; how much it says that it is, is held against what there is before.
+Only the images that are looked at are read (`madx.data.rows`). What is packed, or has the images on the axis that runs
+fastest, has to be taken into memory; how much it says that it is, is held against what there is before.
 """
 
 from __future__ import annotations
 
 import gzip
 import math
-import os
 import struct
 import zipfile
 import zlib
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from madx.data.nested import Load
 from madx.data.places import BROKEN, require_memory
+from madx.data.rows import Pixels, Rows, stamp_of
 from madx.errors import DataError
 
 _AT_ONCE = 2**20
@@ -35,17 +35,32 @@ _LOCAL = 30
 """Bytes of a member's own header before its name."""
 
 
-def map_npy(path: Path) -> NDArray[Any]:
-    """The array of a .npy file, mapped."""
+def open_npy(path: Path) -> Pixels:
+    """The array of a .npy file, which stays there."""
     try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            stamp = stamp_of(file)
+            shape, fortran, dtype = _header(file)
+            place, claimed = file.tell(), math.prod(shape) * dtype.itemsize
+            if claimed > stamp[0] - place:
+                raise ValueError(f"it says {list(shape)} of {dtype}, and holds {stamp[0] - place} bytes")
+            if _stays(shape, fortran, claimed):
+                return Rows(path, stamp, place, dtype, shape, tuple(range(len(shape))))
+            require_memory(path, claimed)
+            file.seek(0)
+            found: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+            return found
     except BROKEN as error:
         raise DataError(f"{path} cannot be read as .npy without pickled objects: {error}") from None
-    return found
+
+
+def _stays(shape: tuple[int, ...], fortran: bool, claimed: int) -> bool:
+    """Whether there are rows, one behind the other."""
+    return bool(claimed) and len(shape) > 0 and not (fortran and len(shape) > 1)
 
 
 def open_npz(path: Path) -> Mapping[str, Load]:
-    """The arrays of a .npz file; those that are not compressed are mapped when they are asked for."""
+    """The arrays of a .npz file; those that are not compressed stay there."""
     with _archive(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".npy")]
     return {name.removesuffix(".npy"): lambda name=name: _member(path, name) for name in names}  # type: ignore[misc]
@@ -63,20 +78,21 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise DataError(f"{path} cannot be read as .npz without pickled objects: {error}") from None
 
 
-def _member(path: Path, name: str) -> NDArray[Any]:
+def _member(path: Path, name: str) -> Pixels:
     with _archive(path) as archive:
-        member = archive.getinfo(name)
+        assert archive.fp is not None  # it is open
+        stamp, member = stamp_of(archive.fp), archive.getinfo(name)
         with archive.open(member) as file:
             shape, fortran, dtype = _header(file)
             place, claimed = file.tell(), math.prod(shape) * dtype.itemsize
             if claimed > member.file_size - place:
                 raise ValueError(f"{name} says {list(shape)} of {dtype}, and holds {member.file_size - place} bytes")
-            mappable = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED and claimed
-            while mappable and file.read(_AT_ONCE):
+            plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
+            stays = plain and _stays(shape, fortran, claimed)
+            while stays and file.read(_AT_ONCE):
                 pass  # zipfile raises if the member's checksum is another
-        if mappable:
-            offset, order = _start(path, member) + place, "F" if fortran else "C"
-            return np.memmap(path, dtype, "r", offset, shape, order)  # type: ignore[call-overload, no-any-return]
+        if stays:
+            return Rows(path, stamp, _start(path, member) + place, dtype, shape, tuple(range(len(shape))))
         require_memory(path, claimed)
         with archive.open(member) as file:
             found: NDArray[Any] = npy.read_array(file, allow_pickle=False)
@@ -93,8 +109,8 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     shape, fortran, dtype = _HEADERS[version](file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, and reading them would run code")
-    if any(size < 0 for size in shape):
-        raise ValueError(f"its header says {list(shape)}")
+    if any(size < 0 for size in shape) or dtype.subdtype is not None:
+        raise ValueError(f"its header says {list(shape)} of {dtype}")
     return shape, fortran, dtype
 
 
@@ -111,23 +127,27 @@ _AXES = 8
 """More than any array of images or labels has."""
 
 
-def map_idx(path: Path) -> NDArray[Any]:
+def open_idx(path: Path) -> Pixels:
     """IDX: two zero bytes, the type, the number of axes, each axis as a big-endian uint32, then the entries."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    return _unpacked_idx(path) if packed else _mapped_idx(path)
+    return _unpacked_idx(path) if packed else _plain_idx(path)
 
 
-def _mapped_idx(path: Path) -> NDArray[Any]:
-    with path.open("rb") as file:
-        shape, dtype = _idx_header(path, file)
-        place, size = file.tell(), os.fstat(file.fileno()).st_size
-    _check_entries(path, shape, dtype, size - place)
-    found: NDArray[Any] = np.memmap(path, dtype, "r", place, shape)
-    return _native(path, found)
+def _plain_idx(path: Path) -> Pixels:
+    try:
+        with path.open("rb") as file:
+            stamp = stamp_of(file)
+            shape, dtype = _idx_header(path, file)
+            place = file.tell()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    _check_entries(path, shape, dtype, stamp[0] - place)
+    found = Rows(path, stamp, place, dtype, shape, tuple(range(len(shape))))
+    return found if dtype.isnative else _native(path, found.whole())
 
 
 def _unpacked_idx(path: Path) -> NDArray[Any]:
