@@ -37,7 +37,8 @@ def own_clock(seed: int = 0) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Watch, "over_this_machine", lambda **_: watch)
         # A reference is exported once more to see whether that is faster; simulated times say nothing of that.
-        patch.setattr(timing, "fastest_reference", lambda _c, _e, given, _s: (given.again, given.engine.facts, []))
+        as_given = timing.TimedReference
+        patch.setattr(timing, "fastest_reference", lambda _c, _e, given, *_: as_given(given.again, given.engine.facts))
         patch.setattr(latency, "LOADS", 2)  # simulated times do not depend on it, and loading takes real ones
         for runtime in (OrtBackend, OpenVinoBackend):
             patch.setattr(runtime, "load", _timed_by(machine, runtime.load))

@@ -7,12 +7,13 @@ What cannot be judged is refused with every reason at once, each with what to do
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import onnx
 from onnx import ModelProto, TensorProto
 
+from madx.closeness import rounding_of
 from madx.deploy.check import (
     OnnxArtifact,
     describe_model,
@@ -22,11 +23,11 @@ from madx.deploy.check import (
     read_model,
     require_known,
     unsound_weights,
-    weighted,
 )
 from madx.deploy.external import Data, identity, put_inside, size
-from madx.deploy.graphs import Scope, constant_behind, damage_told, input_of, nodes
+from madx.deploy.graphs import damage_told, nodes
 from madx.deploy.interface import Interface
+from madx.deploy.numbers import UNKNOWN, has_wide_weights, number_types, reduced
 from madx.deploy.signature import Expected, read_input, read_output
 from madx.errors import ExportError
 
@@ -44,6 +45,8 @@ _QUANTISED = frozenset(
         *("QLinearConv", "QLinearMatMul", "QGemm", "MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
     }
 )
+UNTOLD = "unknown numbers"
+"""What a file computes in where nothing tells; it has no row of its own, so it is held to float32's."""
 _BATCH_WIDE = ("DynamicQuantizeLinear",)
 """Operators that look at a whole batch by design."""
 
@@ -74,9 +77,10 @@ def _checked(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
     put_inside(model, data)  # also with no data at all: then nothing may lie outside
     fed, problems = read_input(model.graph, expected)
     output, more = read_output(model, expected)
-    precision = precision_of(model)
+    live = reduced(model, [output] if output else [value.name for value in model.graph.output])
+    precision = precision_of(live, expected.precision)
     problems += [*more, *unsound_weights(model)]
-    problems += _other_precision(model, precision, expected.precision) if expected.precision else []
+    problems += _other_precision(live, precision, expected.precision) if expected.precision else []
     if problems or fed is None:
         raise ExportError(_together(problems))
     facts = describe_model(model, size(payload, data))
@@ -87,7 +91,7 @@ def _checked(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
         expected.classes,
         next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
         precision,
-        facts | _looks(model, facts["nodes"], precision),
+        facts | _looks(model, live, precision, expected.precision),
         interface=Interface(output=output, shape=expected.shape, classes=expected.classes, **fed),
         form=expected.output.form,
         data=data,
@@ -95,14 +99,25 @@ def _checked(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
     )
 
 
-def _looks(model: ModelProto, kinds: Collection[str], precision: str) -> dict[str, object]:
+def _looks(model: ModelProto, live: ModelProto | None, precision: str, named: str | None) -> dict[str, object]:
     """What a verdict must know: whole batches, chance, and numbers that the recipe has no word for."""
-    computes = computes_in(model)
+    kinds, computes = {node.op_type for node in nodes(model)}, computes_in(model, live)
+    coarser = named is not None and rounding_of(computes) > rounding_of(named)
     return {
         "batch_wide": [kind for kind in _BATCH_WIDE if kind in kinds],
-        "random": explain_random(model),  # its answers are measured, and decide nothing
+        "random": explain_random(live or model),  # its answers are measured, and decide nothing
         "computes_in": "" if computes == precision else computes,
+        "numbers": _mixture(live) if computes == "fp32" else "",
+        "held_to": named if coarser else "",  # what a recipe does not name, nobody agreed to give room to
     }
+
+
+def _mixture(live: ModelProto | None) -> str:
+    """Coarse numbers beside finer ones: no room for rounding, and yet as slow, or as fast, as they are somewhere."""
+    names = sorted(_NAMES.get(kind, "others") for kind in number_types(live))
+    if len(names) > 1:
+        return " and ".join(dict.fromkeys(names))
+    return f"{names[0]} with weights of fp32" if names and names[0] not in ("fp32", "others") else ""
 
 
 def _together(problems: Sequence[str]) -> str:
@@ -113,46 +128,35 @@ def _together(problems: Sequence[str]) -> str:
     )
 
 
-def number_types(model: ModelProto) -> set[int]:
-    """The types in which convolutions and matrix products compute, as far as their weights show."""
-    found = {_type_of(input_of(node, 1), scope) for scope, node in weighted(model)}
-    return found - {TensorProto.UNDEFINED}
-
-
-def _type_of(name: str, scope: Scope) -> int:
-    """Of a value: what it is cast to, what it is dequantised to, or what it was stored as."""
-    for found, where in scope.trail(name):
-        if isinstance(found, TensorProto):
-            return int(found.data_type)
-        if found is None or found.op_type not in ("Cast", "Identity", "DequantizeLinear", "Transpose", "Reshape"):
-            break
-        if found.op_type == "Cast":
-            return next((int(one.i) for one in found.attribute if one.name == "to"), int(TensorProto.UNDEFINED))
-        if found.op_type == "DequantizeLinear":
-            scale = constant_behind(input_of(found, 1), where)
-            return int(scale.data_type if scale is not None else TensorProto.UNDEFINED)
-    return int(TensorProto.UNDEFINED)
-
-
-def precision_of(model: ModelProto) -> str:
+def precision_of(live: ModelProto | None, named: str | None = None) -> str:
     """The recipe's word for what a file computes in: fp16 only for float16 throughout.
 
-    One that is coarse in parts is no coarse file: the room for rounding would be that of the coarsest part.
+    One that is coarse in parts is no coarse file: the room for rounding would be that of the coarsest part. Where
+    nothing tells the type of any product, it is called what the recipe calls it: that gives it no room.
     """
-    return "fp16" if number_types(model) & _NAMES.keys() == {TensorProto.FLOAT16} else "fp32"
+    known = number_types(live) - {UNKNOWN}
+    if not known:
+        return named or "fp32"
+    return "fp16" if known == {TensorProto.FLOAT16} else "fp32"
 
 
-def computes_in(model: ModelProto) -> str:
-    """The same in more words: int8 where anything was quantised, bf16 and fp64 where products are that throughout."""
+def computes_in(model: ModelProto, live: ModelProto | None) -> str:
+    """The same in more words, and no coarser than is certain: this is what its rounding is judged by.
+
+    int8 where anything was quantised; fp16, bf16 and fp64 where all products are that and no weights are finer.
+    """
     if any(node.op_type in _QUANTISED for node in nodes(model)):
         return "int8"
-    types = number_types(model) & _NAMES.keys()
-    return _NAMES[types.pop()] if len(types) == 1 else "fp32"
+    types = number_types(live)
+    if UNKNOWN in types or not types:
+        return UNTOLD
+    found = _NAMES.get(min(types), "fp32") if len(types) == 1 else "fp32"
+    return "fp32" if rounding_of(found) > rounding_of("fp32") and has_wide_weights(live) else found
 
 
-def _other_precision(model: ModelProto, found: str, named: str) -> list[str]:
+def _other_precision(live: ModelProto | None, found: str, named: str) -> list[str]:
     """Rounding is judged by what the file computes in, so whoever calls it something else must be told."""
-    types = number_types(model)
+    types = number_types(live)
     if found == named or not types & {TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE}:
         return []
     given = "float16" if found == "fp16" else "float32"
@@ -166,7 +170,8 @@ def _other_precision(model: ModelProto, found: str, named: str) -> list[str]:
 def type_names(payload: bytes, data: Data) -> str:
     """Number types other than float32 that a file computes in or takes, for a sentence; empty where there are none."""
     model = read_model(payload, data)
-    found = number_types(model) | {value.type.tensor_type.elem_type for value in model.graph.input}
+    live = reduced(model, [value.name for value in model.graph.output])
+    found = number_types(live) | {value.type.tensor_type.elem_type for value in model.graph.input}
     names = {TensorProto.BFLOAT16: "bfloat16", TensorProto.DOUBLE: "float64", TensorProto.FLOAT16: "float16"}
     return ", ".join(name for kind, name in names.items() if kind in found)
 

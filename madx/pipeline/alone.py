@@ -16,6 +16,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from madx.artifacts import sha256_bytes, write_atomically
 from madx.data.inspecting import look_at_tests
+from madx.deploy.numbers import reduced
+from madx.deploy.outside import precision_of
 from madx.errors import ArtifactError, DataError, RecipeError
 from madx.pipeline.given import Given
 from madx.recipe import Recipe, parse_recipe
@@ -126,7 +128,17 @@ def _content(asked: Asked, given: Given) -> dict[str, Any]:
         verify["images"] = asked.images
     verify["gates"] = consented(gates) if asked.query_only else gates
     threat = {"norm": asked.norm, "eps": parse_value(asked.eps, f"--eps {asked.eps!r}")}
-    return skeleton(given.engine, seed=asked.seed, threat=threat, verify=verify)
+    precision = _precision(given.engine)
+    return skeleton(given.engine, seed=asked.seed, threat=threat, verify=verify, precision=precision)
+
+
+def _precision(engine: Path) -> str:
+    """What the file computes in, as nobody names it: the take stage holds the two together as it does of any recipe."""
+    try:
+        model = onnx.load(engine, load_external_data=False)
+    except (OSError, DecodeError):
+        return "fp32"  # the take stage says what is wrong with it
+    return precision_of(reduced(model, [value.name for value in model.graph.output]))
 
 
 def _compares(given: Given) -> bool:

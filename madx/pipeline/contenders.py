@@ -36,7 +36,9 @@ class Contender:
     precision: str = "fp32"
     """The recipe's word for what its file computes in, as was read from it."""
     computes_in: str = "fp32"
-    """The same in more words (int8, bf16), by which its rounding is judged."""
+    """The same in more words (int8), by which its rounding is judged: no coarser than the recipe calls a candidate."""
+    numbers: str = "fp32"
+    """What it computes in, whatever it is held to: an engine may be slow or fast for its numbers alone."""
 
     @property
     def subject(self) -> Subject:
@@ -98,28 +100,42 @@ def _contender(context: Context, config: EngineConfig, record: dict[str, Any], r
         Interface.from_json(interface) if interface else None,
         _data(context, record, role),
         *_precisions(config, record, role),
+        _truth(config, record, role),
     )
 
 
 def _precisions(config: EngineConfig, record: Mapping[str, Any], role: str) -> tuple[str, str]:
-    """The recipe's word for what an engine computes in, and the whole truth."""
+    """The recipe's word for what an engine computes in, and what its rounding is judged by."""
+    facts = record[role].get("facts", {})
     precision = record[role].get("precision", config.precision)
-    return precision, record[role].get("facts", {}).get("computes_in") or precision
+    return precision, facts.get("held_to") or facts.get("computes_in") or precision
+
+
+def _truth(config: EngineConfig, record: Mapping[str, Any], role: str) -> str:
+    """What an engine computes in, whatever the recipe calls it."""
+    facts = record[role].get("facts", {})
+    found = facts.get("numbers") or facts.get("computes_in") or record[role].get("precision", config.precision)
+    return str(found)
 
 
 def how_precise(context: Context, config: EngineConfig) -> list[str]:
     """Said where the two do not compute in the same numbers, or in others than the recipe's engine is called by."""
     record = build_record(context, config)
-    own = {
-        role: _precisions(config, record, role)[1] for role in roles(context) if role and files.recorded(record, role)
-    }
+    there = [role for role in roles(context) if role and files.recorded(record, role)]
+    own = {role: _truth(config, record, role) for role in there}
     if set(own.values()) <= {config.precision}:
         return []
     listed = ", ".join(f"the {role} computes in {precision}" for role, precision in own.items())
     lacking = [one for one in dict.fromkeys(own.values()) if one not in ROUNDING]
     without = f" For {', '.join(lacking)} there is no measure yet, so float32's is taken." if lacking else ""
     both = " Each is held to what its own precision rounds; compared are networks and precisions together."
-    return [f"{config.name}: {listed}, as was read from the weights.{both if len(own) > 1 else ''}{without}"]
+    held = {role: record[role]["facts"]["held_to"] for role in there if record[role].get("facts", {}).get("held_to")}
+    stricter = "".join(
+        f" The recipe calls the {role} {precision}, so it is held to what {precision} rounds."
+        for role, precision in held.items()
+    )
+    known = f"as was read from the file.{both if len(own) > 1 and not held else ''}{stricter}{without}"
+    return [f"{config.name}: {listed}, {known}"]
 
 
 def how_fed(context: Context, config: EngineConfig) -> list[str]:

@@ -23,6 +23,8 @@ from madx.verify.contract import Classifier
 from madx.verify.parity import Contract, EngineParity, measure_parity
 
 ROLES = ("dense", "pruned")
+_LOOKS = ("depends_on_values", "batch_wide")
+_SENTENCES = ("random", "computes_in", "numbers", "held_to")
 ATTACK = AttackConfig(steps=10)
 """Makes the adversarial images of the comparison with torch; the gates have an attack of their own."""
 
@@ -144,9 +146,8 @@ def availability_record(config: EngineConfig) -> dict[str, Any]:
 def built_record(name: str, engine: BuiltEngine, artifact: OnnxArtifact) -> dict[str, Any]:
     """What is known of one engine file; no times, so that equal engines have equal records."""
     facts = {key: value for key, value in engine.facts.items() if key != "build_seconds"}
-    looks = ("depends_on_values", "batch_wide")
-    depending = {name: ", ".join(artifact.facts[name]) for name in looks if artifact.facts.get(name)}
-    depending |= {name: artifact.facts[name] for name in ("random", "computes_in") if artifact.facts.get(name)}
+    depending = {name: ", ".join(artifact.facts[name]) for name in _LOOKS if artifact.facts.get(name)}
+    depending |= {name: artifact.facts[name] for name in _SENTENCES if artifact.facts.get(name)}
     if artifact.interface is None and artifact.notes:  # what exporting made of the network's constants
         depending["constants"] = "; ".join(artifact.notes)
     sparsity = {layer: asdict(row) for layer, row in sparsity_2_4(artifact.whole).items()}

@@ -17,6 +17,9 @@ PRUNED = "pruned/model.safetensors"
 FINETUNING = "pruned/finetuning.json"
 COVERAGE = "coverage.json"
 PARITY = "parity.json"
+FOUND_IN_FILE = ("depends_on_values", "batch_wide", "random", "computes_in", "numbers")
+"""Facts that the record of a build has from the ONNX file, whoever compares with the engine; what it was held to is
+not among them, as that was one recipe's word."""
 VERDICT = "verdict.json"
 MARKDOWN = "report.md"
 REPORTS = ("report.html", MARKDOWN, "junit.xml")

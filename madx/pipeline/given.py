@@ -90,6 +90,8 @@ class Source:
     fed: Mapping[str, Interface | None] = field(default_factory=dict)
     """By the same name, how the run that released it fed it (None: as madx's own exports are): of that run's verdict it
     is a part, so it goes before whatever a recipe says of another file."""
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By the same name, what was found in the ONNX file of one that was built already (`files.FOUND_IN_FILE`)."""
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of everything that was given."""

@@ -53,7 +53,7 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
     run = RunDirectory(path)
     stages = run.manifest()["stages"].values()
     vouched = {name for record in stages for name in record["outputs"]}
-    payloads, suffixes, absent, roles, data, fed, precisions = {}, {}, {}, set(), {}, {}, {}
+    payloads, suffixes, absent, roles, data, fed, precisions, facts = {}, {}, {}, set(), {}, {}, {}, {}
     for config in configs:
         released = _released(run, config, vouched)
         if isinstance(released, str):
@@ -62,6 +62,7 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
         payloads[config.name] = run.read(released.file)
         suffixes[config.name] = Path(released.file).suffix
         fed[config.name], precisions[config.name] = released.interface, released.precision
+        facts[config.name] = released.facts
         roles.add(released.role)
         if released.data:
             data[config.name] = {location: run.read(name) for location, name in released.data.items()}
@@ -72,7 +73,7 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
     if twin in vouched:
         run.read(twin)  # refuses other bytes than the run's own
     own = run.path(twin) if twin in vouched else None
-    return Source("baseline", payloads, suffixes, own, absent, data, precisions, fed)
+    return Source("baseline", payloads, suffixes, own, absent, data, precisions, fed, facts)
 
 
 @dataclass(frozen=True)
@@ -87,30 +88,27 @@ class _Released:
     """How that run fed it; None as madx's own exports are."""
     precision: str
     """The recipe's word for what it computes in."""
+    facts: Mapping[str, str]
+    """What that run found in its ONNX file and a verdict must know; an engine built from it shows none of it."""
 
 
 def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> _Released | str:
     """The engine that this run was judged by, or why it built none.
 
-    One of another precision is taken where the run has none of the recipe's: what a change of precision costs is what a
-    release asks.
+    One of another precision is taken where the run records none of the recipe's: what a change of precision costs is
+    what a release asks. One that was promised there and not built is missing, whatever else there is.
 
     Raises:
         ArtifactError: it does not know such an engine.
     """
-    reasons = []
-    for name, precision in _records(config):
-        if name not in vouched:
-            continue
-        record = parse_object(run.read(name), name, ("reason",))
-        for role in _TWINS:
-            if file := files.recorded(record, role):
-                entry = record[role]
-                interface = _interface(entry.get("interface"), name)
-                return _Released(role, file, entry.get("data") or {}, interface, entry.get("precision", precision))
-        reasons.append(record["reason"])
-    if reasons:
-        return str(reasons[0])
+    for precision, names in _records(config).items():
+        recorded = [(name, parse_object(run.read(name), name, ("reason",))) for name in names if name in vouched]
+        for name, record in recorded:
+            for role in _TWINS:
+                if file := files.recorded(record, role):
+                    return _of_record(name, record[role], role, file, precision)
+        if recorded:
+            return str(recorded[0][1]["reason"])
     there = sorted({name.split("/")[1] for name in vouched if name.endswith("/build.json")})
     raise ArtifactError(
         f"--baseline {run.root}: this run has no engine {config.name} to compare with (it has "
@@ -118,14 +116,25 @@ def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> _Re
     )
 
 
-def _records(config: EngineConfig) -> list[tuple[str, str]]:
-    """Where a run may keep the record of an engine of this kind, and its precision; the recipe's own first."""
+def _of_record(name: str, entry: Mapping[str, Any], role: str, file: str, precision: str) -> _Released:
+    found = entry.get("facts") or {}
+    return _Released(
+        role,
+        file,
+        entry.get("data") or {},
+        _interface(entry.get("interface"), name),
+        entry.get("precision", precision),
+        {fact: str(found[fact]) for fact in files.FOUND_IN_FILE if found.get(fact)},
+    )
+
+
+def _records(config: EngineConfig) -> dict[str, list[str]]:
+    """Where a run may keep the record of an engine of this kind, by its precision; the recipe's own first."""
     own, others = config.precision, [one for one in PRECISIONS if one != config.precision]
-    return [
-        (kept(config.of_precision(precision)), precision)
+    return {
+        precision: [kept(config.of_precision(precision)) for kept in (files.build, files.taken_build)]
         for precision in (own, *others)
-        for kept in (files.build, files.taken_build)
-    ]
+    }
 
 
 def _interface(recorded: Any, name: str) -> Interface | None:

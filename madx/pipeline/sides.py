@@ -51,6 +51,8 @@ class Side:
     """As in `Contender`."""
     computes_in: str = "fp32"
     """As in `Contender`."""
+    numbers: str = "fp32"
+    """As in `Contender`."""
 
     @property
     def rounding(self) -> float:
@@ -99,7 +101,8 @@ def loaded_sides(
             load = partial(runtime.load, one.payload, own, interface=one.interface, data=one.data)
             engine = stack.enter_context(closing(load()))
             twin = _fast_twin(context, one.twin) if one.twin else None
-            return Side(one.role, engine, twin, load, one.interface, one.precision, one.computes_in)
+            precise = (one.precision, one.computes_in, one.numbers)
+            return Side(one.role, engine, twin, load, one.interface, *precise)
 
         yield loaded(reference) if reference else None, loaded(candidate)
 

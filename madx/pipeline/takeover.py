@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from madx.attacks import linear_classifier
+from madx.closeness import ROUNDING
 from madx.errors import ModelError
 from madx.models.arguments import RESERVED
 from madx.models.fitting import CAFFE, CONFIDENCE, FAR, MOST_IMAGES, Better, Fit, Row, find_fit, usual_rows
@@ -202,7 +203,8 @@ def examine_given(context: Context, sides: Sequence[Side | None]) -> Doubted:
 
 def _has_many_answers(side: Side, images: Tensor) -> bool:
     """Whether an image's answer depends on its batch or on chance: that is then the verdict, whatever would fit."""
-    found = check_form(side.engine, images[:_FORM_IMAGES].numpy(), tolerance=side.rounding)
+    measured = side.computes_in in ROUNDING
+    found = check_form(side.engine, images[:_FORM_IMAGES].numpy(), tolerance=side.rounding, measured=measured)
     return any(isinstance(sentence, ManyAnswers) for sentence in found)
 
 

@@ -94,7 +94,8 @@ def _engine(
     """
     payload = source.payloads[config.name]
     if (suffix := source.built.get(config.name)) and suffix != ".onnx":
-        engine = BuiltEngine.of(payload, suffix, {}, interface=source.fed.get(config.name))
+        known = dict(source.facts.get(config.name, {}))  # its bytes show none of it any more
+        engine = BuiltEngine.of(payload, suffix, known, interface=source.fed.get(config.name))
         precision = source.precisions.get(config.name, config.precision)
         return engine, {"sha256": engine.sha256, "precision": precision, "facts": engine.facts, "sparsity_2_4": {}}
     artifact = _checked(context, config, source)

@@ -19,7 +19,7 @@ from madx.recipe.data import DATA_FILES
 from madx.recipe.dialect import Dumper
 from madx.recipe.gates import GateConfig
 from madx.recipe.metrics import about
-from madx.recipe.models import RECIPE_VERSION, VerifyConfig
+from madx.recipe.models import RECIPE_VERSION, EngineConfig, VerifyConfig
 from madx.recipe.reading import parse_value
 
 _GATE = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([^\s<>=]+)\s*")
@@ -87,14 +87,19 @@ def name_of(engine: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", engine.stem).strip("-._") or "engine"
 
 
-def skeleton(engine: Path, *, seed: int, threat: Mapping[str, Any], verify: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's content, still without its data."""
+def skeleton(
+    engine: Path, *, seed: int, threat: Mapping[str, Any], verify: Mapping[str, Any], precision: str = "fp32"
+) -> dict[str, Any]:
+    """A recipe's content, still without its data; of an engine's file that computes in `precision`."""
+    usual = EngineConfig()
+    named = {"engines": [{"kind": usual.kind, "precision": precision}]}
     return {
         "version": RECIPE_VERSION,
         "name": name_of(engine),
         "seed": seed,
         "data": {},
         "threat": dict(threat),
+        **({} if precision == usual.precision else {"export": named}),
         "verify": dict(verify),
     }
 

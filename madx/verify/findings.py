@@ -15,7 +15,7 @@ from dataclasses import replace
 from madx.closeness import MOST_FLIPS, ROUNDING, most_flips_of
 from madx.recipe import GateConfig
 from madx.verify.arrays import known
-from madx.verify.contract import ManyAnswers
+from madx.verify.contract import DYNAMIC, ManyAnswers
 from madx.verify.evidence import Finding
 from madx.verify.image_findings import over_images, share_finding
 from madx.verify.measurements import Accuracy, Measurements
@@ -47,17 +47,18 @@ def finding(measured: Measurements, gate: GateConfig, *, sequential: bool = Fals
         found = _METRICS[gate.metric](measured, gate)
         if gate.about.rests_on == "bytes":
             return found
-        broken = doubts(_broken(sides), Remedy.MEND_ENGINE)
+        broken = doubts((*_broken(sides), *_unsteady(measured.accuracy, sides, many=False)), Remedy.MEND_ENGINE)
         void = (*_many_answers(measured.accuracy, sides), *doubts(found.void, Remedy.QUIETER_MACHINE))
         return replace(found, doubts=(*broken, *found.doubts), void=void)
     found = over_images(measured.accuracy, gate, sequential=sequential)
     void = (*_many_answers(measured.accuracy, sides), *_voids(found))
     found = replace(found, doubts=doubts(found.doubts, Remedy.ROBUST_REFERENCE), void=void)
     if not gate.on_robustness:
-        return replace(found, doubts=(*_contract_doubts(sides), *_of_images(measured), *found.doubts))
+        own_doubts = _contract_doubts(measured.accuracy, sides)
+        return replace(found, doubts=(*own_doubts, *_of_images(measured), *found.doubts))
     own = {name: side for name, side in sides.items() if name != "reference"}
     of_own, of_all = (
-        (*_contract_doubts(which), *doubts(signs(measured, alone=without), Remedy.STRONGER_ATTACK))
+        (*_contract_doubts(measured.accuracy, which), *doubts(signs(measured, alone=without), Remedy.STRONGER_ATTACK))
         for which, without in ((own, True), (sides, alone))
     )
     return replace(
@@ -110,7 +111,7 @@ def _many_answers(accuracy: Accuracy, sides: Mapping[str, EngineParity]) -> tupl
         for sentence in side.violations
         if isinstance(sentence, ManyAnswers)
     ]
-    return doubts((*told, *_unsteady(accuracy, sides)), Remedy.MEND_ENGINE)
+    return doubts((*told, *_unsteady(accuracy, sides, many=True)), Remedy.MEND_ENGINE)
 
 
 def _breach(name: str, sentence: str) -> str:
@@ -126,15 +127,23 @@ def _of_images(measured: Measurements) -> tuple[Doubt, ...]:
     )
 
 
-def _unsteady(accuracy: Accuracy, sides: Mapping[str, EngineParity]) -> tuple[str, ...]:
-    """An engine that is another one at the batch that is served: it was not the served one that was attacked."""
+def _unsteady(accuracy: Accuracy, sides: Mapping[str, EngineParity], *, many: bool) -> tuple[str, ...]:
+    """An engine that is another one at the batch that is served: it was not the served one that was attacked.
+
+    Where nothing says how much rounding explains, as of int8, that is a doubt and no proof of `many` answers.
+    """
     return tuple(
         f"The {name} engine answers otherwise at the served batch: on {int(answers.unsteady.sum())} of "
         f"{accuracy.images} images, clean or attacked, its logits differ by more than rounding explains from those at "
         f"the batch that was attacked: {sides[name].cause}."
         for name, answers in accuracy.answers.items()
-        if name in sides and float(answers.unsteady.mean()) > MOST_FLIPS
+        if name in sides and float(answers.unsteady.mean()) > MOST_FLIPS and _is_proof(sides[name]) is many
     )
+
+
+def _is_proof(side: EngineParity) -> bool:
+    """Whether differences between batches show that an image has many answers: beyond rounding, or by design."""
+    return side.precision in ROUNDING or side.cause == DYNAMIC
 
 
 def _flat(accuracy: Accuracy) -> tuple[Doubt, ...]:
@@ -150,7 +159,7 @@ def _flat(accuracy: Accuracy) -> tuple[Doubt, ...]:
     return (Doubt(sentence, Remedy.MEND_ENGINE),)
 
 
-def _contract_doubts(sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:
+def _contract_doubts(accuracy: Accuracy, sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:
     """An engine that breaks its contract, or is not its twin, has no accuracy that deserves the name."""
     compared = {name: side for name, side in sides.items() if side.images}
     strange = [
@@ -166,7 +175,8 @@ def _contract_doubts(sides: Mapping[str, EngineParity]) -> tuple[Doubt, ...]:
         for name, side in compared.items()
         if float((side.apart > 1).mean()) > MOST_FLIPS
     ]
-    return doubts((*_broken(sides), *strange, *apart), Remedy.MEND_ENGINE)
+    otherwise = _unsteady(accuracy, sides, many=False)
+    return doubts((*_broken(sides), *otherwise, *strange, *apart), Remedy.MEND_ENGINE)
 
 
 def _too_many(side: EngineParity) -> bool:

@@ -13,7 +13,7 @@ from madx.verify.arrays import known
 from madx.verify.evidence import Finding
 from madx.verify.measurements import Measurements
 from madx.verify.noise import not_alone, told, undisturbed
-from madx.verify.speed import CONTROL_BIAS, DECIDE, biased, image_doubts
+from madx.verify.speed import CONTROL_BIAS, DECIDE, biased, latency_doubts
 from madx.verify.speed_limits import CONTROL_CONFIDENCE, wall_clock
 from madx.verify.tails import Tail, pairs_advice, pairs_to_carry, pairs_to_decide, tail
 from madx.verify.timings import Latency
@@ -53,7 +53,7 @@ def p99_found(latency: Latency, gate: GateConfig) -> Finding:
         method="order statistics, Bonferroni",
         advice=(pairs_advice(latency, wanted, end=DECIDE),),
         wanted_pairs=wanted,
-        doubts=image_doubts(latency),
+        doubts=latency_doubts(latency),
         void=(
             *not_alone(calm),
             *biased(latency, wall_clock(latency), tolerated),

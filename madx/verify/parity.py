@@ -232,13 +232,17 @@ def in_eight_bits(images: Images) -> Images:
 
 def _violations(engine: Classifier, clean: Images, contract: Contract, *, others: Sequence[Images]) -> tuple[str, ...]:
     """On a few of the clean images, batch by batch; at the sizes that are served on all of them and on the others."""
-    found = check_contract(engine, clean[:_CONTRACT_IMAGES], tolerance=contract.tolerance, cause=contract.cause)
-    if not found and contract.batches:
+    measured = contract.precision in ROUNDING
+    few = clean[:_CONTRACT_IMAGES]
+    found = check_contract(engine, few, tolerance=contract.tolerance, measured=measured, cause=contract.cause)
+    if contract.batches and not any(isinstance(one, ManyAnswers) for one in found):
         images = np.concatenate([clean, *others])
         logits = _in_batches(engine, images)
         at = contract.only or _BATCH
-        by_batch = check_batches(engine, images, logits, batches=contract.batches, tolerance=contract.tolerance, at=at)
-        found = explained(by_batch, contract.cause)
+        by_batch = check_batches(
+            engine, images, logits, batches=contract.batches, tolerance=contract.tolerance, at=at, measured=measured
+        )
+        found = [*found, *explained(by_batch, contract.cause)]
     drawn = [ManyAnswers(contract.random)] if contract.random else []
     return (*drawn, *found, *_by_heart(engine, clean, contract.jitter))
 

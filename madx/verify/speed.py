@@ -84,7 +84,7 @@ def speedup_found(latency: Latency, gate: GateConfig) -> Finding:
         method="Hodges-Lehmann, signed-rank limits, t over loads",
         advice=(advice,),
         wanted_pairs=wanted,
-        doubts=image_doubts(latency),
+        doubts=latency_doubts(latency),
         void=(
             *_unaccounted(latency),
             *chain.from_iterable(biased(latency, clock, tolerated) for clock in both),
@@ -116,7 +116,12 @@ def _advice(latency: Latency, gate: GateConfig) -> tuple[int | None, str]:
     return most, pairs_advice(latency, most, end=DECIDE)
 
 
-def image_doubts(latency: Latency) -> tuple[str, ...]:
+def latency_doubts(latency: Latency) -> tuple[Doubt, ...]:
+    """Why a time may not be what is asked for: of other images, or of a reference that its number type makes slow."""
+    return (*image_doubts(latency), *(Doubt(str(one), Remedy.GIVE_TWIN) for one in latency.facts.get("doubts", ())))
+
+
+def image_doubts(latency: Latency) -> tuple[Doubt, ...]:
     """An engine that is fast for some images is as fast as the images that it was timed on, and nobody serves those."""
     found = []
     for name, calls in (("reference", latency.reference), ("candidate", latency.candidate)):

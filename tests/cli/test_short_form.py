@@ -444,3 +444,19 @@ def test_twins_and_pieces_work_as_with_a_recipe(here: Path, released: Path, cli:
     assert (merged.code, found[1]) == (whole.code, found[0])
     assert found[0].keys() == {"robust_drop", "clean_drop", "parity_flips"}
     assert (found[0]["clean_drop"], found[0]["parity_flips"]) == ("PASS", "PASS")
+
+
+def test_an_engine_of_float16_is_judged_as_what_it_is(here: Path, cli: Cli) -> None:
+    """Nobody named its precision, so it is read from the file and stands in the recipe that is written."""
+    for name in ("old", "new"):
+        model = onnx.load(here / f"{name}.onnx")
+        for tensor in model.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+        onnx.save(model, here / f"{name}.onnx")
+    answer = verify(cli, *CLEAN, "--gate", "robust_drop <= 9/10", "--images", 200)
+    assert answer.code == 3, answer.err  # attacks could only ask
+    assert "{kind: ort-cpu, precision: fp16}" in (here / "runs/new-engine/recipe.yaml").read_text()
+    assert verdict(here / "runs/new-engine")["gates"][0]["engine"] == "ort-cpu-fp16"

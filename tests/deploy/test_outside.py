@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from outside_cases import CLASSES, FLOAT, INT64, SIDE, UINT8, constant, node, value
 
+from madx.closeness import MOST_FLIPS, ROUNDING, most_flips_of, rounding_of
 from madx.deploy.content import content_sha256
 from madx.deploy.engine import backend
 from madx.deploy.external import identity, put_inside, read_beside
@@ -267,7 +268,7 @@ def _boxes():
 
 def _many_faults():
     return cases.model(
-        input=("pixels", FLOAT, ("batch", 3, SIDE, SIDE)),
+        input=("pixels", TensorProto.FLOAT16, ("batch", 3, SIDE, SIDE)),
         after=[node("ArgMax", "z", "label", axis=1, keepdims=0)],
         outputs=[value("label", INT64, ("batch",))],
         weight=np.float16,
@@ -684,3 +685,170 @@ def test_words_of_a_runtime_that_nobody_knows_are_cut_short():
     said = explain("[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/core/x.cc:12 a strange thing " + "y" * 500)
     assert said.startswith("its reason is 'a strange thing")
     assert (len(said) < 260, "-v shows all of it" in said) == (True, True)
+
+
+# --- In which numbers a file computes --------------------------------------------------------------------------------
+
+F16, BF16 = TensorProto.FLOAT16, TensorProto.BFLOAT16
+
+
+def _brain_weights(name="b16", shape=(CLASSES, CLASSES)):
+    return helper.make_tensor(name, BF16, shape, np.eye(*shape, dtype=np.float32).ravel().tolist())
+
+
+def _all_brain():
+    """Images and logits in float32, the one product in bfloat16."""
+    model = cases.model(
+        before=[node("Identity", "input", "x")], input=("input", FLOAT, ("batch", 1, SIDE, SIDE)), extra=[]
+    )
+    flat, product = model.graph.node[1], model.graph.node[2]
+    stored = helper.make_tensor("w", BF16, (SIDE * SIDE, CLASSES), cases.weights().ravel().tolist())
+    del model.graph.initializer[:]
+    model.graph.initializer.append(stored)
+    flat.output[0], product.input[0], product.output[0] = "flat32", "flat", "coarse"
+    model.graph.node.insert(2, node("Cast", "flat32", "flat", to=BF16))
+    model.graph.node.append(node("Cast", "coarse", "z", to=FLOAT))
+    return model
+
+
+def _untraced(model):
+    """The weight comes through a product with one, which changes no number."""
+    weight = model.graph.initializer[0]
+    one = helper.make_tensor("one", weight.data_type, [], [1.0])
+    weight.name = "w stored"
+    model.graph.initializer.append(one)
+    model.graph.node.insert(0, helper.make_node("Mul", ["w stored", "one"], ["w"]))
+    return model
+
+
+def _with_a_decoy(domain="evil"):
+    """float32 throughout, and a product of bfloat16 in name: a function that gives back what it gets."""
+    function = helper.make_function(
+        domain, "MatMul", ["a", "b"], ["c"], [node("Identity", "a", "c")], [helper.make_opsetid("", 17)]
+    )
+    model = cases.model(
+        after=[helper.make_node("MatMul", ["z", "b16"], ["out"], domain=domain)],
+        outputs=[value("out", FLOAT, ("batch", CLASSES))],
+        extra=[_brain_weights()],
+        domains=[(domain, 1)],
+        functions=[function],
+    )
+    return _untraced(model)
+
+
+def _with_a_dead_product():
+    extra = [_brain_weights(), _brain_weights("a16")]
+    return _untraced(cases.model(after=[node("MatMul", "a16 b16", "dead")], extra=extra))
+
+
+def _with_a_declared_type():
+    """What it declares of a value is no proof."""
+    model = _untraced(cases.model())
+    model.graph.value_info.append(value("w", BF16, (SIDE * SIDE, CLASSES)))
+    return model
+
+
+def _without_a_product():
+    """The same sums, written out; beside them one product of bfloat16 that adds zero."""
+    columns = [SIDE * SIDE, 1]
+    model = cases.model(extra=[constant("last", columns, np.int64), constant("axis", [1], np.int64)])
+    model.graph.node.pop()
+    zeros = helper.make_tensor("zeros", BF16, (SIDE * SIDE, CLASSES), [0.0] * SIDE * SIDE * CLASSES)
+    model.graph.initializer.extend([zeros, constant("to3", [-1, *columns], np.int64)])
+    model.graph.node.extend(
+        [
+            node("Reshape", "flat to3", "tall"),
+            node("Mul", "tall w", "each"),
+            node("ReduceSum", "each axis", "sum", keepdims=0),
+            node("Cast", "flat", "flat16", to=BF16),
+            node("MatMul", "flat16 zeros", "nothing16"),
+            node("Cast", "nothing16", "nothing", to=FLOAT),
+            node("Add", "sum nothing", "z"),
+        ]
+    )
+    return model
+
+
+def _half_in_a_function():
+    """The weight is an argument, and the product stands in the function."""
+    model = _half()
+    product = model.graph.node[-1]
+    body = [node("MatMul", "a b", "c")]
+    model.functions.append(
+        helper.make_function("mine", "Linear", ["a", "b"], ["c"], body, [helper.make_opsetid("", 17)])
+    )
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    product.op_type, product.domain = "Linear", "mine"
+    return model
+
+
+def _fused(kind, name):
+    """A product by another name, in float32, before one of the standard's in bfloat16 or float16."""
+    square = constant("square", np.eye(CLASSES))
+    model = cases.model(extra=[square], domains=[("com.microsoft", 1)])
+    model.graph.node[-1].output[0] = "mid"
+    model.graph.node.append(helper.make_node(name, ["mid", "square"], ["fused"], domain=kind))
+    model.graph.initializer.append(_brain_weights())
+    model.graph.node.extend(
+        [
+            node("Cast", "fused", "fused16", to=BF16),
+            node("MatMul", "fused16 b16", "z16"),
+            node("Cast", "z16", "z", to=FLOAT),
+        ]
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _with_a_decoy,
+        lambda: _with_a_decoy(""),
+        _with_a_dead_product,
+        _with_a_declared_type,
+        _without_a_product,
+        lambda: _fused("com.microsoft", "FusedMatMul"),
+        lambda: _fused("nobody.knows", "Scores"),
+    ],
+    ids=["decoy", "decoy of no domain", "dead", "declared", "written out", "fused", "anybody's"],
+)
+def test_float32_never_gets_the_room_of_coarser_numbers(make):
+    """Whatever it says of itself; also as a reference, which the recipe gives no precision."""
+    for named in ("fp32", None):
+        found = check_given(make().SerializeToString(), {}, wanted(precision=named))
+        judged_by = found.facts["held_to"] or found.facts["computes_in"] or found.precision
+        assert rounding_of(judged_by) == ROUNDING["fp32"]
+        assert most_flips_of(judged_by) == MOST_FLIPS
+
+
+@pytest.mark.parametrize("make", [_half, lambda: _untraced(_half()), _half_in_a_function])
+def test_float16_is_found_wherever_its_weights_come_from(make):
+    found = check_given(make().SerializeToString(), {}, wanted(precision="fp16"))
+    assert (found.precision, found.facts["computes_in"], found.facts["held_to"]) == ("fp16", "", "")
+    with pytest.raises(ExportError, match="computes in float16"):
+        check_given(make().SerializeToString(), {}, wanted())
+
+
+@pytest.mark.parametrize("make", [_all_brain, lambda: _untraced(_all_brain())])
+def test_bfloat16_gets_no_room_that_the_recipe_did_not_give(make):
+    for named, held in (("fp32", "fp32"), ("fp16", "fp16"), (None, "")):
+        facts = check_given(make().SerializeToString(), {}, wanted(precision=named)).facts
+        assert (facts["computes_in"], facts["held_to"]) == ("bf16", held)
+
+
+def test_what_nothing_tells_is_called_what_the_recipe_says_and_held_to_float32():
+    """Both inputs of the one product come from an operator that nobody knows."""
+    model = _half()
+    model.opset_import.append(helper.make_opsetid("nobody.knows", 1))
+    for name in ("flat", "w"):
+        model.graph.node.insert(-1, helper.make_node("Same", [name], [f"{name}?"], domain="nobody.knows"))
+    model.graph.node[-1].input[:] = ["flat?", "w?"]
+    model.graph.node.insert(0, model.graph.node.pop(1))
+    found = check_given(model.SerializeToString(), {}, wanted(precision="fp16"))
+    assert (found.precision, found.facts["computes_in"]) == ("fp16", "unknown numbers")
+    assert rounding_of("unknown numbers") == ROUNDING["fp32"]
+
+
+def test_a_random_node_that_nothing_reads_is_no_chance():
+    dead = helper.make_node("RandomNormal", [], ["noise"], shape=[2])
+    assert not check_given(cases.model(after=[dead]).SerializeToString(), {}, wanted()).facts["random"]

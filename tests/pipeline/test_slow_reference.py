@@ -1,5 +1,6 @@
 """A reference that was made slow on purpose is timed as madx exports its weights."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from onnx import helper, numpy_helper
 from madx.deploy.engine import backend
 from madx.deploy.export import export_onnx
 from madx.models import build_model
+from madx.pipeline import timing
 from madx.pipeline.sides import Side
 from madx.pipeline.timed_images import Shown
 from madx.pipeline.timing import fastest_reference
@@ -18,6 +20,7 @@ from madx.recipe import EngineConfig, ModelConfig
 
 SHAPE = (1, 8, 8)
 CONFIG = EngineConfig(threads=1)
+IMAGES = np.random.default_rng(0).random((4, *SHAPE), dtype=np.float32)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 
@@ -46,19 +49,26 @@ def slowed(payload, nodes=150):
     return model.SerializeToString()
 
 
-def compared(network, payload, role="reference"):
+def chosen(network, payload, role="reference", *, precision="fp32", numbers="fp32", candidate="fp32"):
     context = SimpleNamespace(
         splits=SimpleNamespace(train=SimpleNamespace(shape=SHAPE, classes=10)),
         recipe=SimpleNamespace(
             export=SimpleNamespace(opset=20), verify=SimpleNamespace(latency=SimpleNamespace(batch=1))
         ),
     )
-    images = np.random.default_rng(0).random((4, *SHAPE), dtype=np.float32)
-    load = partial(backend(CONFIG.kind).load, payload, CONFIG)
-    given = Side(role, load(), network, load)
-    chosen, _, remarks = fastest_reference(context, CONFIG, given, Shown(images, np.arange(4)[:, None], 2))
-    np.testing.assert_allclose(chosen()(images), load()(images), rtol=1e-3, atol=1e-3)
-    return chosen is load, remarks
+    config = CONFIG.of_precision(precision)
+    load = partial(backend(CONFIG.kind).load, payload, config)
+    given = Side(role, load(), network, load, precision=precision, numbers=numbers)
+    other = replace(given, role="engine", precision=candidate, numbers=candidate)
+    found = fastest_reference(context, CONFIG, given, other, Shown(IMAGES, np.arange(4)[:, None], 2))
+    np.testing.assert_allclose(found.load()(IMAGES), load()(IMAGES), rtol=1e-3, atol=2e-2)
+    return found, found.load is load
+
+
+def compared(network, payload, role="reference"):
+    found, as_given = chosen(network, payload, role)
+    assert not found.doubts
+    return as_given, found.remarks
 
 
 def test_useless_nodes_buy_no_speed_up(network, honest):
@@ -73,3 +83,50 @@ def test_a_run_compares_with_its_own_export_anyway(network, honest):
 
 def test_without_a_twin_there_is_nothing_to_export(honest):
     assert compared(None, slowed(honest)) == (True, [])
+
+
+SECONDS = {"fp32": 1.0, "fp16": 3.0}
+"""A machine that runs float16 through casts."""
+
+
+@pytest.fixture
+def slow_in_fp16(monkeypatch):
+    """Times by what a backend was told to load, as a machine's own would be of no test."""
+    built = backend(CONFIG.kind)
+    load, told = type(built).load, {}
+
+    def loaded(runtime, payload, config, **fed):
+        engine = load(runtime, payload, config, **fed)
+        timer = engine.timer
+
+        def named(*given):
+            one = timer(*given)
+            told[one] = SECONDS[config.precision]
+            return one
+
+        engine.timer = named
+        return engine
+
+    monkeypatch.setattr(type(built), "load", loaded)
+    monkeypatch.setattr(timing, "median_seconds", lambda timers, **_: [told[one] for one in timers])
+
+
+@pytest.mark.usefixtures("slow_in_fp16")
+def test_a_slow_number_type_of_the_reference_buys_no_speed_up(network):
+    """Its twin is timed in the candidate's precision too; where there is none, nobody knows, and nothing passes."""
+    half = export_onnx(network, SHAPE, opset=20, precision="fp16").payload
+    asked = {"precision": "fp16", "numbers": "fp16"}
+    found, as_given = chosen(network, half, **asked)
+    assert (as_given, found.doubts, found.load.args[1].precision) == (False, [], "fp32")
+    assert "takes 3.00 times as long as madx's own export of its weights in fp32" in found.remarks[0]
+    assert chosen(network, half, **asked, candidate="fp16")[1]
+
+    found, as_given = chosen(None, half, **asked)
+    assert (as_given, len(found.doubts)) == (True, 1)
+    assert "computes in fp16 and the candidate in fp32" in found.doubts[0]
+    assert "--reference-twin" in found.doubts[0]
+    assert not chosen(None, half, **asked, candidate="fp16")[0].doubts
+
+
+def test_a_slow_number_type_in_parts_is_another_too(honest):
+    assert chosen(None, honest, numbers="fp16 and fp32")[0].doubts

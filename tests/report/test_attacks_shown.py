@@ -7,9 +7,9 @@ import report_cases as cases
 from accuracy_cases import gallery, sound
 
 from madx.report import render_html, render_markdown
-from madx.report.attack_views import KNEW, attack_rows, check_rows, total_cost, trial_sentence
+from madx.report.attack_views import KNEW, attack_rows, check_rows, parity_rows, total_cost, trial_sentence
 from madx.report.views import count_rows
-from madx.verify import Accuracy
+from madx.verify import Accuracy, Parity
 
 KINDS = ("white-box", "engine in the loop", "query", "8-bit")
 
@@ -137,3 +137,11 @@ def test_without_a_twin_nobody_claims_that_gradients_were_checked():
         assert "no sign of masked" not in " ".join(report.split())
         assert "What gradients would find on this engine is not known." in report.replace("\xa0", " ")
     assert page.count("not measured</td>") >= 8
+
+
+def test_each_side_is_shown_its_own_bound_of_flips():
+    """The larger of both would call flips of float32 allowed that keep a gate from passing."""
+    plain = cases.measurements()
+    both = replace(plain, parity=Parity(replace(plain.parity.reference, precision="fp16"), plain.parity.candidate))
+    assert parity_rows(plain)[0].wanted == "at most 1 %"
+    assert parity_rows(both)[0].wanted == "reference at most 5 %, candidate at most 1 %"

@@ -6,7 +6,15 @@ import pytest
 from madx.deploy.interface import Interface
 from madx.errors import DataError, EngineError
 from madx.verify import check_contract
-from madx.verify.contract import check_batches, in_batches, logits_of, names_one_class
+from madx.verify.contract import (
+    DYNAMIC,
+    ManyAnswers,
+    _changed_between_calls,
+    check_batches,
+    in_batches,
+    logits_of,
+    names_one_class,
+)
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.random((8, 1, 4, 4), dtype=np.float32)
@@ -210,3 +218,48 @@ def test_probabilities_that_say_nothing_of_the_others_are_counted(probabilities,
     row = np.array([probabilities], np.float32)
     logits = Interface((1, 1, 1), row.shape[1], (1, 1, 1), form="probabilities").logits(row, 1)
     assert names_one_class(logits).tolist() == [flat]
+
+
+def unsteady(by, *, rows=slice(None), label=False):
+    """Every second call answers otherwise."""
+    calls = []
+
+    def engine(images):
+        calls.append(1)
+        logits = linear(images)
+        if len(calls) % 2 == 0:
+            logits[rows] = logits[rows, ::-1] if label else logits[rows] + by * np.arange(5)
+        return logits.astype(np.float32)
+
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("engine", "tolerance", "measured", "many"),
+    [
+        (unsteady(1e-6), 1e-3, True, False),  # a last bit
+        (unsteady(0.1), 1e-3, True, True),
+        (unsteady(0.1), 0.2, True, False),  # as coarse as its numbers
+        (unsteady(0.1), 1e-3, False, False),  # nothing says how coarse they are
+        (unsteady(0, rows=slice(1), label=True), 1e-3, False, True),  # and a label is a label
+    ],
+)
+def test_calls_that_differ_are_a_breach_and_many_answers_where_more_than_rounding_changes(
+    engine, tolerance, measured, many
+):
+    found = _changed_between_calls(engine, IMAGES, logits_of(engine, IMAGES), tolerance if measured else np.inf)
+    assert "two calls" in found
+    assert isinstance(found, ManyAnswers) is many
+
+
+@pytest.mark.parametrize(
+    ("measured", "cause", "many"), [(True, "x", True), (False, "x", False), (False, DYNAMIC, True)]
+)
+def test_batches_that_differ_by_an_unknown_rounding_are_a_breach_and_no_more(measured, cause, many):
+    def coarse(images):
+        return linear(images) * np.float32(1.05 if len(images) < 8 else 1)
+
+    found = check_contract(coarse, IMAGES, measured=measured, cause=cause)
+    assert len(found) == 2
+    assert {isinstance(one, ManyAnswers) for one in found} == {many}
+    assert any(isinstance(one, ManyAnswers) for one in check_contract(train_mode, IMAGES, measured=False))

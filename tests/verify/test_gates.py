@@ -26,7 +26,7 @@ from madx.verify import (
     judge,
 )
 from madx.verify.answers import Answers
-from madx.verify.contract import ManyAnswers
+from madx.verify.contract import DYNAMIC, ManyAnswers
 from madx.verify.gates import decide
 from madx.verify.remedies import Remedy
 
@@ -215,6 +215,31 @@ def test_an_engine_that_answers_otherwise_as_it_is_served_passes_nothing(unstead
         bound = 1.5 if metric == "speedup" else easy(metric).bound
         judged = result(gate(metric, bound), accuracy=asked, latency=latency(2.0))
         assert (judged.outcome is PASS) is passes, metric
+
+
+@pytest.mark.parametrize(
+    ("precision", "cause", "void"), [("fp32", "", True), ("int8", "", False), ("int8", DYNAMIC, True)]
+)
+@pytest.mark.parametrize("metric", [*OVER_IMAGES, "speedup"])
+def test_differences_that_no_rounding_is_known_for_forbid_a_pass_and_no_fail(metric, precision, cause, void):
+    """An int8 engine that answers otherwise at the served batch, by more than float32's rounding."""
+    side = replace(parity(), precision=precision, cause=cause)
+    bad = {"accuracy": accuracy(n=4000, kept=100, lost=1500), "latency": latency(1.1)}
+    for fields, allowed in ((GOOD, INCONCLUSIVE), (bad, INCONCLUSIVE if void else FAIL)):
+        asked = replace(fields["accuracy"], answers_candidate=answers(4000), answers_reference=answers(0))
+        known = {"accuracy": asked, "latency": fields.get("latency", latency(2.0)), "parity": Parity(parity(), side)}
+        bound = 1.5 if metric == "speedup" else easy(metric).bound
+        if fields is bad and metric not in ("robust_drop", "robust_accuracy", "speedup"):
+            continue
+        assert result(gate(metric, bound), **known).outcome is allowed
+
+
+def test_a_reference_that_its_numbers_may_slow_down_passes_no_timed_gate():
+    for speed, outcome in ((2.0, INCONCLUSIVE), (1.2, FAIL)):
+        told = replace(latency(speed), facts={"doubts": ["The reference computes in fp16."]})
+        judged = result(gate("speedup", 1.5), latency=told)
+        assert (judged.outcome, judged.remedy is Remedy.GIVE_TWIN) == (outcome, outcome is INCONCLUSIVE)
+        assert "The reference computes in fp16." in judged.evidence
 
 
 @pytest.mark.parametrize(("flat", "passes"), [(0, True), (40, True), (41, False), (4000, False)])

@@ -110,3 +110,17 @@ def test_answers_that_change_from_call_to_call_are_many():
 def test_what_cannot_be_compared_is_refused(call, error, said):
     with pytest.raises(error, match=said):
         call()
+
+
+def test_a_last_bit_between_two_calls_hides_no_other_answer_at_the_served_batch():
+    """The small breach is told, and what is served is looked at all the same."""
+    calls = []
+
+    def engine(images):
+        calls.append(1)
+        return twin(images)[:, :: -1 if len(images) == 8 else 1] * np.float32(1 + 1e-7 * (len(calls) % 3))
+
+    found = contract_alone(engine, clean=CLEAN, contract=Contract(batches=(8,))).violations
+    assert [isinstance(one, ManyAnswers) for one in found] == [False, True]
+    assert "two calls" in found[0]
+    assert "batch 8" in found[1]
