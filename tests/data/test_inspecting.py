@@ -103,7 +103,7 @@ def test_what_a_folder_is_does_not_hang_on_the_order_of_its_entries(tmp_path, mo
         recognised(tmp_path / "two")
     (tmp_path / "two" / "test.arrow").touch()
     np.save(tmp_path / "two" / "x_test.npy", np.zeros(3))
-    with pytest.raises(DataError, match="Arrow files .* and files of arrays .*: arrow or arrays"):
+    with pytest.raises(DataError, match=r"Arrow files .* and files of arrays .*: arrow or arrays"):
         recognised(tmp_path / "two")
     (tmp_path / "two" / "x_test.npy").unlink()
     (tmp_path / "two" / ".hidden.tar").touch()
