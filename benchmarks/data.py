@@ -194,7 +194,7 @@ def arrays(root: Path, megabytes: int, side: int, batches: int) -> None:
         found = in_process(DataConfig(name="npz", path=path, split="test"), batches)
         print(
             f"{save.__name__} of {images.nbytes / 1e6:.0f} MB of pixels [N, H, W, C]: own memory at most "
-            f"{found['own_mb']:.0f} MB, with mapped pages {found['maxrss_mb']:.0f} MB"
+            f"{found['own_mb']:.0f} MB, maxrss {found['maxrss_mb']:.0f} MB"
         )
         path.unlink()
 

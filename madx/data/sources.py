@@ -179,7 +179,7 @@ class ArraySource:
         """Of each of some images as they are stored."""
         found = np.empty(len(stored), DIGEST)
         for row, image in enumerate(stored if self.meaning.converts else _as_bytes(stored)):
-            found[row] = digest(image.dtype.str.encode() + np.ascontiguousarray(image).tobytes())
+            found[row] = digest(np.ascontiguousarray(image), image.dtype.str.encode())
         return found
 
     @property
@@ -228,9 +228,11 @@ def _stamp(pixels: Pixels) -> Stamp | None:
     return status.st_size, status.st_mtime_ns
 
 
-def digest(content: Any) -> bytes:
-    """16 bytes that tell the content (anything with a buffer) from any other."""
-    return hashlib.blake2b(content, digest_size=16).digest()
+def digest(content: Any, kind: bytes = b"") -> bytes:
+    """16 bytes that tell the content (anything with a buffer) from any other; `kind` stands before it."""
+    found = hashlib.blake2b(kind, digest_size=16)
+    found.update(content)
+    return found.digest()
 
 
 def _as_bytes(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -418,18 +418,8 @@ def test_twins_and_pieces_work_as_with_a_recipe(here: Path, released: Path, cli:
     words = ("--engine", engines["pruned"], "--reference", engines["dense"], "--twin", twins["pruned"])
     words += ("--reference-twin", twins["dense"], "--data", "all.npz", "--eps", "0.1", "--attack", "quick")
     words += ("--set", "model.args={widths: [16, 16, 16], stem_stride: 1}", "--set", "model.name=resnet8")
-    words += (
-        "--images",
-        "300",
-        "--gate",
-        "robust_drop<=0.9",
-        "--gate",
-        "clean_drop<=0.9",
-        "--gate",
-        "parity_flips<=0.2",
-        "--set",
-        "threads=1",
-    )
+    words += ("--images", "300", "--gate", "robust_drop<=0.9", "--set", "threads=1")
+    words += ("--gate", "clean_drop<=0.9", "--gate", "parity_flips<=0.2")
     whole = cli("verify", *words, "--out", "whole")
     assert verdict(here / "whole")["provenance"]["attack"]["query_only"] is False
     assert "attacks can only ask" not in whole.err
