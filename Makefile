@@ -44,7 +44,7 @@ demo-silent-loss: install data ## lose robustness and keep clean accuracy; succe
 	@echo "$(BIN)/madx run $(SILENT_LOSS)"; $(BIN)/madx run $(SILENT_LOSS); code=$$?; \
 	echo "exit code: $$code (expected here: 1, a gate failed)"; test $$code -eq 1
 
-test: dev ## the test suite, eight and a half minutes on two cores
+test: dev ## the test suite, under eight minutes on two cores
 	$(PYTEST) $(SIDE_BY_SIDE)
 
 test-slow: dev data ## the slow tests: the whole chain on real data, kills and resumes, float64 references

@@ -9,6 +9,7 @@ from madx.closeness import MOST_FLIPS, most_flips_of
 from madx.report import words
 from madx.verify import Accuracy, EngineParity, Measurements, SideSoundness, Soundness
 from madx.verify.arrays import Bools
+from madx.verify.contract import USUAL_CAUSE
 from madx.verify.signs import ABOVE_TWIN, UNBOUNDED, UNDEFENDED, UNFINISHED
 
 KNEW = {
@@ -99,6 +100,7 @@ def parity_rows(measured: Measurements) -> tuple[CheckRow, ...]:
     def flips(rows: Bools) -> str:
         return _count(rows) if len(rows) else words.ABSENT
 
+    cause = both("what makes answers depend on the batch, if they do", "nothing", lambda side: side.cause)
     farthest = max((float(overrun) for overrun in accuracy.overrun), default=0.0)
     return (
         both("labelled otherwise than by the twin, clean", allowed, lambda side: flips(side.flips_clean)),
@@ -137,6 +139,8 @@ def parity_rows(measured: Measurements) -> tuple[CheckRow, ...]:
             words.scientific(farthest),
             "the same",
         ),
+        both("numbers that rounding is judged by", "the file's", lambda side: side.precision),
+        *((cause,) if any(side.cause != USUAL_CAUSE for side in parity.sides.values()) else ()),
     )
 
 
