@@ -43,6 +43,8 @@ class Engine(Protocol):
     """What a number from `timer` measures, for example 'host call, preallocated I/O'."""
     facts: dict[str, Any]
     """How the engine runs here: versions, threads, device, precision as the runtime reports it."""
+    callers: int
+    """How many threads may call it at the same time and are answered sooner for it; 1 where that is not known."""
 
     def __call__(self, images: Images) -> Logits:
         """Logits [B, K] of images [B, C, H, W], any B >= 1; EngineError for anything else."""

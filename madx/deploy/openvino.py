@@ -73,6 +73,8 @@ class OpenVinoEngine:
     """A compiled OpenVINO model with one stream."""
 
     timing = "host call, preallocated I/O"
+    callers = 1
+    """Its one request answers one call at a time."""
 
     def __init__(self, model: str, config: EngineConfig, interface: Interface | None = None) -> None:
         openvino = _imported()

@@ -105,6 +105,7 @@ class OrtEngine:
             self.timing = "host call until the GPU is done, preallocated I/O on the GPU"
         threads = config.threads or physical_cores()
         self._one_thread = self._device == "cpu" and threads == 1 and cpu_clock_is_fine()
+        self.callers = max(1, physical_cores() // threads) if self._device == "cpu" else 1
         self._session: Any = _session(model, config.name, provider, threads)
         self._interface = interface or _canonical(self._session)
         self.facts: dict[str, Any] = {"onnxruntime": _imported().__version__, **_facts(self._session)}

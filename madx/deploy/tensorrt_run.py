@@ -134,6 +134,8 @@ class _Lane:
 class TensorRtEngine:
     """A deserialised plan on a GPU."""
 
+    callers = 1
+
     def __init__(self, trt: Any, plan: Any, name: str, device: Device) -> None:
         self.name = name
         self._trt, self._plan, self._device = trt, plan, device

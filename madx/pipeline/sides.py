@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,9 @@ from madx.verify.contract import logits_of
 from madx.verify.projection import project
 
 _FOLDING_EXAMPLES = 64
+_PIECE = 50
+"""Images a call where an attack asks an engine about many: the same pieces on any machine, however many threads ask at
+once, so that the attack finds the same."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Side:
     """As in `Contender`."""
     numbers: str = "fp32"
     """As in `Contender`."""
+    callers: int = 1
+    """How many threads may ask the engine at once, as in `madx.deploy.engine.Engine`."""
 
     @property
     def rounding(self) -> float:
@@ -75,8 +81,11 @@ class Side:
         return "given" if self.role == CANDIDATE else self.role
 
     def logits(self, images: Tensor) -> Tensor:
-        """The engine's logits, as a torch network would return them."""
-        return torch.from_numpy(logits_of(self.engine, images.cpu().numpy())).to(images.device)
+        """The engine's logits, as a torch network would return them; an engine of few threads is asked by several."""
+        pieces = [piece.cpu().numpy() for piece in torch.split(images, _PIECE)]
+        with ThreadPoolExecutor(self.callers) as pool:
+            found = list(pool.map(partial(logits_of, self.engine), pieces))
+        return torch.from_numpy(np.concatenate(found)).to(images.device)
 
     def right(self, images: Images, labels: Tensor) -> Bools:
         """Which of the images the engine takes for what they are, [B]."""
@@ -102,7 +111,8 @@ def loaded_sides(
             engine = stack.enter_context(closing(load()))
             twin = _fast_twin(context, one.twin) if one.twin else None
             precise = (one.precision, one.computes_in, one.numbers)
-            return Side(one.role, engine, twin, load, one.interface, *precise)
+            callers = engine.callers if context.world.size == 1 else 1  # the other processes have the other cores
+            return Side(one.role, engine, twin, load, one.interface, *precise, callers)
 
         yield loaded(reference) if reference else None, loaded(candidate)
 
