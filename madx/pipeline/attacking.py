@@ -63,8 +63,8 @@ def _measured(
 
     def measured(number: int) -> Accuracy:
         return measure_chunk(
-            reference.engine if reference else None,
-            candidate.engine,
+            reference.answers if reference else None,
+            candidate.answers,
             chunk=images(number),
             adversaries=attackers,
             threat=recipe.threat,

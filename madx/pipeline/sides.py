@@ -29,13 +29,13 @@ from madx.recipe import EngineConfig, ThreatConfig
 from madx.seeds import torch_generator
 from madx.verify import Images
 from madx.verify.arrays import Bools
-from madx.verify.contract import logits_of
+from madx.verify.contract import Logits, logits_of
 from madx.verify.projection import project
 
 _FOLDING_EXAMPLES = 64
 _PIECE = 50
-"""Images a call where an attack asks an engine about many: the same pieces on any machine, however many threads ask at
-once, so that the attack finds the same."""
+"""Images a call where attacks ask an engine or what they found is scored: the same pieces on any machine, however many
+threads ask at once, so that the same is found."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,20 @@ class Side:
         return "given" if self.role == CANDIDATE else self.role
 
     def logits(self, images: Tensor) -> Tensor:
-        """The engine's logits, as a torch network would return them; an engine of few threads is asked by several."""
-        pieces = [piece.cpu().numpy() for piece in torch.split(images, _PIECE)]
+        """The engine's logits, as a torch network would return them."""
+        return torch.from_numpy(self.answers(images.cpu().numpy())).to(images.device)
+
+    def answers(self, images: Images) -> Logits:
+        """The engine's logits [B, K], checked, of any number of images; one of few threads is asked by several."""
+        pieces = [images[at : at + _PIECE] for at in range(0, max(len(images), 1), _PIECE)]
+        if len(pieces) == 1:
+            return logits_of(self.engine, images)
         with ThreadPoolExecutor(self.callers) as pool:
-            found = list(pool.map(partial(logits_of, self.engine), pieces))
-        return torch.from_numpy(np.concatenate(found)).to(images.device)
+            return np.concatenate(list(pool.map(partial(logits_of, self.engine), pieces)))
 
     def right(self, images: Images, labels: Tensor) -> Bools:
         """Which of the images the engine takes for what they are, [B]."""
-        found: Bools = logits_of(self.engine, images).argmax(axis=1) == labels.cpu().numpy()
+        found: Bools = self.answers(images).argmax(axis=1) == labels.cpu().numpy()
         return found
 
 
