@@ -57,6 +57,7 @@ STUDIES = {
     "latency-errors": Study(
         ("benchmarks/latency_errors.py",), ("benchmarks/latency_errors.py", "tests/noisy_machine.py", *_TIMING)
     ),
+    "checks-cost": Study(("benchmarks/checks_cost.py",), ("benchmarks/checks_cost.py", "madx/verify", "madx/pipeline")),
     "redteam": Study(
         ("benchmarks/redteam.py", "--cores", "0", "1"),
         ("benchmarks/redteam.py", "benchmarks/redteam_graphs.py", "madx/verify", "madx/deploy"),
