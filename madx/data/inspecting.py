@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,15 @@ def look_at_tests(path: Path, keys: dict[str, Any], *, outputs: int | None, chan
         _check_grey(files)
         section["channels"] = 1
     return section
+
+
+def classes_in(section: Mapping[str, Any]) -> int:
+    """How many classes the data of a section have that `look_at_tests` gave."""
+    training, test = read(_config(dict(section)))
+    known = training or test
+    if known is None:
+        raise DataError("there are no images")
+    return known.classes
 
 
 def _check_grey(parts: Sequence[FileSource]) -> None:

@@ -148,6 +148,8 @@ class ArraySource:
     remarks: tuple[str, ...] = ()
     stamp: Stamp | None = None
     """Of the file, where a factory gave an array that is mapped."""
+    held: bool = False
+    """Whether somebody else may write into the memory: then every image is held against its digest."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -164,8 +166,9 @@ class ArraySource:
         self._check_file()  # before it is read, for the end of a map whose file became shorter cannot be
         stored = self.pixels[index]
         self._check_file()
-        if self._file is not None and (self._digested(stored) != self._digests[index]).any():
-            raise changed_file(self._file)
+        kept_elsewhere = self.held or self._file is not None
+        if kept_elsewhere and (self._digested(stored) != self._digests[index]).any():
+            raise changed_file(self._file or "the memory of the images that the factory gave")
         return self.meaning.images(stored)
 
     @cached_property
@@ -185,14 +188,12 @@ class ArraySource:
     @property
     def _file(self) -> Path | None:
         """Where the pixels are read from again; None if they are in memory."""
-        if isinstance(self.pixels, Rows):
-            return self.pixels.path
-        return None if self.stamp is None else Path(str(getattr(self.pixels, "filename", "")))
+        return self.pixels.path if isinstance(self.pixels, Rows) else mapped_file(self.pixels)
 
     def _check_file(self) -> None:
         """Raise a DataError if the file behind mapped pixels is not as it was when they were checked."""
         if _stamp(self.pixels) != self.stamp:
-            raise changed_file(str(getattr(self.pixels, "filename", "")))
+            raise changed_file(str(self._file))
 
     @property
     def large(self) -> bool:
@@ -216,15 +217,35 @@ class ArraySource:
         return iter(())
 
 
+def mapped_file(pixels: NDArray[Any]) -> Path | None:
+    """The file whose map an array is a view of, however many views lie between; `np.asarray` of a map is no map."""
+    at: Any = pixels
+    while isinstance(at, np.ndarray):
+        if isinstance(at, np.memmap) and at.filename is not None:
+            return Path(str(at.filename))
+        at = at.base
+    return None
+
+
+def in_own_memory(pixels: NDArray[Any]) -> bool:
+    """Whether NumPy itself holds the values, or nobody can change them.
+
+    The memory of a tensor or of any other buffer may be a map too, and an array does not show it.
+    """
+    while isinstance(pixels.base, np.ndarray):
+        pixels = pixels.base
+    return bool(pixels.flags.owndata) or isinstance(pixels.base, bytes)
+
+
 def _stamp(pixels: Pixels) -> Stamp | None:
     """Of the file that is mapped; None where none is."""
-    name = getattr(pixels, "filename", None) if isinstance(pixels, np.memmap) else None
-    if name is None:
+    path = None if isinstance(pixels, Rows) else mapped_file(pixels)
+    if path is None:
         return None
     try:
-        status = Path(name).stat()
+        status = path.stat()
     except OSError as error:
-        raise DataError(f"{name} cannot be read any more ({error.strerror}); put it back") from None
+        raise DataError(f"{path} cannot be read any more ({error.strerror}); put it back") from None
     return status.st_size, status.st_mtime_ns
 
 
@@ -276,7 +297,8 @@ def array_source(
     if len(pixels) != len(checked):
         raise DataError(f"{where}: there are {len(pixels)} images but {len(checked)} labels; each image needs one")
     count = int(checked.max()) + 1 if classes is None else classes
-    return ArraySource(pixels, checked, count, names, meaning, meaning.sentence(), stamp)
+    held = not isinstance(images, Rows) and not in_own_memory(images)
+    return ArraySource(pixels, checked, count, names, meaning, meaning.sentence(), stamp, held)
 
 
 def to_nchw(images: Pixels, *, where: str, layout: Literal["nchw", "nhwc"] | None = None) -> Pixels:

@@ -23,7 +23,7 @@ from madx.deploy.graphs import Scope, constant_behind, graphs, input_of, nodes, 
 from madx.deploy.interface import INPUT, OUTPUT, Form, Interface
 from madx.errors import ExportError
 
-CHECK = 6
+CHECK = 7
 """Of what a file is held to: one that an earlier check let through is checked again."""
 RANDOM_OPS = (
     "Bernoulli",

@@ -27,7 +27,7 @@ from madx.deploy.check import (
 from madx.deploy.external import Data, identity, put_inside, size
 from madx.deploy.graphs import damage_told, nodes
 from madx.deploy.interface import Interface
-from madx.deploy.numbers import UNKNOWN, has_wide_weights, number_types, reduced
+from madx.deploy.numbers import NARROW, UNKNOWN, has_weights_of, has_wide_weights, number_types, reduced
 from madx.deploy.signature import Expected, read_input, read_output
 from madx.errors import ExportError
 
@@ -107,17 +107,36 @@ def _looks(model: ModelProto, live: ModelProto | None, precision: str, named: st
         "batch_wide": [kind for kind in _BATCH_WIDE if kind in kinds],
         "random": explain_random(live or model),  # its answers are measured, and decide nothing
         "computes_in": "" if computes == precision else computes,
-        "numbers": _mixture(live) if computes == "fp32" else "",
+        "numbers": numbers_of(live),
         "held_to": named if coarser else "",  # what a recipe does not name, nobody agreed to give room to
     }
 
 
-def _mixture(live: ModelProto | None) -> str:
-    """Coarse numbers beside finer ones: no room for rounding, and yet as slow, or as fast, as they are somewhere."""
-    names = sorted(_NAMES.get(kind, "others") for kind in number_types(live))
-    if len(names) > 1:
-        return " and ".join(dict.fromkeys(names))
-    return f"{names[0]} with weights of fp32" if names and names[0] not in ("fp32", "others") else ""
+def numbers_of(live: ModelProto | None) -> str:
+    """Every number type that products compute in, for what rounds and what is slow are two questions.
+
+    A file is as slow, or as fast, as its types are somewhere, whatever their shares: none is left out for being one of
+    many, and a name alone (fp32) says that all products are that. What is quantised comes first; what nothing reads
+    does not count, as no runtime computes it.
+    """
+    names = sorted({_NAMES.get(kind, UNTOLD if kind == UNKNOWN else "others") for kind in number_types(live)})
+    if live is None or not names:
+        return UNTOLD
+    if has_weights_of(live, NARROW) or any(node.op_type in _QUANTISED for node in nodes(live)):
+        names = ["int8", *names]
+    if names in (["fp16"], ["bf16"]) and has_wide_weights(live):
+        return f"{names[0]} with weights of fp32"
+    written_out = "fp64" not in names and has_weights_of(live, {TensorProto.DOUBLE})  # sums that are no product
+    return " and ".join(names) + (" with weights of fp64" if written_out else "")
+
+
+def same_speed_of_numbers(reference: str, candidate: str) -> bool:
+    """Whether no speed-up can come of the reference's number type, as `numbers_of` has both.
+
+    What float32 is served for a smaller type is compared with, as that is what a release asks. Any other type is fair
+    where all of both files is that; two mixtures of one name may have other shares.
+    """
+    return reference == "fp32" or (reference == candidate and reference in _NAMES.values())
 
 
 def _together(problems: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from madx.deploy.content import content_sha256
 from madx.deploy.engine import backend
 from madx.deploy.external import identity, put_inside, read_beside
 from madx.deploy.interface import Interface
-from madx.deploy.outside import check_given
+from madx.deploy.outside import check_given, same_speed_of_numbers
 from madx.deploy.runtime_words import explain
 from madx.deploy.signature import Expected
 from madx.deploy.sparsity import sparsity_2_4
@@ -834,6 +834,104 @@ def test_bfloat16_gets_no_room_that_the_recipe_did_not_give(make):
     for named, held in (("fp32", "fp32"), ("fp16", "fp16"), (None, "")):
         facts = check_given(make().SerializeToString(), {}, wanted(precision=named)).facts
         assert (facts["computes_in"], facts["held_to"]) == ("bf16", held)
+
+
+def _in(kind, *, before=(), domains=(), extra=()):
+    """The network whose one large product is of `kind`, and then a small one of the other type."""
+    wide = np.float64 if kind == TensorProto.DOUBLE else np.float32
+    other = FLOAT if kind == TensorProto.DOUBLE else TensorProto.DOUBLE
+    model = cases.model(weight=wide, domains=domains, extra=extra)
+    product = model.graph.node.pop()
+    product.input[0], product.output[0] = "typed", "product"
+    model.graph.node.extend([*before, node("Cast", "flat", "typed", to=kind), product])
+    return model, other
+
+
+def _plainly_in(kind, **more):
+    model, _ = _in(kind, **more)
+    model.graph.node.append(node("Cast", "product", "z", to=FLOAT))
+    return model
+
+
+def _quantised_beside(kind):
+    """Nothing reads what is quantised."""
+    return _plainly_in(kind, before=[node("QuantizeLinear", "flat step", "dead")], extra=[constant("step", 0.1)])
+
+
+def _scaled_by_a_stranger(kind):
+    domain = "ai.onnx.ml"
+    scaler = helper.make_node("Scaler", ["flat"], ["scaled"], domain=domain, offset=[0.0], scale=[1.0])
+    model = _plainly_in(kind, before=[scaler], domains=[(domain, 3)])
+    model.graph.node[-3].input[0] = "scaled"
+    return model
+
+
+def _with_a_little_of_the_other(kind):
+    model, other = _in(kind)
+    eye = np.eye(CLASSES, dtype=np.float32 if other == FLOAT else np.float64)
+    model.graph.initializer.append(constant("eye", eye, eye.dtype))
+    more = [node("Cast", "product", "cast", to=other), node("MatMul", "cast eye", "last")]
+    model.graph.node.extend([*more, node("Cast", "last", "z", to=FLOAT)])
+    return model
+
+
+def _written_out_in_double():
+    model = _without_a_product()
+    model.graph.node.pop(0)
+    for tensor in model.graph.initializer:
+        if tensor.name == "w":
+            tensor.CopyFrom(constant("w", onnx.numpy_helper.to_array(tensor), np.float64))
+        if tensor.name == "zeros":
+            tensor.CopyFrom(constant("zeros", onnx.numpy_helper.to_array(tensor).astype(np.float32), np.float32))
+    for one in model.graph.node:
+        for attribute in one.attribute:
+            if attribute.name == "to":
+                attribute.i = FLOAT
+    model.graph.node.insert(0, node("Flatten", "x", "flat"))
+    model.graph.node.insert(1, node("Cast", "flat", "flat64", to=TensorProto.DOUBLE))
+    model.graph.node[2].input[0] = "flat64"
+    last = model.graph.node[-1]
+    model.graph.node.insert(len(model.graph.node) - 1, node("Cast", "sum", "sum32", to=FLOAT))
+    last.input[0] = "sum32"
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_quantised_beside, ("fp64", "fp32")),
+        (_scaled_by_a_stranger, ("fp64 and unknown numbers", "fp32 and unknown numbers")),
+        (_with_a_little_of_the_other, ("fp32 and fp64", "fp32 and fp64")),
+    ],
+    ids=["what is quantised is dead", "beside a stranger", "in other shares"],
+)
+def test_no_share_of_a_slow_number_type_hides_behind_a_name(make, words):
+    """Reference in float64, candidate in float32, and both files of the same mixture by name."""
+    found = [
+        check_given(make(kind).SerializeToString(), {}, wanted()).facts["numbers"]
+        for kind in (TensorProto.DOUBLE, FLOAT)
+    ]
+    assert tuple(found) == words
+    assert not same_speed_of_numbers(*found)
+
+
+@pytest.mark.parametrize(
+    ("make", "numbers", "fair"),
+    [
+        (cases.model, "fp32", True),
+        (_half, "fp16", True),
+        (_quantised, "int8 and fp32", False),
+        (_all_brain, "bf16", True),
+        (_without_a_product, "bf16 with weights of fp32", False),
+        (_written_out_in_double, "fp32 with weights of fp64", False),
+        (lambda: _fused("nobody.knows", "Scores"), "bf16 and fp32 and unknown numbers", False),
+    ],
+)
+def test_one_number_type_on_both_sides_is_fair_and_a_mixture_is_not(make, numbers, fair):
+    found = check_given(make().SerializeToString(), {}, wanted(precision=None)).facts["numbers"]
+    assert (found, same_speed_of_numbers(found, found)) == (numbers, fair)
+    assert same_speed_of_numbers("fp32", found), "what a release asks: float32 beside whatever"
+    assert same_speed_of_numbers(found, "fp32") == (found == "fp32")
 
 
 def test_what_nothing_tells_is_called_what_the_recipe_says_and_held_to_float32():

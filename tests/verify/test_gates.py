@@ -234,11 +234,12 @@ def test_differences_that_no_rounding_is_known_for_forbid_a_pass_and_no_fail(met
         assert result(gate(metric, bound), **known).outcome is allowed
 
 
-def test_a_reference_that_its_numbers_may_slow_down_passes_no_timed_gate():
+@pytest.mark.parametrize("remedy", [Remedy.GIVE_TWIN, Remedy.GIVE_REFERENCE])
+def test_a_reference_that_its_numbers_may_slow_down_passes_no_timed_gate(remedy):
     for speed, outcome in ((2.0, INCONCLUSIVE), (1.2, FAIL)):
-        told = replace(latency(speed), facts={"doubts": ["The reference computes in fp16."]})
+        told = replace(latency(speed), facts={"doubts": {"The reference computes in fp16.": remedy.value}})
         judged = result(gate("speedup", 1.5), latency=told)
-        assert (judged.outcome, judged.remedy is Remedy.GIVE_TWIN) == (outcome, outcome is INCONCLUSIVE)
+        assert (judged.outcome, judged.remedy is remedy) == (outcome, outcome is INCONCLUSIVE)
         assert "The reference computes in fp16." in judged.evidence
 
 
