@@ -47,25 +47,18 @@ import pytest
 from mutations import Mutation, mutations
 
 ROOT = Path(__file__).parent.parent
-JUDGING = ("gates", "verdict", "findings", "limits", "sequential", "signs", "speed_limits", "feasible")
-JUDGED_BY = (
-    "gates",
-    "image_findings",
-    "lacking",
-    "signs",
-    "feasible",
-    "noise",
-    "tails",
-    "two_clocks",
-    "loads_and_images",
-)
 CONCERNS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "masks": (("madx/prune/masks.py",), ("tests/prune/test_masks.py",)),
     "stats": (("madx/stats/*.py",), ("tests/stats",)),
     "judging": (
-        tuple(f"madx/verify/{name}.py" for name in JUDGING),
-        tuple(f"tests/verify/test_{name}.py" for name in JUDGED_BY),
+        tuple(f"madx/verify/{name}.py" for name in ("gates", "verdict", "sequential", "limits", "findings", "signs")),
+        tuple(f"tests/verify/test_{name}.py" for name in ("gates", "image_findings", "lacking", "signs")),
     ),
+    "speed": (
+        ("madx/verify/speed_limits.py",),
+        tuple(f"tests/verify/test_{name}.py" for name in ("gates", "two_clocks", "loads_and_images", "noise")),
+    ),
+    "feasible": (("madx/verify/feasible.py",), ("tests/verify/test_feasible.py",)),
 }
 """Which tests concern which files."""
 EQUIVALENT = "tests/equivalent_mutants.txt"
@@ -154,12 +147,15 @@ class Tracer:
         def plain(lines: Mapping[str, set[int]]) -> dict[str, list[int]]:
             return {path: sorted(numbers) for path, numbers in lines.items()}
 
-        imported = [name for name, module in list(sys.modules.items()) if "site-packages" in str(_file_of(module))]
+        there = list(sys.modules.items())
+        imported = [name for name, module in there if "site-packages" in str(_file_of(module))]
+        rooms = [name for name, _ in there if name.startswith("madx.")]
         for test, lines in self.lines.items():
             for path, numbers in self._set_up[test.split("::")[0]].items():
                 lines[path] |= numbers
         lines = {test: plain(lines) for test, lines in self.lines.items()}
-        return {"lines": lines, "collecting": plain(self.collecting), "cost": self.cost, "imported": imported}
+        known = {"lines": lines, "collecting": plain(self.collecting), "cost": self.cost}
+        return known | {"imported": imported, "rooms": rooms}
 
 
 class Judge:
@@ -215,12 +211,29 @@ class Trial:
     """What is done with the answer."""
 
 
+class Habit:
+    """Who noticed a change of a function often notices the next: such tests go first."""
+
+    def __init__(self) -> None:
+        self.noticed: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def first(self, trial: Trial) -> list[str]:
+        """The trial's tests in that order."""
+        often = self.noticed[trial.mutation.where]
+        return sorted(trial.tests, key=lambda test: -often[test])
+
+    def note(self, trial: Trial, by: str) -> None:
+        """The answer to a trial."""
+        self.noticed[trial.mutation.where][by] += 1
+        trial.note(by)
+
+
 class Collected(Judge):
     """Instead of running what was collected: forks in which one function has another body."""
 
-    def __init__(self, trials: Sequence[Trial], cost: Mapping[str, float], until: float) -> None:
+    def __init__(self, trials: Sequence[Trial], cost: Mapping[str, float], habit: Habit, until: float) -> None:
         super().__init__(cost)
-        self.trials, self.until = trials, until
+        self.trials, self.habit, self.until = trials, habit, until
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """True: done."""
@@ -230,17 +243,18 @@ class Collected(Judge):
         for trial in self.trials:
             if time.monotonic() >= self.until:
                 break
-            found = in_a_child(lambda trial=trial: self._run(trial, items))  # type: ignore[misc]
+            tests = self.habit.first(trial)
+            found = in_a_child(lambda trial=trial, tests=tests: self._run(trial, tests, items))  # type: ignore[misc]
             if (by := found.get("by", found.get("ended"))) is not None:
-                trial.note(str(by))
+                self.habit.note(trial, str(by))
         return True
 
-    def _run(self, trial: Trial, items: Mapping[str, pytest.Item]) -> dict[str, str | None]:
+    def _run(self, trial: Trial, tests: Sequence[str], items: Mapping[str, pytest.Item]) -> dict[str, str | None]:
         """In the fork; None where another body is not the whole change."""
         if not _give_body(trial):
             return {"by": None}
         _forget()
-        chosen = [items[test] for test in trial.tests]
+        chosen = [items[test] for test in tests]
         for item, following in zip(chosen, [*chosen[1:], None], strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if self.failed:
@@ -317,13 +331,13 @@ def limit_cpu(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), most))
 
 
-def in_a_child(work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+def in_a_child(work: Callable[[], Mapping[str, Any]], *, waited: float = WAITED) -> dict[str, Any]:
     """What `work` returns, done in a fork of this process; {"ended": why} if it was ended."""
     with tempfile.TemporaryFile("w+") as answer:
         child = os.fork()
         if child == 0:
             _work_and_end(work, answer)
-        status = _end_of(child)
+        status = _end_of(child, waited)
         if status is None:
             return {"ended": "it stood still"}
         if os.WIFSIGNALED(status):
@@ -349,12 +363,12 @@ def _work_and_end(work: Callable[[], Mapping[str, Any]], answer: IO[str]) -> NoR
         os._exit(code)
 
 
-def _end_of(child: int) -> int | None:
+def _end_of(child: int, waited: float) -> int | None:
     """Its status; None if it had to be ended."""
     began = time.monotonic()
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
         time.sleep(0.005)
-        if time.monotonic() - began > WAITED:
+        if time.monotonic() - began > waited:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return None
@@ -371,7 +385,7 @@ def measure(files: Sequence[Path], tests: Sequence[str]) -> dict[str, Any]:
         sys.settrace(None)
         return tracer.to_json() | {"code": code}
 
-    return in_a_child(work)
+    return in_a_child(work, waited=math.inf)
 
 
 def try_out(path: Path, mutation: Mutation, tests: Sequence[str], cost: Mapping[str, float]) -> str:
@@ -405,6 +419,14 @@ def _forget() -> None:
             for value in list(vars(module).values()):
                 if isinstance(value, functools._lru_cache_wrapper):
                     value.cache_clear()
+
+
+def _is_below(name: str, file: Path) -> bool:
+    """Whether a module of madx cannot have imported the file, being of a lower layer."""
+    from test_architecture import LAYERS  # which imports madx, and that is to be the one of the root
+
+    own, other = _module_of(file).split(".")[1], name.split(".")[1]
+    return LAYERS.get(other, 9) < LAYERS.get(own, 0)
 
 
 def _file_of(module: object) -> str | None:
@@ -455,10 +477,9 @@ def read_equivalent(text: str) -> dict[tuple[str, str, str, str, int], str]:
     return found
 
 
-def entry(path: str, mutation: Mutation) -> str:
+def entry(path: str, where: str, before: str, after: str, number: int) -> str:
     """As it would stand in the list, but for the reason."""
-    number = f" #{mutation.number}" if mutation.number > 1 else ""
-    return f"{path} {mutation.where}".rstrip() + f"{number}\n- {mutation.before}\n+ {mutation.after}"
+    return f"{path} {where}".rstrip() + (f" #{number}" if number > 1 else "") + f"\n- {before}\n+ {after}"
 
 
 class Results:
@@ -499,23 +520,20 @@ class Results:
             file.write(json.dumps(self.known[key]) + "\n")
 
 
-def concern_of(name: str, row: tuple[Sequence[str], Sequence[str]], kept: Path, basis: str) -> Concern | None:
-    """Measured, or as it was measured; None if the tests fail as it is."""
+def concern_of(name: str, row: tuple[Sequence[str], Sequence[str]], kept: Path, basis: str) -> Concern | str:
+    """Measured, or as it was measured; why not, if the tests fail as it is."""
     patterns, tests = row
     files = tuple(path.resolve() for pattern in patterns for path in sorted(Path().glob(pattern)))
     place, state = kept / f"{name}.json", basis + digest(test_files(tests))
     known = json.loads(place.read_text()) if place.exists() else {}
     if known.get("state") != state:
-        say(f"{name}: measuring {', '.join(tests)} on the code as it is")
         known = measure(files, tests) | {"state": state}
         if known.get("code") != 0:
-            say(f"{name}: these tests do not pass as it is: {known.get('ended') or known['code']}")
-            return None
+            return f"{name}: the tests do not pass as it is ({known.get('ended') or known['code']}): {', '.join(tests)}"
         if not known["collecting"]:
-            say(f"{name}: these tests import none of {', '.join(patterns)}: is it another madx that they find?")
-            return None
+            return f"{name}: the tests import none of {', '.join(patterns)}: is it another madx that they find?"
         place.write_text(json.dumps(known))
-    load(known["imported"])
+    load([*known["imported"], *(name for name in known["rooms"] if all(_is_below(name, file) for file in files))])
     return Concern(files, tuple(tests), known["lines"], known["collecting"], known["cost"])
 
 
@@ -528,6 +546,7 @@ def say(sentence: str) -> None:
 def try_file(file: Path, concern: Concern, results: Results, basis: str, *, until: float) -> None:
     """Every mutation of a file of which nothing is known yet, as far as the time goes."""
     path, tests_now = str(file.relative_to(Path.cwd())), digest(test_files(concern.tests))
+    habit = Habit()
     swapped: list[Trial] = []
     anew: list[Trial] = []
     for one in mutations(file.read_text()):
@@ -535,19 +554,41 @@ def try_file(file: Path, concern: Concern, results: Results, basis: str, *, unti
         if results.find(key, basis, tests_now) is not None:
             continue
         tests, last = concern.tests_of(path, one), results.last_killer(key)
-        tests.sort(key=lambda test: test != last)
+        tests.sort(key=lambda test: test != last)  # a sort that keeps the order of the others
         trial = Trial(file, one, tests, functools.partial(results.add, key, basis, tests_now))
         again = not one.where or any(line in one.lines for line in concern.collecting.get(path, ()))
         (anew if again or not tests else swapped).append(trial)
     if swapped:
         wanted = [test for trial in swapped for test in trial.tests]
-        in_a_child(lambda: {"code": run_tests(wanted, Collected(swapped, concern.cost, until), stop=True)})
+        collected = Collected(swapped, concern.cost, habit, until)
+        in_a_child(lambda: {"code": run_tests(wanted, collected, stop=True)}, waited=math.inf)
         results.read()
         anew += [one for one in swapped if results.find(key_of(path, one.mutation), basis, tests_now) is None]
     for trial in anew:
         if time.monotonic() >= until:
             break
-        trial.note(try_out(file, trial.mutation, trial.tests, concern.cost) if trial.tests else "")
+        habit.note(trial, try_out(file, trial.mutation, habit.first(trial), concern.cost) if trial.tests else "")
+
+
+def try_row(name: str, row: tuple[Sequence[str], Sequence[str]], files: Sequence[str], until: float) -> dict[str, Any]:
+    """In a process of its own, as what is loaded for one row may have imported the files of another.
+
+    Returns:
+        outcomes: (file, name, who noticed it or None) of every mutation; refused: why nothing was tried, or nothing.
+    """
+    kept, basis = Path(KEPT), shared()
+    results, concern = Results(kept / "results.jsonl"), concern_of(name, row, kept, basis)
+    if isinstance(concern, str):
+        return {"refused": concern, "outcomes": []}
+    tests_now, outcomes = digest(test_files(concern.tests)), []
+    for file in concern.files:
+        path = str(file.relative_to(Path.cwd()))
+        if path in files:
+            try_file(file, concern, results, basis, until=until)
+            for one in mutations(file.read_text()):
+                by = results.find(key_of(path, one), basis, tests_now)
+                outcomes.append((path, one.name, by))
+    return {"refused": "", "outcomes": outcomes}
 
 
 def key_of(path: str, mutation: Mutation) -> str:
@@ -566,7 +607,7 @@ def main(root: Path, concerns: Mapping[str, tuple[Sequence[str], Sequence[str]]]
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(root / KEPT / "hypothesis")
     kept = Path(KEPT)
     kept.mkdir(parents=True, exist_ok=True)
-    until, results, basis = time.monotonic() + options.seconds, Results(kept / "results.jsonl"), shared()
+    until = time.monotonic() + options.seconds
     listed = read_equivalent(Path(EQUIVALENT).read_text()) if Path(EQUIVALENT).exists() else {}
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     wrong: list[str] = []
@@ -574,26 +615,21 @@ def main(root: Path, concerns: Mapping[str, tuple[Sequence[str], Sequence[str]]]
         asked = [path for pattern in row[0] for path in map(str, Path().glob(pattern))]
         if options.files and not set(asked) & set(options.files):
             continue
-        concern = concern_of(name, row, kept, basis)
-        if concern is None:
+        files = [path for path in asked if not options.files or path in options.files]
+        say(f"{name}: {', '.join(files)}")
+        found = in_a_child(functools.partial(try_row, name, row, files, until), waited=math.inf)
+        if "ended" in found or found["refused"]:
+            say(found.get("refused") or f"{name}: this tool ended: {found['ended']}")
             return 2
-        tests_now = digest(test_files(concern.tests))
-        for file in concern.files:
-            path = str(file.relative_to(Path.cwd()))
-            if options.files and path not in options.files:
-                continue
-            try_file(file, concern, results, basis, until=until)
-            for one in mutations(file.read_text()):
-                by = results.find(key_of(path, one), basis, tests_now)
-                reason = listed.pop((path, *one.name), None)
-                outcome = "left" if by is None else "killed" if by else "equivalent" if reason else "survived"
-                counts[path][outcome] += 1
-                if outcome == "survived":
-                    tried = len(concern.tests_of(path, one))
-                    wrong.append(f"no test notices ({tried} run line {one.lines.start}):\n{entry(path, one)}")
-                    say(f"\n{wrong[-1]}")
-                if outcome == "killed" and reason:
-                    wrong.append(f"listed as equivalent, and noticed by {by}:\n{entry(path, one)}")
+        for path, name_of, by in found["outcomes"]:
+            reason = listed.pop((path, *name_of), None)
+            outcome = "left" if by is None else "killed" if by else "equivalent" if reason else "survived"
+            counts[path][outcome] += 1
+            shown = entry(path, *name_of)
+            if outcome == "survived":
+                wrong.append(f"no test notices, and it is not listed:\n{shown}")
+            if outcome == "killed" and reason:
+                wrong.append(f"listed as equivalent, and noticed by {by}:\n{shown}")
     gone = [key for key in listed if key[0] in counts]
     wrong += [f"listed, and no such change is made to {key[0]}:\n- {key[2]}\n+ {key[3]}" for key in gone]
     return conclude(counts, wrong)

@@ -154,6 +154,13 @@ def test_simulated_coverage_at_the_size_of_a_gate(lost, gained):
     assert np.mean(statistics <= -Z) == pytest.approx(0.05, abs=0.013)
 
 
+def test_ratios_beyond_a_million_are_not_told_from_infinity():
+    assert retention_interval(0, 1, 100_000, confidence=0.95)[1] < 1e6
+    assert retention_interval(0, 1, 150_000, confidence=0.95)[1] == math.inf
+    assert 1e-6 < retention_interval(0, 3_000_000, 10, confidence=0.95)[0] < 2e-6
+    assert retention_interval(0, 9_000_000, 10, confidence=0.95)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("counts", "limits"),
     [((0, 0, 0), (0, math.inf)), ((0, 5, 0), (0, None)), ((0, 0, 5), (None, math.inf))],

@@ -538,6 +538,8 @@ def a_verdict():
 
 def test_a_verdict_survives_json():
     verdict = a_verdict()
+    words = {"PASS": PASS, "FAIL": FAIL, "INCONCLUSIVE": INCONCLUSIVE}
+    assert {str(outcome): outcome for outcome in Outcome} == words, "pipelines look for these"
     text = json.dumps(verdict.to_json(), allow_nan=False)
     assert json.loads(text)["schema"] == 3
     assert Verdict.from_json(json.loads(text)) == verdict
