@@ -168,7 +168,8 @@ def build_by_loading(runtime: Backend, onnx: OnnxArtifact, config: EngineConfig)
     started = time.perf_counter()
     interface = onnx.interface
     if interface is not None:
-        interface = tried(partial(_loaded, runtime, onnx, config), interface, form=onnx.form)
+        load = partial(_loaded, runtime, onnx, config)
+        interface = tried(load, interface, form=onnx.form, others=onnx.others, batches=onnx.batches)
     engine = _loaded(runtime, onnx, config, interface)
     facts = {**engine.facts, "build_seconds": time.perf_counter() - started}
     engine.close()
