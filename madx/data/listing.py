@@ -86,6 +86,8 @@ class Listing:
     passed_over: Counter[str] = field(default_factory=Counter)
     """How many files are litter or notes, by their names (by their endings, if they have many)."""
     problems: list[str] = field(default_factory=list)
+    inner: Counter[str] = field(default_factory=Counter)
+    """How many of the folders whose images were asked for have a folder of that name."""
     listed: int = 0
     """Image files."""
 
@@ -117,6 +119,7 @@ class Listing:
         entries = self._kept(self.scans[folder] if folder in self.scans else scanned(folder))
         for entry in entries:
             if entry.is_dir() and not _ends(entry.name, SUFFIXES):
+                self.inner[entry.name] += not above
                 files += self.images(entry.path, linked, (*above, real))
             elif _ends(entry.name, SUFFIXES):
                 files += self._listed(entry, linked)

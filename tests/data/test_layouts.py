@@ -293,3 +293,55 @@ def test_a_question_is_asked_once_with_how_many_images_it_is_about(tmp_path):
         Image.new("RGB", (6, 6)).save(root / "a" / f"turned{number}.png", exif=tag)
     with pytest.raises(DataError, match=r"turned0\.png has a rotation .*\(3 of 7 images are such\)$"):
         read_folders(config(root))[0].digests(np.arange(7))
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training_set/training_set", "test_set/test_set"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("train_256", "val_256"),
+        ("trainset", "testset"),
+        ("Train Images", "Test Images"),
+        ("train/train", "test"),
+    ],
+)
+def test_parts_whose_names_say_so_in_one_of_their_words_are_no_classes(tmp_path, train, test):
+    fill(tmp_path / train, {"a": 2, "b": 1})
+    fill(tmp_path / test, {"a": 1, "b": 1})
+    fill(tmp_path / "seg_pred", {"c": 1})
+    training, found = read_folders(config(tmp_path))
+    assert (training.names, training.labels.tolist(), found.labels.tolist()) == (("a", "b"), [0, 0, 1], [0, 1])
+    assert any("seg_pred" in remark for remark in found.remarks)  # what is not read is said
+
+
+def test_classes_may_be_called_like_parts(tmp_path):
+    fill(tmp_path, {"train station": 2, "test tube": 2, "train of thought": 2})
+    assert read_folders(config(tmp_path))[0].classes == 3
+    fill(tmp_path / "vehicles", {"bus": 2, "train": 2})
+    with pytest.raises(DataError, match=r"train is a class.*data\.classes"):
+        read_folders(config(tmp_path / "vehicles"))
+    training, test = read_folders(config(tmp_path / "vehicles", classes=["train", "bus"]))
+    assert (training.labels.tolist(), test) == ([0, 0, 1, 1], None)
+
+
+def test_folders_in_class_folders_that_may_be_parts_or_classes(tmp_path):
+    fill(tmp_path / "parts", {"a/train": 2, "a/test": 1, "b/train": 2, "b/test": 1})
+    with pytest.raises(DataError, match=r"called test, train.*train/CLASS"):
+        read_folders(config(tmp_path / "parts"))
+    fill(tmp_path / "domains", {"amazon/mug": 2, "amazon/pen": 2, "dslr/mug": 2, "dslr/pen": 2})
+    training, _ = read_folders(config(tmp_path / "domains"))
+    assert any("mug, pen are not told apart" in remark for remark in training.remarks)
+    fill(tmp_path / "ids", {"a/images": 2, "b/images": 2})
+    assert read_folders(config(tmp_path / "ids"))[0].remarks == ()
+
+
+def test_a_set_in_a_folder_of_its_own_is_found_by_what_the_message_says(tmp_path):
+    fill(tmp_path / "dataset", {"train/a": 2, "train/b": 1, "test/a": 1})
+    with pytest.raises(DataError) as told:
+        read_folders(config(tmp_path))
+    assert str(told.value).endswith(f"data.path: {tmp_path / 'dataset'}")
+    fill(tmp_path / "alone", {"train/a": 2, "train/b": 1})
+    with pytest.raises(DataError) as told:
+        read_folders(config(tmp_path / "alone"))
+    assert str(told.value).endswith(f"data.path: {tmp_path / 'alone/train'}")
