@@ -38,7 +38,7 @@ SUFFIXES = frozenset(
     }
 )
 """What counts as an image."""
-NOTES = frozenset({".csv", ".html", ".json", ".md", ".tsv", ".txt", ".xml", ".yaml", ".yml"})
+NOTES = frozenset({".csv", ".html", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml", ".yaml", ".yml"})
 """What people write about images and lay beside them: passed over and counted."""
 LITTER = frozenset(
     {
