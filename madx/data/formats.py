@@ -106,10 +106,13 @@ def _open_mat(path: Path) -> Arrays:
 
 
 def _images_first(array: NDArray[Any]) -> NDArray[Any]:
-    """MATLAB counts images on the last axis, and its vectors are rows or columns."""
+    """MATLAB counts images on the last axis, its vectors are rows or columns, and its numbers are double by default."""
     if array.ndim >= 3:
         return np.moveaxis(array, -1, 0)
-    return array.ravel() if 1 in array.shape else array
+    if 1 not in array.shape:
+        return array
+    whole = array.dtype.kind == "f" and bool((abs(array) < 2**31).all()) and bool((array == np.floor(array)).all())
+    return (array.astype(np.int64) if whole else array).ravel()
 
 
 _BATCHES = r"(train_)?data_batch(_\d+)?"

@@ -108,7 +108,10 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         raise ValueError(f"version {version} of .npy is not for plain arrays")
     shape, fortran, dtype = _HEADERS[version](file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, and reading them would run code")
+        raise ValueError(
+            "it holds Python objects, and reading them would run code; save names as text (labels.astype(str)), and "
+            "images of one size as one array (np.stack)"
+        )
     if any(size < 0 for size in shape) or dtype.subdtype is not None:
         raise ValueError(f"its header says {list(shape)} of {dtype}")
     return shape, fortran, dtype

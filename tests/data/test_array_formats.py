@@ -459,6 +459,75 @@ def test_channels_are_undone_each_with_its_own_numbers(tmp_path):
         images_of(path, range=[0, 1])
 
 
+@pytest.mark.parametrize(
+    ("images", "keys", "words"),
+    [
+        (PIXELS // 16, {}, r"data\.range: \[0, 15\]"),
+        (SHARES / 8, {}, r"data\.range: \[0, 0\.125\]"),
+        (PIXELS > 99, {}, r"of type bool.*data\.range: \[0, 1\]"),
+        (PIXELS.astype(np.uint16), {"range": [0, 65535]}, "all of them black"),
+        (PIXELS.reshape(6, -1), {}, "flat rows"),
+        (np.moveaxis(PIXELS, 0, -1), {"layout": "nhwc"}, r"moveaxis\(images, 3, 0\)"),
+        (np.moveaxis(PIXELS, 0, 1), {}, r"moveaxis\(images, 1, 0\)"),
+    ],
+    ids=["4 bits", "4 bits divided", "truth", "8 bits of 16", "rows", "last axis", "second axis"],
+)
+def test_values_and_axes_that_are_probably_others_are_asked_about(tmp_path, images, keys, words):
+    path = tmp_path / "a.npz"
+    np.savez(path, x_test=images, y_test=LABELS)
+    with pytest.raises(DataError, match=words):
+        read(DataConfig(name="npz", path=path, **keys))
+
+
+def test_what_the_messages_say_of_dark_and_true_and_false_is_read(tmp_path):
+    dark = images_of(save(tmp_path / "a.npz", PIXELS // 16), range=[0, 15])
+    np.testing.assert_array_equal(dark, (PIXELS // 16) / np.float32(15))
+    as_dark = images_of(save(tmp_path / "a.npz", PIXELS // 16), range=[0, 255])
+    np.testing.assert_array_equal(as_dark, (PIXELS // 16) / np.float32(255))
+    np.testing.assert_array_equal(images_of(save(tmp_path / "a.npz", PIXELS > 99), range=[0, 1]), PIXELS > 99)
+    twelve = read(DataConfig(name="npz", path=save(tmp_path / "a.npz", PIXELS.astype("u2") * 16), range=[0, 65535]))
+    assert any("all images are dark" in remark for remark in twelve[0].remarks)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "keys", "words"),
+    [
+        (PIXELS.astype("f4"), SHARES, {"range": [0, 255]}, "all of them black"),
+        (SHARES * 2 - 1, SHARES, {"range": [-1, 1]}, "convert the one"),
+        (SHARES, SHARES * 2 - 1, {"range": [-1, 1]}, "convert the one"),
+        ((SHARES - 0.5) / 0.5, SHARES, {"normalised": {"mean": [0.5] * 3, "std": [0.5] * 3}}, "convert the one"),
+    ],
+    ids=["255", "-1 to 1", "the other part", "normalised"],
+)
+def test_a_unit_that_only_one_part_has_is_refused(tmp_path, train, test, keys, words):
+    """Both readings are within what the recipe says, and one of them is wrong."""
+    path = save(tmp_path / "a.npz", train, x_test=test[:3])
+    with pytest.raises(DataError, match=words):
+        read(DataConfig(name="npz", path=path, **keys))
+
+
+def test_numbers_that_may_be_names_of_other_classes_are_asked_about(tmp_path):
+    path = save(tmp_path / "a.npz", PIXELS)
+    with pytest.raises(DataError, match="label 1 may be the number of a class, or the name of class 2"):
+        read(DataConfig(name="npz", path=path, classes=["0", "2", "1"]))
+    assert read(DataConfig(name="npz", path=path, classes=["1", "2", "3"]))[0].names == ("1", "2", "3")  # 0 is no name
+
+
+def test_double_is_the_type_of_matlabs_labels_and_fractions_are_none(tmp_path):
+    parts = {"x_test": np.moveaxis(PIXELS, 0, -1), "y_test": LABELS + 0.0}
+    scipy.io.savemat(tmp_path / "a.mat", parts)
+    assert read(DataConfig(name="mat", path=tmp_path / "a.mat"))[1].labels.tolist() == LABELS.tolist()
+    scipy.io.savemat(tmp_path / "a.mat", parts | {"y_test": LABELS + 0.5})
+    with pytest.raises(DataError, match="expected integers"):
+        read(DataConfig(name="mat", path=tmp_path / "a.mat"))
+
+
+def test_labels_of_minus_one_are_told_as_what_they_mostly_are(tmp_path):
+    path = save(tmp_path / "a.npz", PIXELS, y_train=LABELS - 1)
+    with pytest.raises(DataError, match="images without a label"):
+        images_of(path)
+
+
 def test_the_layout_where_it_is_not_clear(tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (6, 5, 7, 9), dtype=np.uint8)
     path = save(tmp_path / "a.npz", images)
