@@ -92,10 +92,31 @@ def read_arrow(path: Path, config: DataConfig, part: str) -> Shard:
             whole = mapped.read_buffer()  # where it lies; nothing of it is read for that
             mapped.seek(0)
             batches = opened(mapped)
+            if opened is not _open_file:
+                _check_end(path, whole)
             return _listed(_Listing(table, whole), _columns(batches.schema, path, config, part), batches)
         except (pa.ArrowException, OSError, ValueError) as error:
             problem = error
     raise DataError(f"{path} cannot be read as an Arrow file ({problem})")
+
+
+_GOES_ON, _NOTHING = b"\xff" * 4, bytes(4)
+"""Before a message of a stream, and for the length of one that there is not: together its end."""
+
+
+def _check_end(path: Path, whole: pa.Buffer) -> None:
+    """That a stream has its end; pyarrow takes one that was cut off between two messages for a shorter one.
+
+    Raises:
+        DataError: it has none.
+    """
+    marked = whole[:4].to_pybytes() == _GOES_ON  # not so in streams of before 2019
+    end = _GOES_ON + _NOTHING if marked else _NOTHING
+    if whole[-len(end) :].to_pybytes() != end:
+        raise DataError(
+            f"{path} has no end of a stream: it is cut off, or its writer was not closed, and images would be missing; "
+            "copy or write it again"
+        )
 
 
 def _open_file(mapped: pa.MemoryMappedFile) -> pa.RecordBatchReader:
@@ -199,6 +220,16 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return any(getattr(kinds, test, _never)(kind) for test in tests)  # the last one is of newer versions
 
 
+def _holds_labels(kind: pa.DataType) -> bool:
+    """Whether a column of this type has whole numbers or text, however they are laid out (categories, too)."""
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(kind):
+        return _holds_labels(kind.value_type)
+    tests = ("is_integer", "is_string", "is_large_string", "is_string_view")
+    return any(getattr(kinds, test, _never)(kind) for test in tests)
+
+
 def _never(_kind: object) -> bool:
     return False
 
@@ -233,7 +264,7 @@ def _column(schema: pa.Schema, path: Path, kind: str) -> str:
         found = [field.name for field in fields if kinds.is_struct(field.type) or kinds.is_binary(field.type)]
         found = found or [field.name for field in fields if _holds_bytes(field.type)]
     else:
-        plain = [field.name for field in fields if kinds.is_integer(field.type) or kinds.is_string(field.type)]
+        plain = [field.name for field in fields if _holds_labels(field.type)]
         found = [name for name in plain if LABELS & set(words(name))] if len(plain) > 1 else plain
     if len(found) == 1:
         return str(found[0])

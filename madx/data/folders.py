@@ -24,6 +24,7 @@ from madx.data.places import few, shown
 from madx.data.sources import Reading
 from madx.data.stored import ImageFile
 from madx.data.tables import labelled
+from madx.data.unread import told_of
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
@@ -58,7 +59,8 @@ def read_folders(config: DataConfig) -> Reading:
     """
     root = config.path
     if root is None or not root.is_dir():
-        raise DataError(f"data.path {root} is not a folder; imagefolder needs one")
+        told = told_of([root]) if root is not None else ""
+        raise DataError(f"data.path {root} is not a folder; imagefolder needs one{told}")
     how, names, scans = decoding_of(config), class_names(config), Scans()
     train_root = _named(root, config.train, scans) if config.train else _usual(root, TRAIN, scans, names)
     if config.split == "test" or (train_root is None and not config.train_labels):
@@ -259,7 +261,7 @@ def _from_table(part: Part, table: Path, listing: Listing, how: Decoding) -> Fil
 def _no_classes(root: Path, scans: Scans) -> DataError:
     """Of a folder without folders; the tables that lie about are named, for one of them may be the labels."""
     if not has_images(root, scans):
-        return DataError(f"{root} has no folders; expected one per class")
+        return DataError(f"{root} has no folders; expected one per class{told_of(root.iterdir())}")
     tables = [*root.iterdir(), *root.parent.iterdir()]
     near = sorted(shown(path.name) for path in tables if path.suffix.lower() in NOTES and path.is_file())
     hint = f" (beside them: {few(near)})" if near else ""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from madx.data.places import shown
 from madx.data.stored import ImageFile
+from madx.data.unread import remedy_for
 from madx.errors import DataError
 from madx.progress import listener
 
@@ -126,7 +127,9 @@ class Listing:
             elif _ends(entry.name, NOTES):
                 self.passed_over[f"*{Path(entry.name).suffix.lower()}"] += 1
             else:
-                self.problems.append(f"{shown(entry.path)} is not an image file")
+                remedy = remedy_for(entry.name)
+                new = remedy and not any(remedy in problem for problem in self.problems[-_TOLD:])
+                self.problems.append(f"{shown(entry.path)} is not an image file{f' ({remedy})' if new else ''}")
         return files
 
     def check(self) -> None:

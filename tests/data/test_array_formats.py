@@ -21,6 +21,7 @@ import scipy.io
 import torch
 
 from madx.data.formats import FORMATS, open_arrays
+from madx.data.inspecting import recognised
 from madx.data.naming import choose, kind_of, part_of, words
 from madx.data.published import CIFAR10, read_cifar
 from madx.data.readers import READERS, read
@@ -359,6 +360,61 @@ def test_two_formats_or_two_folders_or_none_are_asked_about(tmp_path):
         write_npz(tmp_path / "up" / name)
     with pytest.raises(DataError, match="all have such files; give one of them"):
         read(DataConfig(name="npz", path=tmp_path / "up"))
+
+
+@pytest.mark.parametrize("keep", ["npy", "npz"])
+def test_folders_that_are_called_by_the_parts_are_one_set(tmp_path, keep):
+    for part, count in (("train", 6), ("Test", 4)):
+        folder = tmp_path / "sets" / part
+        folder.mkdir(parents=True)
+        if keep == "npz":
+            np.savez(folder / "data.npz", x=PIXELS[:count], y=LABELS[:count])
+        else:
+            np.save(folder / "images.npy", PIXELS[:count])
+            np.save(folder / "labels.npy", LABELS[:count])
+    training, test = read(DataConfig(name="arrays", path=tmp_path))
+    assert (training.labels.tolist(), test.labels.tolist()) == (LABELS.tolist(), LABELS[:4].tolist())
+    np.testing.assert_array_equal(test.images(np.arange(4)), PIXELS[:4] / np.float32(255))
+
+
+def test_a_batch_that_is_missing_among_others_is_said(tmp_path):
+    write_batches(tmp_path)
+    said = open_arrays("pickles", tmp_path).remarks
+    assert any("the pieces 3, 4, 5 and 4 more" in remark for remark in said)
+    (tmp_path / "cifar-10-batches-py/data_batch_10").rename(tmp_path / "cifar-10-batches-py/data_batch_3")
+    assert open_arrays("pickles", tmp_path).remarks == ()
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"<!DOCTYPE html><html>"])
+@pytest.mark.parametrize("name", ["set.npz", "x.npy", "train-images-idx3-ubyte", "set.pt"])
+def test_a_pointer_or_a_web_page_in_the_place_of_a_file_is_told_as_such(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"git lfs pull|web page"):
+        read(DataConfig(name="arrays", path=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("set.h5", "HDF5: open it with h5py"),
+        ("images.zip", "unpack it"),
+        ("train.tar.gz", "unpack it"),
+        ("a-train.tfrecord-00000-of-00002", "TensorFlow's records"),
+        ("a.feather", r"call it \.arrow"),
+        ("train.safetensors", r"torch\.save"),
+        ("data_batch_1.bin", "data.name: cifar10"),
+        ("train.csv", "if it holds pixels"),
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
+def test_what_is_known_and_not_read_is_told_with_what_to_do(tmp_path, name, words, whole):
+    (tmp_path / name).write_bytes(b"-")
+    for data in ("arrays", "imagefolder"):
+        with pytest.raises(DataError, match=words):
+            read(DataConfig(name=data, path=tmp_path if whole else tmp_path / name))
+    if not whole:
+        with pytest.raises(DataError, match=words):
+            recognised(tmp_path / name)
 
 
 def test_a_file_of_svhn_has_a_reader_of_its_own(tmp_path):

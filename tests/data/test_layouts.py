@@ -420,3 +420,35 @@ def test_a_table_in_another_encoding(tmp_path):
     (tmp_path / "t.csv").write_text(text, encoding="latin-1")
     with pytest.raises(DataError, match="save it as CSV in UTF-8"):
         read_folders(config(tmp_path / "images", **keys))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x.heic", "convert it to PNG"),
+        ("x.dcm", "convert it to PNG"),
+        ("x.npy", r"stack them \(np\.savez"),
+        ("x", "give it its ending"),
+        ("x.zip", "unpack it"),
+    ],
+)
+def test_what_lies_in_class_folders_and_is_not_read_is_told_with_what_to_do(tmp_path, name, words):
+    fill(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "a" / name).write_bytes(b"-")
+    with pytest.raises(DataError, match=words):
+        read_folders(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html>", "web page"),
+        (b"\0\0\0\x18ftypavif", "HEIC or AVIF"),
+    ],
+)
+def test_what_an_image_file_holds_in_truth_is_said(tmp_path, content, words):
+    fill(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "a" / "x.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        load_splits(config(tmp_path, selection=1), 0)
