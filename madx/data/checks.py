@@ -21,6 +21,8 @@ _AT_ONCE = 2**23
 """Bytes that are looked at together, so that a file is never in memory as a whole."""
 _ROUNDING = 1e-3
 """How far outside of [0, 1] a value may be that was normalised and is brought back."""
+_OVERSHOT = 0.25
+"""How far beyond [0, 1] bicubic resizing and the like may go."""
 _ANY = np.iinfo(np.int64).max
 """More classes than there are."""
 _DARK = 0.25
@@ -104,6 +106,11 @@ def _check_floats(low: float, high: float, where: str) -> None:
     if not np.isfinite([low, high]).all():
         raise DataError(f"{where}: float images must be finite and in [0, 1], but there are infinite values or NaN")
     told = f"{where}: float images must be finite and in [0, 1], but there are values from {low:g} to {high:g}; "
+    if low > -_OVERSHOT and high < 1 + _OVERSHOT:
+        raise DataError(
+            told + "if resizing went a little beyond, clip them (np.clip(images, 0, 1)); if these are black and white, "
+            f"say so: data.range: [{low:.4g}, {high:.4g}]"
+        )
     if low >= 0:
         raise DataError(
             told + f"store them as uint8 in 0..255, or say which values are 0 and 1: data.range: {_span(high)}"

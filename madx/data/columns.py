@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from madx.data.labelling import Written
-from madx.data.naming import LABELS, words
+from madx.data.naming import LABELS, parts_of, words
 from madx.data.places import few, require_memory
 from madx.data.sources import digest
 from madx.data.stored import Cell, FiledCell, Stored, Table, changed
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _EXTRA = "needs the package pyarrow: pip install 'madx[datasets]'"
+_PART_COLUMNS = ("split", "subset", "partition", "part", "set")
+"""What a column is called that says of which part a row is."""
 _ROWS = 64
 """That are unpacked at a time: a column may say in a few bytes that one image is there a million times."""
 
@@ -51,7 +53,8 @@ def read_parquet(path: Path, config: DataConfig, part: str) -> Shard:
         with pq.ParquetFile(path) as file:
             columns = _columns(file.schema_arrow, path, config, part)
             require_memory(path, _claimed(file.metadata, columns))
-            return _in_memory(path, columns, file.iter_batches(_ROWS, columns=list(columns)), file.schema_arrow)
+            read = [*columns, *(name for name in file.schema_arrow.names if name.lower() in _PART_COLUMNS)]
+            return _in_memory(path, columns, file.iter_batches(_ROWS, columns=read), file.schema_arrow)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as parquet ({error})") from None
 
@@ -66,8 +69,9 @@ def _claimed(metadata: Any, columns: tuple[str, str]) -> int:
 def _in_memory(path: Path, columns: tuple[str, str], batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Shard:
     cells: list[Stored] = []
     labels: list[Any] = []
-    available, held = available_memory(), 0
+    available, held, parts = available_memory(), 0, set[str]()
     for batch in batches:
+        _check_one_part(path, batch, parts)
         held += batch.nbytes
         require_memory(path, held, available)
         labels += batch.column(columns[1]).to_pylist()
@@ -152,9 +156,10 @@ def _listed(listing: _Listing, columns: tuple[str, str], batches: pa.RecordBatch
     path = Path(listing.table.path)
     cells: list[Stored] = []
     labels: list[Any] = []
-    available, before, held = available_memory(), pa.total_allocated_bytes(), 0
+    available, before, held, parts = available_memory(), pa.total_allocated_bytes(), 0, set[str]()
     with path.open("rb") as file:
         for batch in batches:
+            _check_one_part(path, batch, parts)
             require_memory(path, held + pa.total_allocated_bytes() - before, available)  # of packed ones
             labels += batch.column(columns[1]).to_pylist()
             for content in _contents(batch.column(columns[0])):
@@ -235,7 +240,10 @@ def _never(_kind: object) -> bool:
 
 
 def _no_image(path: Path, column: str, row: int) -> DataError:
-    return DataError(f"{path}: row {row} of the column {column} holds no bytes of an image (a path only?)")
+    return DataError(
+        f"{path}: row {row} of the column {column} holds no bytes of an image; if it holds a path only, read the "
+        "files with data.name: imagefolder, or write the table with the files' bytes in it"
+    )
 
 
 def _shard(
@@ -269,10 +277,38 @@ def _column(schema: pa.Schema, path: Path, kind: str) -> str:
     if len(found) == 1:
         return str(found[0])
     what = "images" if kind == "x" else "labels"
-    raise DataError(
-        f"{path} has the columns {', '.join(schema.names)}, and {few(found)} could be the {what}; say which: "
-        f"data.keys: {{x_train: NAME, y_train: NAME, x_test: NAME, y_test: NAME}}"
+    there = ", ".join(f"{field.name} ({_kind(field.type)})" for field in fields)
+    needed = (
+        "bytes of image files; arrays of numbers are to be kept as .npz (data.name: npz)"
+        if kind == "x"
+        else "whole numbers or names, one for each image (several labels for an image are not supported)"
     )
+    raise DataError(
+        f"{path} has the columns {there}, and {few(found)} could be the {what}; say which: "
+        "data.keys: {x_train: NAME, y_train: NAME, x_test: NAME, y_test: NAME}. "
+        f"They are {needed}"
+    )
+
+
+def _kind(kind: pa.DataType) -> str:
+    """Of a column, in a word or two."""
+    return str(kind).split("<")[0]
+
+
+def _check_one_part(path: Path, batch: pa.RecordBatch, seen: set[str]) -> None:
+    """That no column says that the rows are of several parts; those that were `seen` count.
+
+    Raises:
+        DataError: one does; training images would be in the gate.
+    """
+    for name in batch.schema.names:
+        if name.lower() in _PART_COLUMNS and _holds_labels(batch.schema.field(name).type):
+            seen.update(part for value in batch.column(name).unique().to_pylist() for part in parts_of(str(value)))
+            if len(seen) > 1:
+                raise DataError(
+                    f"{path}: the column {name} says that rows are of several parts ({', '.join(sorted(seen))}); write "
+                    "a file for each and name it by its part (train.parquet, test.parquet)"
+                )
 
 
 def _label_names(schema: pa.Schema, label: str) -> tuple[str, ...]:

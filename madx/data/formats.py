@@ -67,7 +67,7 @@ def _open_pt(path: Path) -> Arrays:
             warnings.simplefilter("ignore")
             content = torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, *BROKEN) as error:
-        told = " ".join(str(error).split())[:200]
+        told = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:200]
         raise DataError(
             f"{path} cannot be read as tensors without running code ({told}); save a dictionary of tensors, or let a "
             "factory of yours read it (data.name: factory)"
@@ -124,7 +124,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "npy": Format(".npy files", r".*\.npy", lambda path: {"": lambda: open_npy(path)}),
         "pt": Format(".pt files of tensors", r".*\.pth?", _open_pt),
         "idx": Format(
-            "IDX files (as MNIST's)", r".*[-._]idx\d([-._]ubyte)?(\.gz)?", lambda path: {"": lambda: open_idx(path)}
+            "IDX files (as MNIST's)",
+            r".*[-._]idx\d([-._](u?byte|short|int|float|double))?(\.gz)?",
+            lambda path: {"": lambda: open_idx(path)},
         ),
         "mat": Format(".mat files", r".*\.mat", _open_mat),
         "pickles": Format(
@@ -206,8 +208,9 @@ def _lacking(row: Format, files: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _opened(row: Format, path: Path) -> Arrays:
+    """The arrays of a file; one without a name is called as the file is."""
     require_content(path)
-    return row.open(path)
+    return {key or _stem(path): load for key, load in row.open(path).items()}
 
 
 def _found(path: Path, wanted: Mapping[str, Format]) -> dict[Path, dict[str, list[Path]]]:
@@ -244,7 +247,7 @@ def _of_files(row: Format, files: list[Path]) -> Arrays:
     found: dict[str, Load] = {}
     for file in files:
         for key, load in _opened(row, file).items():
-            name = joined(_stem(file), key)
+            name = key if key == _stem(file) else joined(_stem(file), key)
             if name in found:
                 raise DataError(
                     f"{file.parent} has two arrays called {name}, one of them in {file.name}; rename a file"

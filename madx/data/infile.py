@@ -44,6 +44,11 @@ def open_npy(path: Path) -> Pixels:
             place, claimed = file.tell(), math.prod(shape) * dtype.itemsize
             if claimed > stamp[0] - place:
                 raise ValueError(f"it says {list(shape)} of {dtype}, and holds {stamp[0] - place} bytes")
+            if claimed < stamp[0] - place:
+                raise ValueError(
+                    f"it holds {stamp[0] - place - claimed} bytes more than the {list(shape)} of {dtype} that it says: "
+                    "several arrays in one file? Save each in a file of its own"
+                )
             if _stays(shape, fortran, claimed):
                 return Rows(path, stamp, place, dtype, shape, tuple(range(len(shape))))
             require_memory(path, claimed)

@@ -150,7 +150,8 @@ def _tar(path: Path, config: DataConfig, part: str) -> Shard:  # noqa: ARG001 - 
         images = [suffix for suffix in sample if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
         if len(images) != 1:
             raise DataError(
-                f"{path}: the sample of {next(iter(sample.values()))[0].name} has {len(images)} images; expected one"
+                f"{path}: the sample of {next(iter(sample.values()))[0].name} has {len(images)} images; expected one "
+                "(leave masks out; a sample is what has one name up to the first dot, so names may have no other dots)"
             )
         member = sample[images[0]][0]
         place = ImageFile(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -198,7 +198,9 @@ def _class_column(table: Path, header: Sequence[str] | None, body: Sequence[Sequ
         return others[0]
     if header is None and len(row) == 6 and all(map(_is_number, row[2:])):
         return 1  # name, class, and the four numbers of a box
-    if header and all(cell in ("0", "1", "0.0", "1.0") for line in body for cell in line[:names] + line[names + 1 :]):
+    if header and all(
+        cell in ("0", "1", "0.0", "1.0") for line in body for cell in [*line[:names], *line[names + 1 :]]
+    ):
         raise DataError(
             f"{table} has a column of 0 and 1 for each of {len(others)} classes; write the name of the class of each "
             "image in one column called label (several labels for an image are not supported)"
@@ -258,7 +260,7 @@ def _check_cells(table: Path, cells: Sequence[str], names: Sequence[str]) -> Non
         )
 
 
-def _is_combined(text: str, texts: Set[str]) -> bool:
+def _is_combined(text: str, texts: set[str]) -> bool:
     """Whether a class is made of others that there are: "cat|dog", "cat dog"."""
     return any(len(found := text.split(mark)) > 1 and texts.issuperset(found) for mark in ("|", ";", ",", " ", "+"))
 

@@ -85,5 +85,7 @@ def require_content(path: Path) -> None:
             head = file.read(HEAD)
     except OSError:
         return  # whoever reads it tells
+    if not head:
+        raise DataError(f"{shown(path)} is empty; replace it")
     if told := content_told(head):
         raise DataError(f"{shown(path)} is {told}")

@@ -20,6 +20,7 @@ import pytest
 import scipy.io
 import torch
 
+from madx.data import places
 from madx.data.formats import FORMATS, open_arrays
 from madx.data.inspecting import recognised
 from madx.data.naming import choose, kind_of, part_of, words
@@ -578,6 +579,53 @@ def test_double_is_the_type_of_matlabs_labels_and_fractions_are_none(tmp_path):
         read(DataConfig(name="mat", path=tmp_path / "a.mat"))
 
 
+def test_what_is_missing_or_too_much_is_told(tmp_path):
+    np.save(tmp_path / "x_test.npy", PIXELS)
+    with pytest.raises(DataError, match=r"images and nothing that could be the other.*keys x_test;"):
+        read(DataConfig(name="npy", path=tmp_path))
+    np.save(tmp_path / "y_test.npy", LABELS)
+    with (tmp_path / "x_test.npy").open("ab") as file:
+        np.save(file, LABELS)  # as np.save(file, x); np.save(file, y) leaves it
+    with pytest.raises(DataError, match=r"bytes more than .*several arrays in one file"):
+        read(DataConfig(name="npy", path=tmp_path))
+    (tmp_path / "x_test.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"x_test\.npy is empty"):
+        read(DataConfig(name="npy", path=tmp_path))
+
+
+def test_values_a_little_beyond_are_not_said_to_run_to_255(tmp_path):
+    with pytest.raises(DataError, match=r"clip them .*data\.range: \[-0\.01, 1\.01\]"):
+        images_of(save(tmp_path / "a.npz", SHARES * 1.02 - 0.01))
+
+
+@pytest.mark.parametrize("keep", ["pt", "pkl"])
+@pytest.mark.parametrize("samples", [True, False], ids=["pairs", "lists"])
+def test_images_that_are_kept_one_by_one_are_a_set(tmp_path, keep, samples):
+    images = [torch.from_numpy(image.copy()) if keep == "pt" else image for image in PIXELS]
+    labels = LABELS.tolist()
+    content = list(zip(images, labels, strict=True)) if samples else {"images": images, "labels": labels}
+    path = tmp_path / f"test.{keep}"
+    if keep == "pt":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    _, test = read(DataConfig(name="arrays", path=path, split="test"))
+    np.testing.assert_array_equal(test.images(np.arange(6)), SHARES)
+    assert test.labels.tolist() == labels
+    path.write_bytes(pickle.dumps({"images": [PIXELS[0], PIXELS[1], PIXELS[2, :, :5]], "labels": [0, 1, 0]}))
+    with pytest.raises(DataError, match="2 shapes; images must be of one size"):
+        read(DataConfig(name="pickles", path=path, split="test"))
+
+
+def test_a_list_that_repeats_one_array_is_held_against_the_memory_first(tmp_path, monkeypatch):
+    image = np.zeros((3, 8, 8), np.uint8)
+    path = tmp_path / "test.pkl"
+    path.write_bytes(pickle.dumps({"images": [image] * 50, "labels": [0, 1] * 25}))
+    monkeypatch.setattr(places, "available_memory", lambda: 12_000)
+    with pytest.raises(DataError, match="of memory are free"):
+        read(DataConfig(name="pickles", path=path, split="test"))
+
+
 def test_labels_of_minus_one_are_told_as_what_they_mostly_are(tmp_path):
     path = save(tmp_path / "a.npz", PIXELS, y_train=LABELS - 1)
     with pytest.raises(DataError, match="images without a label"):
@@ -616,7 +664,7 @@ def test_every_option_of_the_data_is_part_of_the_stages_keys():
 def test_what_is_missing_for_tables_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name in ("parquet", "arrow"):
-        (tmp_path / f"train.{name}").touch()
+        (tmp_path / f"train.{name}").write_bytes(b"-")
         with pytest.raises(DataError, match=r"needs the package pyarrow: pip install 'madx\[datasets\]'"):
             read(DataConfig(name=name, path=tmp_path))
 

@@ -424,6 +424,43 @@ def test_text_is_a_label_however_a_table_lays_it_out(tmp_path, kind):
     assert (test.names, test.labels.tolist()) == (("a", "b"), [1, 0, 1])
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_column_that_says_of_two_parts_is_no_single_part(tmp_path, kind):
+    """The rows for training would be in the gate."""
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    path = tmp_path / f"data.{kind}"
+    for parts in (["train"] * 5, ["train", "train", "train", "test", "test"]):
+        found = table([0, 1, 2, 3, 4], split=parts)
+        if kind == "parquet":
+            pq.write_table(found, path)
+        else:
+            write_stream(path, found)
+        if len(set(parts)) == 1:
+            assert len(read(DataConfig(name=kind, path=path))[0].labels) == 5
+    with pytest.raises(DataError, match=r"column split says that rows are of several parts \(test, train\)"):
+        read(DataConfig(name=kind, path=path))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("labels", [[0, 1], [1]], "several labels for an image are not supported"),
+        ("labels", [0.0, 1.0], r"labels \(double\)"),
+        ("label", [0, 1], r"arrays of numbers are to be kept as \.npz"),
+    ],
+)
+def test_columns_that_are_neither_images_nor_labels_are_told_with_the_reason(tmp_path, column, values, words):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    images = [png(image) if column == "labels" else [1, 2] for image in PIXELS[:2]]
+    pq.write_table(pa.table({"image": images, column: values}), tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=words):
+        read(DataConfig(name="parquet", path=tmp_path))
+
+
 def test_an_archive_of_class_folders_is_to_be_unpacked(tmp_path):
     with tarfile.open(tmp_path / "images.tar", "w") as archive:
         member = tarfile.TarInfo("train/a/0.png")
