@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.data.checks import check_pixels, checked_labels, in_parts
+from madx.data.checks import check_pixels, checked_labels, dim, in_parts
 from madx.data.rows import Pixels, Rows, Stamp, changed_file
 from madx.errors import DataError
 
@@ -150,6 +150,8 @@ class ArraySource:
     """Of the file, where a factory gave an array that is mapped."""
     held: bool = False
     """Whether somebody else may write into the memory: then every image is held against its digest."""
+    limits: tuple[float, float] = (0.0, 1.0)
+    """The smallest and the largest stored value."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -291,14 +293,29 @@ def array_source(
         DataError: if an array breaks this contract.
     """
     stamp = _stamp(images)
+    _check_counts(images, labels, where)
     pixels = to_nchw(images, where=where, layout=meaning.layout)
-    check_pixels(pixels, meaning, where)
+    limits = check_pixels(pixels, meaning, where)
     checked = checked_labels(labels, where=where, classes=classes, first=meaning.first_label)
     if len(pixels) != len(checked):
         raise DataError(f"{where}: there are {len(pixels)} images but {len(checked)} labels; each image needs one")
     count = int(checked.max()) + 1 if classes is None else classes
     held = not isinstance(images, Rows) and not in_own_memory(images)
-    return ArraySource(pixels, checked, count, names, meaning, meaning.sentence(), stamp, held)
+    remarks = (*meaning.sentence(), *dim(limits, meaning.range))
+    return ArraySource(pixels, checked, count, names, meaning, remarks, stamp, held, limits)
+
+
+def _check_counts(images: Pixels, labels: NDArray[Any], where: str) -> None:
+    """Raise a DataError if another axis than the first one has as many entries as there are labels."""
+    count = labels.shape[0] if labels.ndim else 0
+    if images.ndim < 3 or images.shape[0] == count or count not in images.shape[1:]:
+        return
+    axis = images.shape.index(count)
+    raise DataError(
+        f"{where}: images have the shape {list(images.shape)} and there are {count} labels, as many as the axis {axis} "
+        f"has entries; images belong on the first axis: np.moveaxis(images, {axis}, 0) (in .mat files, which have "
+        "been turned already, on the last one)"
+    )
 
 
 def to_nchw(images: Pixels, *, where: str, layout: Literal["nchw", "nhwc"] | None = None) -> Pixels:
@@ -314,7 +331,11 @@ def to_nchw(images: Pixels, *, where: str, layout: Literal["nchw", "nhwc"] | Non
         return images.with_channel() if isinstance(images, Rows) else images[:, None]
     shape = list(images.shape)
     if images.ndim != 4:
-        raise DataError(f"{where}: images have the shape {shape}; expected [N, H, W], [N, C, H, W] or [N, H, W, C]")
+        rows = ": are these flat rows? Store images.reshape(N, H, W), or with the channels where they were"
+        raise DataError(
+            f"{where}: images have the shape {shape}; expected [N, H, W], [N, C, H, W] or [N, H, W, C]"
+            f"{rows if images.ndim == 2 else ''}"
+        )
     first, last = (1 <= images.shape[axis] <= MOST_CHANNELS for axis in (1, 3))
     if layout is None and first == last:
         either = "both could" if first else "neither can"
