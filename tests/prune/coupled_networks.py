@@ -358,7 +358,7 @@ NETWORKS = {
     ),
     "a width known by heart": Coupled(by_heart, ("0.0",), {"1.0": "fixed their number"}),
     "transposed": Coupled(
-        lambda: chain(conv_bn(3, 8), nn.ConvTranspose2d(8, 12, 2, 2), conv_bn(12, 8), width=8), ("0.0", "2.0")
+        lambda: chain(conv_bn(3, 8), nn.ConvTranspose2d(8, 12, 2, 2), conv_bn(12, 8), width=8), ("0.0", "1", "2.0")
     ),
     "tracked instance norm": Coupled(
         lambda: chain(
