@@ -333,7 +333,7 @@ NETWORKS = {
         padded_shortcut, ("parts.one.0",), {"parts.stem.0": "does not run", "parts.two.0": "does not run"}
     ),
     "mixer": Coupled(mixer, ("parts.wide", "parts.in")),
-    "transformer": Coupled(Transformer, ("wide",), {"qkv": "channels"}),
+    "transformer": Coupled(Transformer, ("wide", "qkv", "patches", "proj")),
     "one-channel gate": Coupled(
         lambda: chain(conv_bn(3, 8), gated(8), conv_bn(8, 8), width=8), ("0.0", "2.0"), {"1.parts.gate": "mixed"}
     ),
