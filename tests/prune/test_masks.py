@@ -80,6 +80,21 @@ def test_a_bias_that_is_computed_from_others_has_no_mask() -> None:
     }
 
 
+def test_transposed_convolutions_are_of_the_pool_and_not_of_two_in_four() -> None:
+    """Their kernels have no sparse form; single weights of them compete with those of all convolutions."""
+    net = nn.Sequential(conv(2, 16), nn.ConvTranspose2d(16, 16, 2, groups=2), nn.Flatten(), head(16 * 25))
+    scores = random_scores(net)
+    masks = unstructured_masks(net, scores, 0.75)
+    pool = ["0.weight", "0.bias", "1.weight", "1.bias"]
+    kept = torch.cat([masks[name].flatten() for name in pool])
+    values = torch.cat([scores[name].flatten() for name in pool])
+    assert (~kept).sum() == round(0.75 * kept.numel())
+    assert values[~kept].max() < values[kept].min()
+    masks, dense = two_four_masks(net, scores)
+    assert dense["1"] == "transposed convolution: no sparse kernels exist"
+    assert not masks.keys() & {"1.weight", "1.bias"}
+
+
 def test_a_network_of_linear_layers_has_no_pool() -> None:
     net = nn.Sequential(nn.Linear(4, 3, bias=False))
     masks = unstructured_masks(net, {"0.weight": torch.arange(12.0).view(3, 4)}, 0.5)
