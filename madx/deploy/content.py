@@ -25,7 +25,7 @@ def content_sha256(payload: bytes, data: Data = NONE) -> str:
     except ExportError:
         return sha256_bytes(payload)
     digest = hashlib.sha256()
-    opsets = sorted((entry.domain, entry.version) for entry in model.opset_import)
+    opsets = sorted((str(entry.domain), entry.version) for entry in model.opset_import)  # damaged text is bytes
     digest.update(repr(opsets).encode())
     _add_graph(digest, model.graph, {})
     for function in model.functions:

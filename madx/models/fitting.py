@@ -109,6 +109,10 @@ def usual_rows(images: Tensor, given: Normalise | None = None) -> tuple[Row, ...
         )
     inverted = "" if given else "scale: -1, mean: -1"
     rows.append(Row("black and white exchanged", lambda x: 1 - x, "let its forward begin with x = 1 - x", inverted))
+    if given is None:
+        advice = "let its forward begin with x = 255 * (1 - x)"
+        inverted = "scale: -255, mean: -255"
+        rows.append(Row("black and white exchanged, from 0 to 255", lambda x: 255 * (1 - x), advice, inverted))
     if channels == 3:
         swap = "set data.channel_order to the other of rgb and bgr, or let its forward begin with x = x[:, [2, 1, 0]]"
         bgr = "channel_order: bgr"

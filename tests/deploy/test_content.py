@@ -84,3 +84,10 @@ def test_what_computes_something_else_is_another_engine(name):
 
 def test_what_is_no_onnx_file_counts_with_its_bytes():
     assert content_sha256(b"a plan") == sha256_bytes(b"a plan")
+
+
+def test_a_name_that_is_no_text_has_a_content_too():
+    """Damaged files reach this before anything is said of them."""
+    model = onnx.load_model_from_string(PAYLOAD)
+    model.opset_import.append(helper.make_opsetid("zz", 1))
+    assert len(content_sha256(model.SerializeToString().replace(b"zz", b"\xff\xfe"))) == 64

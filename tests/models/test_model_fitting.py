@@ -72,6 +72,7 @@ def test_every_normalisation_of_the_table_is_found(name: str) -> None:
     ("name", "wants"),
     [
         ("black and white exchanged", lambda fed: 1 - fed),
+        ("black and white exchanged, from 0 to 255", lambda fed: 1 - fed / 255),
         ("channels in the order blue, green, red (BGR)", lambda fed: fed.flip(1)),
         ("height and width exchanged", lambda fed: fed.transpose(2, 3)),
     ],
