@@ -36,6 +36,8 @@ _GLUED = re.compile(
     r"(train|training|test|testing|val|valid|validation)[-_ ]?(?:set|data|images?|imgs?)", re.IGNORECASE
 )
 """Names of parts with a word behind them ("trainset")."""
+_HOLDERS = ("images", "image", "imgs", "img", "jpegimages", "pictures", "photos")
+"""What folders are called that hold a set, in small letters, and hardly ever a class of it."""
 _ANNOTATIONS = "_annotations.txt"
 """How the table of Tiny-ImageNet's val ends."""
 
@@ -214,11 +216,19 @@ def read_folder(part: Part, how: Decoding, scans: Scans) -> FileSource:
 
 
 def _check_lone(root: Path, folders: Mapping[str, str], scans: Scans) -> None:
-    """That a single folder is not what the set was unpacked into.
+    """That no folder is what the set was unpacked into, rather than a class.
 
     Raises:
-        DataError: it holds folders, which are the classes or parts then.
+        DataError: one is called so, or is alone and holds folders, which are the classes or parts then.
     """
+    if holders := [text for text in folders if text.lower() in _HOLDERS]:
+        inside, beside = root / folders[holders[0]], [text for text in folders if text not in holders]
+        more = f", beside {few(beside)}" if beside else ""
+        raise DataError(
+            f"{shown(root)} has a folder {holders[0]}, which is hardly a class{more}; if the set "
+            f"lies in it, say data.path: {shown(inside)} (and data.labels, a table of file names and classes, if its "
+            "images lie in one folder); if it is a class, list all classes in data.classes"
+        )
     place = root / next(iter(folders.values()))
     if len(folders) == 1 and (inner := Listing(scans).folders(place)):
         raise DataError(

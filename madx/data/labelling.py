@@ -21,6 +21,8 @@ from madx.errors import DataError
 
 _LARGEST = 2**31
 """No network has as many classes."""
+_MANY = 10
+"""Images that are hardly ever of as many classes."""
 _LIST = "list all classes of the network in data.classes or data.class_map, in the order of its outputs"
 
 
@@ -135,11 +137,26 @@ def check_readings(
 def _by_text(texts: Sequence[str], known: Known, where: str) -> Numbered:
     if known.by_number:
         raise DataError(f"{where}: labels are names, but those of the training images are numbers; {_LIST}")
-    names = known.names or tuple(sorted(set(texts)))
+    names = known.names or names_of(texts, where)
     places = {called(name): place for place, name in enumerate(names)}
     if unknown := sorted(set(texts) - places.keys()):
         raise DataError(f"{where} has classes that are none of the {len(names)} there are: {few(unknown)}; {_LIST}")
     return Numbered(np.array([places[text] for text in texts], np.int64), names, len(names))
+
+
+def names_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
+    """The classes that text names, sorted.
+
+    Raises:
+        DataError: every image has another one, as it has a caption or a number of its own.
+    """
+    names = tuple(sorted(set(texts)))
+    if len(names) == len(texts) >= _MANY:
+        raise DataError(
+            f"{where}: each of the {len(texts)} images has another label ({few(list(names))}); are these captions, "
+            f"file names or ids? If they are classes, {_LIST}"
+        )
+    return names
 
 
 def _by_own_names(files: Sequence[Written], known: Known) -> Numbered:

@@ -17,6 +17,7 @@ from madx.data.classes import class_names
 from madx.data.collecting import collected
 from madx.data.formats import Arrays, open_arrays
 from madx.data.labelling import check_readings
+from madx.data.listing import called
 from madx.data.naming import Pair, choose
 from madx.data.rows import Pixels, in_memory
 from madx.data.sources import Meaning, Reading, array_source
@@ -128,15 +129,16 @@ def _numbered(labels: NDArray[Any], names: tuple[str, ...], meaning: Meaning, wh
     if labels.dtype.kind not in "US":
         return labels
     try:
-        texts, rows = np.unique(labels.astype(str), return_inverse=True)
+        written, rows = np.unique(labels.astype(str), return_inverse=True)
     except ValueError as error:
         raise DataError(f"{where}: labels are names that are no text ({error}); save them as text or numbers") from None
-    if unknown := sorted(set(texts.tolist()) - set(names)):
+    texts = [called(text) for text in written.tolist()]
+    if unknown := sorted(set(texts) - set(names)):
         raise DataError(
             f"{where}: labels are names, and {', '.join(unknown[:3])} is none of the {len(names)} that the recipe "
             "lists; list all classes of the network in data.classes or data.class_map, in the order of its outputs"
         )
-    return np.array([names.index(text) + meaning.first_label for text in texts.tolist()])[rows].reshape(labels.shape)
+    return np.array([names.index(text) + meaning.first_label for text in texts])[rows].reshape(labels.shape)
 
 
 def _require_known(labels: NDArray[Any], trained: NDArray[np.int64], meaning: Meaning, where: str) -> None:

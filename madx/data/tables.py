@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.data.labelling import names_of
 from madx.data.listing import SUFFIXES, called
 from madx.data.naming import parts_of
 from madx.data.places import BROKEN, few, shown
@@ -298,7 +299,7 @@ def _numbers(
     if set(texts) <= known.keys():
         return np.array([known[text] for text in texts], np.int64), names, len(names)
     if not names and not all(map(_is_number, texts)):
-        names = tuple(sorted(set(texts)))
+        names = names_of(texts, str(table))
         return np.array([names.index(text) for text in texts], np.int64), names, len(names)
     if all(map(_is_number, texts)):
         labels = np.array([int(text) for text in texts], np.int64)

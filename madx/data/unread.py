@@ -29,7 +29,10 @@ _REMEDIES: Mapping[str, tuple[str, str]] = MappingProxyType(
         ".bin": ("binary", f"CIFAR's are read by data.name: cifar10 or cifar100; of anything else {_OWN}"),
         **dict.fromkeys((".feather", ".ipc"), ("an Arrow file", "call it .arrow (data.name: arrow)")),
         ".safetensors": ("tensors", "save them with torch.save as .pt, or with np.savez"),
-        **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx"), ("a table", f"if it holds pixels, {_OWN}")),
+        **dict.fromkeys(
+            (".csv", ".tsv", ".xls", ".xlsx"),
+            ("a table", f"if it names image files, give their folder and data.labels; if it holds pixels, {_OWN}"),
+        ),
         **dict.fromkeys(
             (".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".ico", ".exr", ".hdr", ".dng", ".cr2", ".nef", ".arw"),
             ("a picture in a format that is not read", _CONVERT),

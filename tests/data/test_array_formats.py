@@ -570,6 +570,13 @@ def test_numbers_that_may_be_names_of_other_classes_are_asked_about(tmp_path):
     assert read(DataConfig(name="npz", path=path, classes=["1", "2", "3"]))[0].names == ("1", "2", "3")  # 0 is no name
 
 
+def test_names_of_classes_are_the_same_however_their_accents_are_written(tmp_path):
+    names = np.array(["cafe\u0301", "ant", "cafe\u0301", "ant", "ant", "ant"])
+    np.savez(tmp_path / "a.npz", x_test=PIXELS, y_test=names)
+    _, test = read(DataConfig(name="npz", path=tmp_path / "a.npz", classes=["caf\u00e9", "ant"]))
+    assert test.labels.tolist() == [0, 1, 0, 1, 1, 1]
+
+
 def test_double_is_the_type_of_matlabs_labels_and_fractions_are_none(tmp_path):
     parts = {"x_test": np.moveaxis(PIXELS, 0, -1), "y_test": LABELS + 0.0}
     scipy.io.savemat(tmp_path / "a.mat", parts)

@@ -132,7 +132,7 @@ def test_a_damaged_table_is_named(tmp_path, name):
 def write_labels(path: Path, labels: list[object], kind: str = "cls") -> None:
     with tarfile.open(path, "w") as archive:
         for row, label in enumerate(labels):
-            for suffix, content in (("png", png(PIXELS[row])), (kind, str(label).encode())):
+            for suffix, content in (("png", png(PIXELS[row % len(PIXELS)])), (kind, str(label).encode())):
                 member = tarfile.TarInfo(f"{row:05}.{suffix}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
@@ -459,6 +459,15 @@ def test_columns_that_are_neither_images_nor_labels_are_told_with_the_reason(tmp
     pq.write_table(pa.table({"image": images, column: values}), tmp_path / "test.parquet")
     with pytest.raises(DataError, match=words):
         read(DataConfig(name="parquet", path=tmp_path))
+
+
+def test_captions_are_no_classes_unless_they_are_listed(tmp_path):
+    captions = [f"a cat, the {number}th" for number in range(10)]
+    write_labels(tmp_path / "test.tar", captions, "txt")
+    with pytest.raises(DataError, match="each of the 10 images has another label"):
+        read(DataConfig(name="webdataset", path=tmp_path))
+    _, test = read(DataConfig(name="webdataset", path=tmp_path, classes=captions))
+    assert test.labels.tolist() == list(range(10))
 
 
 def test_an_archive_of_class_folders_is_to_be_unpacked(tmp_path):

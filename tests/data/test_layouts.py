@@ -369,6 +369,7 @@ def flat(root: Path, header: str, rows: list[str]) -> dict[str, object]:
         ("file,label", ["cat", "dog", "dog|cat"], "several classes of one image"),
         ("file,label", ["scab", "rust", "rust scab"], "several classes of one image"),
         ("file,MEL,NV,BCC", ["1,0,0", "0,1,0", "0,0,1"], "for each of 3 classes"),
+        ("file,caption", [f"cat {number} of many" for number in range(10)], "each of the 10 images has another"),
         ("file,class_id,class_name", ["0,b", "1,a", "1,b"], "one number for each name"),
         ("file,class_id,class_name", ["3,b", "7,a", "3,b"], "from 0 or 1 on"),
     ],
@@ -452,3 +453,15 @@ def test_what_an_image_file_holds_in_truth_is_said(tmp_path, content, words):
     (tmp_path / "a" / "x.jpg").write_bytes(content)
     with pytest.raises(DataError, match=words):
         load_splits(config(tmp_path, selection=1), 0)
+
+
+@pytest.mark.parametrize(
+    "counts", [{"images": 2, "annotations/trimaps": 2}, {"Images/a": 2, "Images/b": 2}, {"img": 3}]
+)
+def test_a_folder_called_images_is_no_class_unless_it_is_listed(tmp_path, counts):
+    fill(tmp_path, counts)
+    place = next(iter(counts)).split("/")[0]
+    with pytest.raises(DataError, match=rf"data\.path: {tmp_path / place}.*data\.classes"):
+        read_folders(config(tmp_path))
+    if len(counts) == 2 and place == "images":
+        assert read_folders(config(tmp_path, classes=["images", "annotations"]))[0].classes == 2
