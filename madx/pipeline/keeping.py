@@ -114,7 +114,7 @@ def kept_beside_timings(context: Context) -> Kept:
 def _kept_for_gates(context: Context) -> Kept:
     """Everything, if nothing but gates that measure nothing changed since; the verdict must still be there too."""
     record = context.run.stage("verify")
-    if record is None or context.afresh or record["key"] == context.key:
+    if record is None or context.stage.afresh or record["key"] == context.stage.key:
         return Kept()
     if keys.measuring(record["depends"]) != keys.measuring(keys.verify(context)):
         return Kept()

@@ -158,8 +158,9 @@ def time_again(context: Context, config: EngineConfig, before: Measurements) -> 
             f"{config.name}: these are not the engines that were measured (their SHA-256 differ); verify without --only"
         )
     with loaded_sides(context, config, reference, candidate) as sides:
-        latency = context.world.share(partial(time_engines, context, config, *sides))
-        steps = context.world.share(lambda: None if context.alone else ladder(context, config))
+        latency, steps = context.world.share(
+            lambda: (time_engines(context, config, *sides), None if context.alone else ladder(context, config))
+        )
     return replace(before, latency=latency, ladder=steps)
 
 
@@ -169,6 +170,7 @@ def begin_timing_again(context: Context) -> None:
     Raises:
         ArtifactError: as `kept_beside_timings`, or as `begin`.
     """
+    context.sources  # noqa: B018 - read where all processes wait for them
     context.world.share(lambda: _refuse_other_files(context))
     begin(context, stage_named("verify"), part="--only latency")
     context.world.share(lambda: kept_beside_timings(context))

@@ -35,7 +35,7 @@ def train(context: Context) -> list[str]:
     taken = {} if weights is None else {"weights": _take_over(context, module, weights)}
     _check_it_returns_logits(context, module)
     check_it_runs_in_bf16(context, module)
-    if recipe.train is not None and "prune" in context.wanted:
+    if recipe.train is not None and "prune" in context.stage.wanted:
         _check_something_can_go(context, module)
     module.to(context.device)
     if weights is not None:

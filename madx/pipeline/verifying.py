@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,25 +50,21 @@ PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
 
 def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
-    world = context.world
-    kept = world.share(lambda: what_is_kept(context))
-    taken_over = world.share(lambda: kept.provenance.get("merged", []) if kept.measurements else merged(context))
+    start = context.world.share(lambda: _decide(context))
+    kept = start.kept
     if not context.alone and context.recipe.verify.input != InputConfig():
         context.progress.say(
             "verify.input speaks of a file that is given with --engine; this run's own needs none of it"
         )
     if kept.untouched:
         context.progress.say("only gates changed: what was measured is judged again, and nothing is measured")
-    measured, missing = [], {}
-    anew = any(config.name not in kept.measurements for config in context.recipe.export.engines)
-    doubted = world.share(lambda: image_doubts(context)) if anew else ()
+    measured: list[Measurements] = []
     hashes: dict[str, dict[str, str]] = {}
     fit: dict[str, Sequence[str]] = {}
     for config in context.recipe.export.engines:
-        if reason := world.share(partial(why_missing, context, config)):
-            context.progress.say(f"{config.name}: missing: {reason}")
-            missing[config.name] = reason
-            hashes[config.name] = _recorded_hashes(context, config)
+        if config.name in start.missing:
+            context.progress.say(f"{config.name}: missing: {start.missing[config.name]}")
+            hashes[config.name] = start.recorded[config.name]
             continue
         if (before := kept.measurements.get(config.name)) is not None:
             measured.append(time_again(context, config, before) if kept.timed_again else before)
@@ -78,8 +73,36 @@ def verify(context: Context) -> list[str]:
             continue
         values, hashes[config.name], fit[config.name] = _measured(context, config)
         if values is not None:
-            measured.append(replace(values, image_doubts=doubted))
-    return _judged(context, measured, missing, hashes, kept=kept, told={"merged": taken_over, "fit": fit})
+            measured.append(replace(values, image_doubts=start.image_doubts))
+    told = {"merged": start.merged, "fit": fit}
+    return context.world.share(lambda: _judged(context, measured, start.missing, hashes, kept=kept, told=told))
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What is known and decided before anything is measured."""
+
+    kept: Kept
+    merged: list[str]
+    """Files of the chunks that other run directories measured."""
+    image_doubts: tuple[str, ...]
+    """As in `Measurements`; asked for only where something is measured."""
+    missing: dict[str, str]
+    """Why engines of the recipe cannot be had here, by name."""
+    recorded: dict[str, dict[str, str]]
+    """SHA-256 of the files that there are of those, by name and role."""
+
+
+def _decide(context: Context) -> _Start:
+    kept, missing = what_is_kept(context), missing_engines(context)
+    engines = context.recipe.export.engines
+    return _Start(
+        kept=kept,
+        merged=kept.provenance.get("merged", []) if kept.measurements else merged(context),
+        image_doubts=image_doubts(context) if any(one.name not in kept.measurements for one in engines) else (),
+        missing=missing,
+        recorded={one.name: _recorded_hashes(context, one) for one in engines if one.name in missing},
+    )
 
 
 def _judged(
@@ -95,25 +118,22 @@ def _judged(
 
     `told` goes into the provenance as it is; its `fit` has, by engine, doubts whether it was made for these images.
     """
-    world, settings = context.world, context.recipe.verify
+    settings = context.recipe.verify
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     gates = [gate.model_dump(mode="json") for gate in settings.gates]
     judged = {values.engine: hashes[values.engine] for values in measured}
-    world.share(lambda: copy_kept(context, kept))
-    tried = world.share(lambda: _contents(context, judged))
-    attempts = world.share(lambda: counted(context, tried, gates, kept=kept.untouched, timed=kept.retimed))
+    copy_kept(context, kept)
+    attempts = counted(context, _contents(context, judged), gates, kept=kept.untouched, timed=kept.retimed)
     names = {config.name: files.measurements(config) for config in context.recipe.export.engines}
     for values in measured:
         if values.engine not in kept.untouched:
             context.write_arrays(names[values.engine], values.to_arrays())
     earlier = kept.earlier_timings()
-    fed = world.share(
-        lambda: [
-            sentence
-            for config in context.recipe.export.engines
-            for sentence in (*how_precise(context, config), *how_fed(context, config))
-        ]
-    )
+    fed = [
+        sentence
+        for config in context.recipe.export.engines
+        for sentence in (*how_precise(context, config), *how_fed(context, config))
+    ]
     doubts = [f"{name}: {sentence}" for name, sentences in told["fit"].items() for sentence in sentences]
     warnings = (*verdict.warnings, *fed, *doubts, *attempts.warnings(timings_said(earlier)))
     verdict = replace(verdict, warnings=warnings)
@@ -124,9 +144,9 @@ def _judged(
         "engines": hashes,
         "gates": gates,
         **told,
-        "measured_at": world.share(lambda: kept.measured_at(judged)),
+        "measured_at": kept.measured_at(judged),
         "earlier_timings": earlier,
-        "attempts": world.share(context.run.attempts),
+        "attempts": context.run.attempts(),
     }
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*(names[values.engine] for values in measured), files.VERDICT]
@@ -156,6 +176,12 @@ def _recorded_hashes(context: Context, config: EngineConfig) -> dict[str, str]:
     return {role: digest for role, digest in found.items() if digest is not None}
 
 
+def missing_engines(context: Context) -> dict[str, str]:
+    """Why engines of the recipe cannot be had here, by name."""
+    reasons = {config.name: why_missing(context, config) for config in context.recipe.export.engines}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
 def why_missing(context: Context, config: EngineConfig) -> str:
     """Every engine of the recipe is promised: why this one cannot be had here, or nothing."""
     record = build_record(context, config)
@@ -178,23 +204,34 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if reference else ''}")
     suite = suite_of(context.recipe.verify.attack)
     with loaded_sides(context, config, reference, candidate) as sides:
-        doubted = context.world.share(lambda: examine_given(context, sides))
-        # Timed by process 0 while the others wait idle: another process at work would be measured too.
-        latency = context.world.share(lambda: time_engines(context, config, *sides))
-        parity = context.world.share(lambda: _parity(context, config, *sides))
-        sound = context.world.share(lambda: measure_soundness(context, config, suite, *sides))
+        # By process 0 while the others wait idle: another process at work would be timed too.
+        doubted, latency, parity, sound = context.world.share(
+            lambda: (
+                examine_given(context, sides),
+                time_engines(context, config, *sides),
+                _parity(context, config, *sides),
+                measure_soundness(context, config, suite, *sides),
+            )
+        )
         accuracy = measure_accuracy(context, config, *sides)
+        sound, curve, steps = context.world.share(
+            lambda: (
+                with_doubled(context, config, sound, accuracy, sides),
+                measure_curve(context, config, accuracy, *sides),
+                None if context.alone else ladder(context, config),
+            )
+        )
         measurements = Measurements(
             engine=config.name,
             latency=latency,
             parity=parity,
-            soundness=context.world.share(lambda: with_doubled(context, config, sound, accuracy, sides)),
+            soundness=sound,
             accuracy=accuracy,
-            curve=context.world.share(lambda: measure_curve(context, config, accuracy, *sides)),
+            curve=curve,
             sizes=Sizes(reference=reference.size if reference else None, candidate=candidate.size),
             reference=reference.subject if reference else None,
             candidate=candidate.subject,
-            ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
+            ladder=steps,
             reference_doubts=doubted.reference,
         )
     return measurements, hashes, doubted.told
