@@ -13,9 +13,8 @@ from typing import Self
 from madx.errors import ArtifactError, RecipeError
 from madx.pipeline.attacking import measure_chunks
 from madx.pipeline.chunks import begin_record, chunks_in_all, images_in
-from madx.pipeline.contenders import contenders
 from madx.pipeline.context import Context
-from madx.pipeline.sides import loaded_sides
+from madx.pipeline.engines import compared, loaded_engines
 from madx.pipeline.stages import begin, stage_named
 from madx.pipeline.takeover import examine_given
 from madx.pipeline.verifying import missing_engines
@@ -111,6 +110,6 @@ def _begin_shard(context: Context, shard: Shard) -> dict[str, str]:
 
 def _measure(context: Context, config: EngineConfig, numbers: range) -> None:
     context.progress.say(f"{config.name}: measuring {len(numbers)} chunks of images")
-    with loaded_sides(context, config, *contenders(context, config)) as sides:
-        context.world.share(lambda: examine_given(context, sides))
-        measure_chunks(context, config, *sides, numbers=numbers)
+    with loaded_engines(context, *compared(context, config)) as engines:
+        context.world.share(lambda: examine_given(context, engines))
+        measure_chunks(context, config, engines, numbers=numbers)

@@ -6,8 +6,6 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from madx.attacks import suite_of
 from madx.data import describe
 from madx.data.near import MOST_COPIES, near_copies
@@ -17,21 +15,30 @@ from madx.pipeline import files
 from madx.pipeline.attacking import budget, measure_accuracy
 from madx.pipeline.attempts import counted
 from madx.pipeline.chunks import gate_images, merged
-from madx.pipeline.contenders import build_record, contenders, content_of, how_fed, how_precise, roles
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
+from madx.pipeline.engines import (
+    EngineUnderTest,
+    Pair,
+    build_record,
+    compared,
+    content_of,
+    how_fed,
+    how_precise,
+    loaded_engines,
+    roles,
+)
+from madx.pipeline.examples import examples_on
 from madx.pipeline.keeping import Kept, copy_kept, timings_said, what_is_kept
 from madx.pipeline.ladder import ladder
-from madx.pipeline.sides import Side, loaded_sides
 from madx.pipeline.soundness import measure_soundness
 from madx.pipeline.takeover import examine_given
 from madx.pipeline.timing import time_again, time_engines
-from madx.pipeline.twins import examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import AttackConfig, EngineConfig, InputConfig
 from madx.verify import Measurements, Sizes, judge
-from madx.verify.contract import DYNAMIC, SERVED_ALONE, USUAL_CAUSE, Classifier
+from madx.verify.contract import DYNAMIC, SERVED_ALONE, USUAL_CAUSE
 from madx.verify.parity import (
     GREY_LEVEL,
     JITTER,
@@ -40,7 +47,6 @@ from madx.verify.parity import (
     EngineParity,
     Parity,
     contract_alone,
-    in_eight_bits,
     measure_parity,
 )
 
@@ -197,27 +203,27 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     Raises:
         EngineError: the engine does not work; nothing is recorded, and the next call tries again.
     """
-    reference, candidate = contenders(context, config)
+    reference, candidate = compared(context, config)
     hashes = {one.role: str(one.subject.sha256) for one in (reference, candidate) if one}
     if not config.verify:
         return None, hashes, ()
     context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if reference else ''}")
     suite = suite_of(context.recipe.verify.attack)
-    with loaded_sides(context, config, reference, candidate) as sides:
+    with loaded_engines(context, reference, candidate) as engines:
         # By process 0 while the others wait idle: another process at work would be timed too.
         doubted, latency, parity, sound = context.world.share(
             lambda: (
-                examine_given(context, sides),
-                time_engines(context, config, *sides),
-                _parity(context, config, *sides),
-                measure_soundness(context, config, suite, *sides),
+                examine_given(context, engines),
+                time_engines(context, config, engines),
+                _parity(context, config, engines),
+                measure_soundness(context, config, suite, engines),
             )
         )
-        accuracy = measure_accuracy(context, config, *sides)
+        accuracy = measure_accuracy(context, config, engines)
         sound, curve, steps = context.world.share(
             lambda: (
-                with_doubled(context, config, sound, accuracy, sides),
-                measure_curve(context, config, accuracy, *sides),
+                with_doubled(context, config, sound, accuracy, engines),
+                measure_curve(context, config, accuracy, engines),
                 None if context.alone else ladder(context, config),
             )
         )
@@ -237,41 +243,42 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     return measurements, hashes, doubted.told
 
 
-def _parity(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Parity:
+def _parity(context: Context, config: EngineConfig, engines: Pair) -> Parity:
+    reference, candidate = engines
     return Parity(
-        reference=_beside_twin(context, config, reference) if reference else None,
-        candidate=_beside_twin(context, config, candidate),
+        reference=_beside_torch(context, config, reference) if reference else None,
+        candidate=_beside_torch(context, config, candidate),
     )
 
 
-def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EngineParity:
-    """The engine beside its own twin, on the first gate images and on examples made from them on that twin."""
+def _beside_torch(context: Context, config: EngineConfig, engine: EngineUnderTest) -> EngineParity:
+    """The engine beside its own torch model, on the first gate images and on examples made from them on that model."""
     images, labels = context.splits.gate.tensors(0, min(PARITY_IMAGES, gate_images(context)))
-    contract = _contract_of(context, config, side)
-    if side.twin is None:
-        return contract_alone(side.engine, clean=images.numpy(), contract=contract)
-    adversarial = examples_on(context, side.twin, images, labels, attack=PARITY_ATTACK, stream=("verify-parity",))
+    contract = _contract_of(context, config, engine)
+    if engine.torch_model is None:
+        return contract_alone(engine.session, clean=images.numpy(), contract=contract)
+    stream = ("verify-parity",)
+    adversarial = examples_on(context, engine.torch_model, images, labels, attack=PARITY_ATTACK, stream=stream)
     return measure_parity(
-        side.engine,
-        rounding_twin(side, context.device),
+        engine.session,
+        engine.torch_classifier(context.device),
         clean=images.numpy(),
         adversarial=adversarial.numpy(),
         contract=contract,
     )
 
 
-def _contract_of(context: Context, config: EngineConfig, side: Side) -> Contract:
+def _contract_of(context: Context, config: EngineConfig, engine: EngineUnderTest) -> Contract:
     """What this engine is held to, which is no more than its file can take."""
-    batches = served_batches(context, config, side.batch)
-    facts = build_record(context, config).get(side.role, {}).get("facts", {})
+    batches = served_batches(context, config, engine.batch)
     return Contract(
-        side.rounding,
+        engine.rounding,
         batches,
-        only=side.batch,
-        cause=_cause(facts),
-        jitter=GREY_LEVEL if side.rounds else JITTER,
-        precision=side.computes_in,
-        random=facts.get("random", ""),
+        only=engine.batch,
+        cause=_cause(engine.facts),
+        jitter=GREY_LEVEL if engine.rounds else JITTER,
+        precision=engine.computes_in,
+        random=engine.facts.get("random", ""),
     )
 
 
@@ -282,13 +289,6 @@ def _cause(facts: Mapping[str, Any]) -> str:
     if depending := facts.get("depends_on_values"):
         return f"{USUAL_CAUSE} (the file has {depending}, which may decide for a whole batch at once). {SERVED_ALONE}"
     return USUAL_CAUSE
-
-
-def rounding_twin(side: Side, device: torch.device) -> Classifier:
-    """The side's torch twin as a callable; where the engine's file takes whole numbers, it is shown the same ones."""
-    assert side.twin is not None  # asked by whoever calls
-    plain = twin(side.twin, device)
-    return (lambda images: plain(in_eight_bits(images))) if side.rounds else plain
 
 
 def image_doubts(context: Context) -> tuple[str, ...]:
