@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from madx.pipeline.sides import Side
+from madx.pipeline.engines import EngineUnderTest
 from madx.recipe import ThreatConfig
 
 N, CLASSES = 120, 4
@@ -42,4 +42,4 @@ def side(role, twin, engine=None):
         with torch.no_grad():
             return network(torch.from_numpy(images)).numpy()
 
-    return Side(role, logits, twin and twin.eval())
+    return EngineUnderTest(role, twin and twin.eval(), loaded=logits)

@@ -38,7 +38,7 @@ def own_clock(seed: int = 0) -> Iterator[None]:
         patch.setattr(Watch, "over_this_machine", lambda **_: watch)
         # A reference is exported once more to see whether that is faster; simulated times say nothing of that.
         as_given = timing.TimedReference
-        patch.setattr(timing, "fastest_reference", lambda _c, _e, given, *_: as_given(given.again, given.engine.facts))
+        patch.setattr(timing, "fastest_reference", lambda _c, _e, given, *_: as_given(given.load, given.session.facts))
         patch.setattr(latency, "LOADS", 2)  # simulated times do not depend on it, and loading takes real ones
         for runtime in (OrtBackend, OpenVinoBackend):
             patch.setattr(runtime, "load", _timed_by(machine, runtime.load))

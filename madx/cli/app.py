@@ -7,6 +7,7 @@ import errno
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -40,7 +41,7 @@ from madx.machine import let_waiting_threads_sleep, stand_in_for_home
 
 if TYPE_CHECKING:
     from madx.pipeline import Context, Given
-    from madx.pipeline.alone import Asked, StandIn
+    from madx.pipeline.alone import Asked
     from madx.pipeline.shards import Shard
 
 app = typer.Typer(
@@ -167,9 +168,8 @@ def verify(
     if recipe is not None:
         context = _context(recipe, run_dir, overrides, as_json, given=given)
     else:
-        context, found = _without_recipe(asked, run_dir, overrides, as_json, given=given)
-        context.accepted = found.write  # a run that is killed, or is a part, can be gone on with from its recipe too
-    context.only_latency = only_latency
+        context = _without_recipe(asked, run_dir, overrides, as_json, given=given)
+    context = replace(context, only_latency=only_latency)
     if shard is not None:
         _run_shard(context, shard, as_json, again)
     repeated, merged = again.again or only_latency, pieces.merge or ()
@@ -375,8 +375,11 @@ def _context(
 
 def _without_recipe(
     asked: Asked | None, run_dir: Path | None, overrides: list[str] | None, as_json: bool, *, given: Given
-) -> tuple[Context, StandIn]:
-    """The run of the recipe that the options stand for, and that recipe; it is shown at once."""
+) -> Context:
+    """The run of the recipe that the options stand for; the recipe is shown at once.
+
+    It is written once the files are accepted: a run that is killed, or is a part, can be gone on with from it too.
+    """
     from madx.cli.short import say
     from madx.pipeline.alone import stand_in
     from madx.recipe import resolve_paths
@@ -385,10 +388,12 @@ def _without_recipe(
     found = stand_in(asked, given, overrides or (), run_dir)
     loaded = resolve_paths(found.written, found.root.resolve())
     typed = given.typed(found.path, run_dir, ())  # the overrides are in it
-    context = at_hand(loaded, found.written, found.root, given=given, typed=typed, as_json=as_json)
+    context = at_hand(
+        loaded, found.written, found.root, given=given, typed=typed, as_json=as_json, accepted=found.write
+    )
     say(context.progress, found, twins=given.twin is not None)
     try:
         context.splits  # noqa: B018 - read once, for all that follows
     except DataError as problem:
         raise found.told_of(problem) from None
-    return context, found
+    return context

@@ -27,14 +27,23 @@ _HOW_TO_ASK = "`madx report RECIPE --exit-code` ends with the verdict's own"
 _LAUNCHERS_CODE = f"exit code {{:d}}; torchrun itself ends with 1 for every code but 0. {_HOW_TO_ASK}"
 
 
-def at_hand(recipe: Recipe, written: Recipe, root: Path, *, given: Given, typed: Invocation, as_json: bool) -> Context:
+def at_hand(
+    recipe: Recipe,
+    written: Recipe,
+    root: Path,
+    *,
+    given: Given,
+    typed: Invocation,
+    as_json: bool,
+    accepted: Callable[[], None] | None = None,
+) -> Context:
     """A run with what its stages need; of several processes one shows how it goes."""
     from madx.pipeline import Context
     from madx.rundir import RunDirectory
 
     world = join(recipe.device)
     progress = show.progress_for(quiet=as_json) if world.first else Silent()
-    return Context(recipe, RunDirectory(root), progress, world, given, written, typed)
+    return Context(recipe, RunDirectory(root), progress, world, given, written, typed, accepted=accepted)
 
 
 @contextlib.contextmanager

@@ -58,6 +58,11 @@ class Group(World):
         """Whether this process holds the run directory and talks to the user."""
         return self._rank == 0
 
+    @property
+    def apart(self) -> bool:
+        """Whether this process is inside a function that was handed to `map` or `share`."""
+        return self._apart
+
     def gather(self, value: T) -> list[T]:
         """Every process's value, by rank."""
         if self._apart:

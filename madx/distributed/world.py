@@ -32,6 +32,11 @@ class World:
         """Whether this process holds the run directory and talks to the user."""
         return True
 
+    @property
+    def apart(self) -> bool:
+        """Whether this process is on its own for now, while others wait for what it finds."""
+        return False
+
     def gather(self, value: T) -> list[T]:
         """Every process's value, by rank; values are picklable and not on a GPU, here and below."""
         return [value]

@@ -18,8 +18,8 @@ from madx.attacks import Attack, Suite, Victim, run_suite, suite_of
 from madx.data import Ahead
 from madx.pipeline.chunks import begin_record, chunk, chunks_in_all, gate_images, store_chunk, stored_chunks
 from madx.pipeline.context import Context
-from madx.pipeline.sides import Side
-from madx.pipeline.twins import BATCH
+from madx.pipeline.engines import EngineUnderTest, Pair
+from madx.pipeline.examples import BATCH
 from madx.recipe import EngineConfig
 from madx.seeds import torch_generator
 from madx.verify import Accuracy, Adversary, Examples, Kind, decided, measure_chunk
@@ -29,12 +29,12 @@ ATTACKING = {True: "attacking both engines", False: "attacking the engine"}
 """What the progress calls it, with and without a reference."""
 
 
-def measure_accuracy(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Accuracy:
+def measure_accuracy(context: Context, config: EngineConfig, engines: Pair) -> Accuracy:
     """The suite on both engines, chunk after chunk; those that are stored are read, not made again."""
     total = chunks_in_all(context)
     parts = context.world.share(lambda: stored_chunks(context, config))
     left = [number for number in range(total) if number not in parts]
-    with closing(_measured(context, config, (reference, candidate), left, done=len(parts))) as values:
+    with closing(_measured(context, config, engines, left, done=len(parts))) as values:
         for number in range(total):
             if number not in parts:
                 parts[number] = next(values)
@@ -43,21 +43,19 @@ def measure_accuracy(context: Context, config: EngineConfig, reference: Side | N
     return _joined(parts, number + 1)
 
 
-def measure_chunks(
-    context: Context, config: EngineConfig, reference: Side | None, candidate: Side, *, numbers: Sequence[int]
-) -> None:
+def measure_chunks(context: Context, config: EngineConfig, engines: Pair, *, numbers: Sequence[int]) -> None:
     """Store these chunks, and only these; those that are stored already are not made again."""
     parts = context.world.share(lambda: stored_chunks(context, config))
     left = [number for number in numbers if number not in parts]
-    for _ in _measured(context, config, (reference, candidate), left, done=len(numbers) - len(left)):
+    for _ in _measured(context, config, engines, left, done=len(numbers) - len(left)):
         pass
 
 
 def _measured(
-    context: Context, config: EngineConfig, sides: tuple[Side | None, Side], left: Sequence[int], *, done: int
+    context: Context, config: EngineConfig, engines: Pair, left: Sequence[int], *, done: int
 ) -> Generator[Accuracy, None, None]:
     """These chunks, one after the other; each is stored before it is handed out."""
-    reference, candidate = sides
+    reference, candidate = engines
     recipe, suite = context.recipe, suite_of(context.recipe.verify.attack)
     attackers = adversaries(context, suite, (candidate,) if reference is None else (reference, candidate))
 
@@ -71,13 +69,13 @@ def _measured(
             eight_bit=recipe.verify.eight_bit,
             served=Served(
                 candidate.batch or recipe.verify.latency.batch,
-                tuple(side.rounding for side in sides if side is not None),
+                tuple(engine.rounding for engine in engines if engine is not None),
                 probabilities=candidate.interface is not None and candidate.interface.form == "probabilities",
             ),
         )
 
     begin_record(context)
-    for line in budget(suite, with_twins=candidate.twin is not None):
+    for line in budget(suite, with_twins=candidate.torch_model is not None):
         context.progress.say(f"{suite.name}: {line}")
     if done:
         context.progress.say(f"{done} of {done + len(left)} chunks of images are measured already")
@@ -109,24 +107,25 @@ def budget(suite: Suite, *, with_twins: bool) -> tuple[str, ...]:
     return (suite if with_twins else replace(suite, twin=(), in_the_loop=())).budget()
 
 
-def adversaries(context: Context, suite: Suite, sides: Sequence[Side]) -> list[Adversary]:
-    """Every part of the suite on every side; the cheap and strong ones first, as each sees only what still stands."""
+def adversaries(context: Context, suite: Suite, engines: Sequence[EngineUnderTest]) -> list[Adversary]:
+    """Every part of the suite on every engine; the cheap and strong ones first, as each sees only what still stands."""
     return [
         Adversary(name, kind, _examples(context, attacks, victim, name))
-        for name, kind, attacks, victim in _aims(suite, sides)
+        for name, kind, attacks, victim in _aims(suite, engines)
         if attacks
     ]
 
 
-def _aims(suite: Suite, sides: Sequence[Side]) -> Iterator[tuple[str, Kind, tuple[Attack, ...], Victim]]:
-    twins = [(side, side.twin) for side in sides if side.twin is not None]
-    for side, twin in twins:
-        yield f"{suite.name} on the {side.label} twin", "white-box", suite.twin, Victim.of(twin)
-    for side, twin in twins:
-        victim = Victim.in_the_loop(side.logits, twin)
-        yield f"{suite.name}, {side.label} engine in the loop", "engine in the loop", suite.in_the_loop, victim
-    for side in sides:
-        yield f"{suite.name}, queries of the {side.label} engine", "query", suite.query, Victim.query_only(side.logits)
+def _aims(suite: Suite, engines: Sequence[EngineUnderTest]) -> Iterator[tuple[str, Kind, tuple[Attack, ...], Victim]]:
+    models = [(engine, engine.torch_model) for engine in engines if engine.torch_model is not None]
+    for engine, model in models:
+        yield f"{suite.name} on the {engine.label} twin", "white-box", suite.twin, Victim.of(model)
+    for engine, model in models:
+        victim = Victim.in_the_loop(engine.logits, model)
+        yield f"{suite.name}, {engine.label} engine in the loop", "engine in the loop", suite.in_the_loop, victim
+    for engine in engines:
+        victim = Victim.query_only(engine.logits)
+        yield f"{suite.name}, queries of the {engine.label} engine", "query", suite.query, victim
 
 
 def _examples(

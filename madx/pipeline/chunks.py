@@ -78,7 +78,7 @@ def _record(context: Context) -> dict[str, Any]:
     path = context.run.path(f"{context.checkpoints}/{RECORD}")
     if path.is_file():
         return read_record(path)
-    return {"key": context.key, "made_of": context.made_of, "merged": [], "shards": []}
+    return {"key": context.stage.key, "made_of": context.stage.made_of, "merged": [], "shards": []}
 
 
 def store_chunk(context: Context, config: EngineConfig, number: int, value: Accuracy) -> None:

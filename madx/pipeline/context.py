@@ -8,8 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,9 +39,51 @@ from madx.verify.arrays import Arrays
 _NOTHING_TAKEN: dict[str, Any] = {"depends": {"given": {}}}
 
 
-@dataclass
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunningStage:
+    """The stage that is worked on. Each stage's context is the run's, with another one of these."""
+
+    key: str = ""
+    """Its checkpoints are bound to it."""
+    made_of: Mapping[str, Any] = field(default_factory=lambda: {"stage": "none"})
+    """What `key` is the hash of, the stage's name among it."""
+    wanted: tuple[str, ...] = ()
+    """Names of the stages that are being brought up to date, the running one among them."""
+    afresh: bool = False
+    """Whether it was asked for again: it takes up what a killed run left, nothing that it finished."""
+    taken: tuple[str, ...] | None = None
+    """Roles of the engines from outside, once process 0 has settled that for all stages; None before."""
+
+    @property
+    def name(self) -> str:
+        """As in `madx.pipeline.stages`."""
+        return str(self.made_of["stage"])
+
+
+@dataclass(frozen=True)
+class Once:
+    """What is read, measured or said once, by name: the contexts of a run's stages have one of these in common."""
+
+    done: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, name: str, work: Callable[[], T], *, keep: bool = True) -> T:
+        """What `work` came to when it was first asked for; called again until it may be kept."""
+        found: T = self.done[name] if name in self.done else work()
+        if keep:
+            self.done[name] = found
+        return found
+
+    def branch(self) -> Once:
+        """All that was done so far; what is done from here on, either of the two does for itself."""
+        return Once(dict(self.done))
+
+
+@dataclass(frozen=True)
 class Context:
-    """One run. `key` is the key of the stage that is running, and its checkpoints are bound to it."""
+    """One run, as the running stage sees it. Nothing in it is changed: `dataclasses.replace` makes another."""
 
     recipe: Recipe
     run: RunDirectory
@@ -55,31 +96,34 @@ class Context:
     """The command line, for those who are told what to type next."""
     only_latency: bool = False
     """Whether the verify stage times again and keeps what else it measured."""
-    key: str = ""
-    made_of: Mapping[str, Any] = field(default_factory=lambda: {"stage": "none"})
-    """What `key` is the hash of, the stage's name among it."""
-    wanted: tuple[str, ...] = ()
-    """Names of the stages that are being brought up to date, the running one among them."""
-    afresh: bool = False
-    """Whether the running stage was asked for again: it takes up what a killed run left, nothing that it finished."""
     accepted: Callable[[], None] | None = None
     """What process 0 does as soon as what was given is taken over, before anything is measured; once."""
-    _warned: set[str] = field(default_factory=set)
+    stage: RunningStage = field(default_factory=RunningStage)
+    once: Once = field(default_factory=Once, repr=False)
 
-    @cached_property
+    @property
     def sources(self) -> dict[str, Source]:
         """What was given from outside the run, read once; process 0 reads it for all.
 
         Raises:
             ArtifactError: a file is not there, or not what its run wrote.
         """
-        return self.world.share(lambda: sources(self.given, self.recipe.export.engines))
+        if not self.given.any:
+            return {}
+        return self._once_for_all("sources", lambda: sources(self.given, self.recipe.export.engines))
+
+    def accept(self) -> None:
+        """Tell whoever waits for it that what was given is taken over."""
+        if self.accepted is not None:
+            self.once.get("accepted", self.accepted)
 
     @property
     def taken(self) -> tuple[str, ...]:
         """Roles of the engines from outside: those that are given now, else those that this run was given before."""
         if self.given.any:
             return tuple(self.sources)
+        if self.stage.taken is not None:
+            return self.stage.taken
         return self.world.share(lambda: tuple((self.run.stage("take") or _NOTHING_TAKEN)["depends"]["given"]))
 
     def recipe_to_show(self) -> dict[str, Any]:
@@ -91,13 +135,16 @@ class Context:
         """Whether this run judges an engine that it did not make."""
         return CANDIDATE in self.taken
 
-    @cached_property
+    @property
     def splits(self) -> Splits:
         """The data, read once for all stages.
 
         Raises:
             RecipeError: there are fewer images than the recipe's later stages need.
         """
+        return self.once.get("splits", self._read_splits)
+
+    def _read_splits(self) -> Splits:
         with listening(self.progress):
             splits = load_splits(self.recipe.data, self.recipe.seed, trains=not self.given.alone)
         sizes = f"{len(splits.train)} training, {len(splits.selection)} selection, {len(splits.gate)} gate images"
@@ -106,13 +153,16 @@ class Context:
             self.progress.say(f"data {self.recipe.data.name}: {sentence}")
         return splits
 
-    @cached_property
+    @property
     def device(self) -> torch.device:
         """Where torch works.
 
         Raises:
             RecipeError: the recipe asks for a GPU that is not there.
         """
+        return self.once.get("device", self._prepared_device)
+
+    def _prepared_device(self) -> torch.device:
         if self.recipe.threads:
             torch.set_num_threads(self.recipe.threads)
         wanted = self.recipe.device
@@ -120,21 +170,28 @@ class Context:
             raise RecipeError("device: cuda, but torch sees no GPU here; use device: auto or cpu")
         return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
-    @cached_property
+    @property
     def probe(self) -> Probe:
         """In which formats the recipe's network can be computed here, and how fast; process 0 measures for all."""
-        shape = self.splits.train.shape
-        model, device = self.recipe.model, self.device
-        found = self.world.share(lambda: kept_probe(self.run, model, self.new_model(), shape=shape, device=device))
-        self.progress.say(describe_choice(found))
+        shape, model, device = self.splits.train.shape, self.recipe.model, self.device
+        found = self._once_for_all(
+            "probe", lambda: kept_probe(self.run, model, self.new_model(), shape=shape, device=device)
+        )
+        self.once.get("probe said", lambda: self.progress.say(describe_choice(found)))
         return found
 
     def compute_format(self, asked: Asked, *, setting: str = "") -> ComputeFormat:
-        """The fastest format of the precision that the recipe's `setting` asks for; a slow one is warned of once."""
-        if asked != "auto" and setting not in self._warned and (told := warning(self.probe, asked, setting)):
-            self.progress.say(told)
-        self._warned.add(setting)
+        """The fastest format of the precision that the recipe's `setting` asks for; a slow one is warned of once.
+
+        Without a setting nobody asked for it, and there is nothing to change.
+        """
+        if setting and asked != "auto" and (told := warning(self.probe, asked, setting)):
+            self.once.get(f"warned of {setting}", lambda: self.progress.say(told))
         return self.probe.fastest(asked)
+
+    def _once_for_all(self, name: str, work: Callable[[], T]) -> T:
+        """What process 0 finds is kept by all, or by none: one that has it would not wait where the others ask."""
+        return self.once.get(name, lambda: self.world.share(work), keep=not self.world.apart)
 
     def batch_size(self, config: LoopConfig | PruneConfig) -> int:
         """Images a batch of that part of the recipe, on this run's training split."""
@@ -164,7 +221,7 @@ class Context:
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Where the running stage keeps the state of its work `name`; another madx does not take it up."""
-        file = FileCheckpoint(self.run.path(f"{self.checkpoints}/{name}.pt"), f"{madx.__version__} {self.key}")
+        file = FileCheckpoint(self.run.path(f"{self.checkpoints}/{name}.pt"), f"{madx.__version__} {self.stage.key}")
         return _SharedCheckpoint(file, self.world)
 
     def in_parts(self, name: str, description: str, parts: Mapping[str, Callable[[], Arrays]]) -> Arrays:
@@ -186,7 +243,7 @@ class Context:
     @property
     def checkpoints(self) -> str:
         """Name of the folder in which the running stage keeps unfinished work, in any run directory."""
-        return f"{CHECKPOINTS}/{self.made_of['stage']}-{self.key[:16]}"
+        return f"{CHECKPOINTS}/{self.stage.name}-{self.stage.key[:16]}"
 
     def write_bytes(self, name: str, content: bytes) -> str:
         """Write a file of the run; returns its name."""

@@ -16,7 +16,8 @@ import torch
 from madx.artifacts import Checkpoint, NoCheckpoint
 from madx.attacks import Apgd
 from madx.pipeline.context import Context
-from madx.pipeline.sides import Side, Trial
+from madx.pipeline.engines import EngineUnderTest, Pair
+from madx.pipeline.examples import Trial
 from madx.recipe import EngineConfig
 from madx.verify import Accuracy
 from madx.verify.arrays import Bools
@@ -34,10 +35,8 @@ _FEW = 0.02
 """Share of the images: when no engine keeps more, the curve has come to its end."""
 
 
-def measure_curve(
-    context: Context, config: EngineConfig, accuracy: Accuracy, reference: Side | None, candidate: Side
-) -> Curve | None:
-    """The curve of the first gate images; None unless every engine there is has its twin.
+def measure_curve(context: Context, config: EngineConfig, accuracy: Accuracy, engines: Pair) -> Curve | None:
+    """The curve of the first gate images; None unless every engine there is has its torch model.
 
     What a killed run measured of it is taken up.
 
@@ -45,47 +44,50 @@ def measure_curve(
         context: the running verify stage.
         config: the engine.
         accuracy: what the gates' suite left standing.
-        reference: the dense engine, or the last release; None if there is nothing to compare with.
-        candidate: the engine that is judged.
+        engines: the reference, if there is one, and the candidate.
     """
-    sides = (candidate,) if reference is None else (reference, candidate)
-    if any(side.twin is None for side in sides):
+    there = [engine for engine in engines if engine is not None]
+    if any(engine.torch_model is None for engine in there):
         return None
     count = min(IMAGES, accuracy.images)
     images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, count))
     context.progress.say(f"security curve on {count} images")
     trial = Trial(context.recipe.threat, context.recipe.seed, images, labels)
-    known = [accuracy.robust_candidate] if reference is None else [accuracy.robust_reference, accuracy.robust_candidate]
+    known = [accuracy.robust_reference, accuracy.robust_candidate] if len(there) > 1 else [accuracy.robust_candidate]
     return climb_radii(
         trial,
-        sides,
+        there,
         withstood=[robust[:count] for robust in known],
         checkpoint=context.checkpoint(f"curve-{config.name}"),
     )
 
 
 def climb_radii(
-    trial: Trial, sides: Sequence[Side], *, withstood: Sequence[Bools], checkpoint: Checkpoint | None = None
+    trial: Trial,
+    engines: Sequence[EngineUnderTest],
+    *,
+    withstood: Sequence[Bools],
+    checkpoint: Checkpoint | None = None,
 ) -> Curve:
     """Radius after radius, until hardly anything stands.
 
     Args:
         trial: images, threat and seed.
-        sides: the reference and the candidate, or the candidate alone; each with its twin.
-        withstood: of each side the images [M] that the gates' suite could not turn within the threat's radius.
+        engines: the reference and the candidate, or the candidate alone; each with its torch model.
+        withstood: of each engine the images [M] that the gates' suite could not turn within the threat's radius.
         checkpoint: keeps what stood at every radius so far.
     """
     checkpoint = checkpoint or NoCheckpoint()
     kept = checkpoint.load() or {}
-    rows: list[list[Bools]] = [list(kept[str(place)].numpy()) if kept else [] for place in range(len(sides))]
+    rows: list[list[Bools]] = [list(kept[str(place)].numpy()) if kept else [] for place in range(len(engines))]
     wanted = radii(trial)
     for step, eps in enumerate(wanted):
         if eps > ALWAYS * trial.threat.eps and all(row[step - 1].mean() <= _FEW for row in rows):
             wanted = wanted[:step]
             break
         if any(len(row) <= step for row in rows):
-            for side, row, robust in zip(sides, rows, withstood, strict=True):
-                row.append(_standing(trial, side, row, eps, robust))
+            for engine, row, robust in zip(engines, rows, withstood, strict=True):
+                row.append(_standing(trial, engine, row, eps, robust))
             checkpoint.save({str(place): torch.from_numpy(np.stack(row)) for place, row in enumerate(rows)})
     *reference, candidate = (np.stack(row) for row in rows)
     return Curve(ATTACK.name, np.array(wanted), reference[0] if reference else None, candidate)
@@ -96,13 +98,14 @@ def radii(trial: Trial) -> list[float]:
     return list(dict.fromkeys(min(factor * trial.threat.eps, trial.widest) for factor in FACTORS))
 
 
-def _standing(trial: Trial, side: Side, before: Sequence[Bools], eps: float, robust: Bools) -> Bools:
+def _standing(trial: Trial, engine: EngineUnderTest, before: Sequence[Bools], eps: float, robust: Bools) -> Bools:
     """Which images the engine gets right at this radius; `before` are those at the radii below. All [M]."""
     if not before:
-        return side.right(trial.images.cpu().numpy(), trial.labels)
+        return engine.right(trial.images.cpu().numpy(), trial.labels)
     if eps == trial.threat.eps:
         return before[-1] & robust
     left = before[-1].copy()
     attacked = left & ~robust if eps < trial.threat.eps else left.copy()
-    left[attacked] = trial.of(attacked).within(eps).withstood(side, (ATTACK,), stream=("curve", side.role, repr(eps)))
+    stream = ("curve", engine.role, repr(eps))
+    left[attacked] = trial.of(attacked).within(eps).withstood(engine, (ATTACK,), stream=stream)
     return left

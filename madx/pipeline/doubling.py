@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from madx.attacks import Attack, suite_of
 from madx.pipeline.context import Context
-from madx.pipeline.sides import Side, Trial
+from madx.pipeline.engines import EngineUnderTest, Pair
+from madx.pipeline.examples import Trial
 from madx.recipe import EngineConfig, GateConfig
 from madx.verify import Accuracy, Soundness
 from madx.verify.arrays import Arrays, Bools
@@ -29,7 +30,7 @@ _SHARE = 8
 
 
 def with_doubled(
-    context: Context, config: EngineConfig, sound: Soundness, accuracy: Accuracy, sides: tuple[Side | None, Side]
+    context: Context, config: EngineConfig, sound: Soundness, accuracy: Accuracy, engines: Pair
 ) -> Soundness:
     """The checks of the attacks, and beside them what the same attacks turn when they take twice as long.
 
@@ -38,13 +39,13 @@ def with_doubled(
         config: the engine.
         sound: the checks so far.
         accuracy: what the suite left standing.
-        sides: the reference, if there is one, and the candidate.
+        engines: the reference, if there is one, and the candidate.
     """
     queries_count = asks_queries_alone(context.recipe.verify.gates)
     parts: dict[str, Callable[[], Arrays]] = {
-        name: partial(_doubled, context, name, side, accuracy)
-        for name, side in zip(("reference", "candidate"), sides, strict=True)
-        if side is not None and (side.twin is not None or queries_count)
+        name: partial(_doubled, context, name, engine, accuracy)
+        for name, engine in zip(("reference", "candidate"), engines, strict=True)
+        if engine is not None and (engine.torch_model is not None or queries_count)
     }
     if not parts:
         return sound
@@ -52,8 +53,8 @@ def with_doubled(
     return replace(sound, doubled_reference=found.get("reference"), doubled_candidate=found.get("candidate"))
 
 
-def _doubled(context: Context, name: str, side: Side, accuracy: Accuracy) -> Arrays:
-    """[L] as in `Soundness`, under the side's name."""
+def _doubled(context: Context, name: str, engine: EngineUnderTest, accuracy: Accuracy) -> Arrays:
+    """[L] as in `Soundness`, under the engine's name."""
     recipe, robust = context.recipe, accuracy.robust_reference if name == "reference" else accuracy.robust_candidate
     rows = survivors(robust)
     looked_at = int(rows[-1]) + 1 if len(rows) < robust.sum() else len(robust)
@@ -62,7 +63,7 @@ def _doubled(context: Context, name: str, side: Side, accuracy: Accuracy) -> Arr
     images, labels = gate.load(gate.index[rows])
     trial = Trial(recipe.threat, recipe.seed, images.to(context.device), labels.to(context.device))
     fell = np.zeros(looked_at, dtype=bool)
-    fell[rows] = turned(trial, side, suite.query if side.twin is None else suite.twin)
+    fell[rows] = turned(trial, engine, suite.query if engine.torch_model is None else suite.twin)
     return {name: fell}
 
 
@@ -81,6 +82,6 @@ def most_survivors(images: int) -> int:
     return min(max(images // _SHARE, _LEAST), _MOST)
 
 
-def turned(trial: Trial, side: Side, attacks: Sequence[Attack]) -> Bools:
+def turned(trial: Trial, engine: EngineUnderTest, attacks: Sequence[Attack]) -> Bools:
     """Which of the trial's images the engine mistakes when each of these attacks takes twice as long, [M]."""
-    return ~trial.withstood(side, [attack.longer() for attack in attacks], stream=("doubled",))
+    return ~trial.withstood(engine, [attack.longer() for attack in attacks], stream=("doubled",))

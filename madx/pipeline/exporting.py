@@ -15,8 +15,9 @@ from madx.deploy.sparsity import sparsity_2_4
 from madx.errors import ExportError
 from madx.pipeline import files
 from madx.pipeline.context import Context
+from madx.pipeline.engines import as_classifier
+from madx.pipeline.examples import examples_on
 from madx.pipeline.overflow import check_range
-from madx.pipeline.twins import examples_on, twin
 from madx.recipe import AttackConfig, EngineConfig
 from madx.verify import Images
 from madx.verify.contract import Classifier
@@ -69,7 +70,7 @@ def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> di
     config = EngineConfig(kind="ort-cpu", precision=artifact.precision)
     engine = backend("ort-cpu").load(artifact.payload, config)
     try:
-        reference = twin(module, context.device)
+        reference = as_classifier(module, context.device)
         clean, attacked = images.numpy(), adversarial.numpy()
         at_the_edges = _held(context, module, artifact, reference, clean, attacked)
         contract = Contract(rounding_of(artifact.precision), precision=artifact.precision)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from madx.errors import RecipeError
 from madx.pipeline.chunks import gate_images
-from madx.pipeline.contenders import roles
 from madx.pipeline.context import Context
-from madx.pipeline.given import CANDIDATE
+from madx.pipeline.engines import has_torch_model, roles
 from madx.pipeline.stages import due
 from madx.recipe import GateConfig
 from madx.verify.feasible import Samples, explain, undecidable
@@ -31,8 +30,7 @@ def samples(context: Context) -> Samples:
 def judged_gates(context: Context) -> list[GateConfig]:
     """The gates that this verification has something to hold against: a file from outside may come alone."""
     reference, candidate = roles(context)
-    source = context.sources.get(candidate) if candidate == CANDIDATE else None
-    without_network = candidate == CANDIDATE and (source is None or source.twin is None)
+    without_network = not has_torch_model(context, candidate)
     return [
         gate
         for gate in context.recipe.verify.gates

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from madx.artifacts import sha256_bytes, sha256_file
-from madx.deploy.external import read_beside
+from madx.deploy.external import Data, read_beside
 from madx.deploy.interface import Interface
 from madx.errors import ArtifactError, RecipeError
 from madx.report import Invocation
@@ -71,33 +71,48 @@ NOTHING = Given()
 
 
 @dataclass(frozen=True)
+class Released:
+    """What the run that released an engine recorded of it."""
+
+    suffix: str
+    """File ending; an ONNX file is checked and built here as any other, and another engine is taken as it is."""
+    precision: str
+    """The recipe's word for what it computes in."""
+    interface: Interface | None
+    """How it was fed (None: as madx's own exports are): of that run's verdict it is a part, so it goes before what a
+    recipe says of another file."""
+    facts: Mapping[str, str]
+    """What was found in its ONNX file (`files.FOUND_IN_FILE`); an engine built from that shows none of it."""
+
+
+@dataclass(frozen=True)
+class GivenEngine:
+    """The files of an engine from outside."""
+
+    payload: bytes
+    data: Data = field(default_factory=dict)
+    """External data of its ONNX file, by location."""
+    released: Released | None = None
+    """None of one that comes without its run: nothing is known of such a file."""
+
+
+@dataclass(frozen=True)
 class Source:
-    """One engine from outside, by engine of the recipe."""
+    """What was given in one role: an engine for each of the recipe's, and their torch twin."""
 
     role: str
     """engine (the candidate), reference or baseline."""
-    payloads: Mapping[str, bytes]
+    engines: Mapping[str, GivenEngine]
     """By name of the recipe's engine."""
-    built: Mapping[str, str]
-    """By the same name, the file ending of one that was built already; the others are ONNX files to check and build."""
     twin: Path | None
     absent: Mapping[str, str] = field(default_factory=dict)
     """By the same name, why a release lacks an engine that the recipe promises."""
-    data: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
-    """By the same name, external data of its ONNX file, by location."""
-    precisions: Mapping[str, str] = field(default_factory=dict)
-    """By the same name, the precision of one that was built already."""
-    fed: Mapping[str, Interface | None] = field(default_factory=dict)
-    """By the same name, how the run that released it fed it (None: as madx's own exports are): of that run's verdict it
-    is a part, so it goes before whatever a recipe says of another file."""
-    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By the same name, what was found in the ONNX file of one that was built already (`files.FOUND_IN_FILE`)."""
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of everything that was given."""
-        own = {name: sha256_bytes(payload) for name, payload in self.payloads.items()}
-        for name, files in self.data.items():
-            own |= {f"{name}: {location}": sha256_bytes(content) for location, content in files.items()}
+        own = {name: sha256_bytes(engine.payload) for name, engine in self.engines.items()}
+        for name, engine in self.engines.items():
+            own |= {f"{name}: {location}": sha256_bytes(content) for location, content in engine.data.items()}
         return own if self.twin is None else own | {"twin": sha256_file(self.twin)}
 
 
@@ -126,8 +141,7 @@ def onnx_source(role: str, path: Path, twin: Path | None, *, names: list[str]) -
     payload = _read(path, f"--{role}")
     if twin is not None and not twin.is_file():
         raise ArtifactError(f"{twin}: there is no such weights file; expected a .safetensors or torch file")
-    data = read_beside(path, payload)
-    return Source(role, dict.fromkeys(names, payload), {}, twin, data=dict.fromkeys(names, data) if data else {})
+    return Source(role, dict.fromkeys(names, GivenEngine(payload, read_beside(path, payload))), twin)
 
 
 def bundle_source(role: str, path: Path, *, names: Mapping[str, str]) -> Source:
@@ -145,8 +159,8 @@ def bundle_source(role: str, path: Path, *, names: Mapping[str, str]) -> Source:
         return onnx_source(role, path, _beside(path), names=list(names))
     chosen = {name: _onnx_in(path, precision) for name, precision in names.items()}
     payloads = {name: _read(file, f"--{role}") for name, file in chosen.items()}
-    data = {name: beside for name, file in chosen.items() if (beside := read_beside(file, payloads[name]))}
-    return Source(role, payloads, {}, _twin_in(path, set(chosen.values())), data=data)
+    engines = {name: GivenEngine(payloads[name], read_beside(file, payloads[name])) for name, file in chosen.items()}
+    return Source(role, engines, _twin_in(path, set(chosen.values())))
 
 
 def _read(path: Path, option: str) -> bytes:

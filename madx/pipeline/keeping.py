@@ -128,12 +128,12 @@ def _kept_for_gates(context: Context) -> Kept:
 
     What was measured last counts: an earlier verification is no way back from one that could not be judged.
     """
-    if context.afresh:
+    if context.stage.afresh:
         return Kept()
     if (pending := _kept_until_judged(context)) is not None:
         return pending
     record = context.run.stage("verify")
-    if record is None or record["key"] == context.key:
+    if record is None or record["key"] == context.stage.key:
         return Kept()
     if keys.measuring(record["depends"]) != keys.measuring(keys.verify(context)):
         return Kept()
@@ -200,7 +200,7 @@ def keep_until_judged(context: Context, measured: Sequence[Measurements], told: 
     if not measured or not context.world.first:
         return
     hashes = {engine: sha256_file(context.run.path(name)) for engine, name in names.items()}
-    record = {"made_of": context.made_of, "told": dict(told), "engines": hashes, "finished": utc_now()}
+    record = {"made_of": context.stage.made_of, "told": dict(told), "engines": hashes, "finished": utc_now()}
     context.write_json(f"{folder}/{_RECORD}", record)  # the last one, so that nothing is taken for whole that is not
 
 
@@ -210,7 +210,7 @@ def _kept_until_judged(context: Context) -> Kept | None:
     for folder in (one.folder / PENDING for one in unfinished(context.run) if one.stage == "verify"):
         try:
             record = parse_object((folder / _RECORD).read_bytes(), _RECORD, ("made_of", "told", "engines", "finished"))
-            if _same_measuring(record["made_of"], context.made_of):
+            if _same_measuring(record["made_of"], context.stage.made_of):
                 found.append((record["finished"], _read_pending(folder, record)))
         except (OSError, ArtifactError, LookupError, TypeError, AttributeError):
             continue  # damaged, or nothing there: measured again, and counted so

@@ -20,6 +20,7 @@ from madx.deploy.engine import availability
 from madx.errors import DataError, ModelError
 from madx.machine import describe_machine
 from madx.pipeline.context import Context
+from madx.pipeline.given import Source
 from madx.pipeline.versions import tool_versions
 from madx.plugins import source_digest
 from madx.prune import CRITERIA, removes_channels
@@ -81,12 +82,14 @@ def take(context: Context) -> dict[str, Any]:
     """The bytes that were given, how the recipe says that they are fed, and what becomes of them here."""
     fed = context.recipe.verify.model_dump(mode="json", include=set(FED))
     given = {role: source.digests() for role, source in context.sources.items()}
-    recorded = {
-        role: {name: one and one.to_json() for name, one in source.fed.items()}
-        for role, source in context.sources.items()
-        if source.fed
-    }
+    recorded = {role: known for role, source in context.sources.items() if (known := _recorded_feeding(source))}
     return export(context) | {"given": given, "fed": fed, "fed_by_its_run": recorded}
+
+
+def _recorded_feeding(source: Source) -> dict[str, Any]:
+    """How its engines were fed by the run that released them; nothing of files that come without their run."""
+    known = {name: one.released.interface for name, one in source.engines.items() if one.released is not None}
+    return {name: interface and interface.to_json() for name, interface in known.items()}
 
 
 def export(context: Context) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def merge(context: Context, roots: Sequence[Path], *, again: bool = False) -> No
     Raises:
         ArtifactError: one is no run directory, measured something else, or disagrees with another one.
     """
-    if not begin(context, stage_named("verify"), part=f"--merge of {len(roots)}") and not again:
+    context, reason = begin(context, stage_named("verify"), part=f"--merge of {len(roots)}")
+    if not reason and not again:
         context.progress.say(f"{context.run.root} has its verdict for this recipe already: nothing is merged into it")
         return
     context.world.share(lambda: _merge(context, roots))
@@ -83,10 +84,10 @@ def _shard_folder(context: Context, root: Path) -> Path:
     stages = run.manifest()["stages"]
     records = {one.folder: record for one in unfinished(run) if (record := one.record) is not None}
     for folder, record in records.items():
-        if record["key"] == context.key:
+        if record["key"] == context.stage.key:
             return folder
     if records:
-        made_of = dict(context.made_of)
+        made_of = dict(context.stage.made_of)
         differing = min((keys.differences(record["made_of"], made_of) for record in records.values()), key=len)
         raise ArtifactError(
             f"--merge {root} measured something else than {context.run.root} is to judge; they differ in "

@@ -20,7 +20,7 @@ from madx.deploy.engine import Engine, backend
 from madx.deploy.rounded import LARGEST, first_overflow, rounded
 from madx.errors import ExportError
 from madx.pipeline.context import Context
-from madx.pipeline.twins import examples_on
+from madx.pipeline.examples import examples_on
 from madx.recipe import AttackConfig, EngineConfig
 from madx.seeds import numpy_generator
 from madx.verify import Images

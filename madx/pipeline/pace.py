@@ -22,7 +22,7 @@ from madx.models.modes import evaluating
 from madx.models.precision import PLAIN
 from madx.pipeline import files
 from madx.pipeline.context import Context
-from madx.pipeline.twins import BATCH
+from madx.pipeline.examples import BATCH
 from madx.pipeline.work import Pass, Role
 from madx.prune import Rule
 from madx.prune.layers import scored_parameters

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import resource
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -120,9 +119,13 @@ def plan(context: Context, *, progress: Progress | None = None) -> Plan:
     Raises:
         MadxError: the recipe's network, data or files are not fit for the run.
     """
-    context = copy.copy(context)
-    context.run, context.progress = _LookedAt(context.run.root), progress or context.progress
-    context._warned = set()
+    # What it measures and says is its own: the run keeps its own measurements, in its manifest, and says them itself.
+    context = replace(
+        context,
+        run=_LookedAt(context.run.root),
+        progress=progress or context.progress,
+        once=context.once.branch(),
+    )
     have = samples(context)
     gates = tuple(feasible(gate, have) for gate in judged_gates(context))
     reasons = due(context)

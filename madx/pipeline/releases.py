@@ -12,7 +12,16 @@ from madx.deploy.check import PRECISIONS
 from madx.deploy.interface import Interface
 from madx.errors import ArtifactError
 from madx.pipeline import files
-from madx.pipeline.given import CANDIDATE, Given, Source, bundle_source, check_twins, onnx_source
+from madx.pipeline.given import (
+    CANDIDATE,
+    Given,
+    GivenEngine,
+    Released,
+    Source,
+    bundle_source,
+    check_twins,
+    onnx_source,
+)
 from madx.recipe import EngineConfig
 from madx.rundir import RunDirectory
 
@@ -53,19 +62,15 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
     run = RunDirectory(path)
     stages = run.manifest()["stages"].values()
     vouched = {name for record in stages for name in record["outputs"]}
-    payloads, suffixes, absent, roles, data, fed, precisions, facts = {}, {}, {}, set(), {}, {}, {}, {}
+    engines, absent, roles = {}, {}, set()
     for config in configs:
-        released = _released(run, config, vouched)
-        if isinstance(released, str):
-            absent[config.name] = f"the baseline's run did not build it: {released}"
+        found = _found(run, config, vouched)
+        if isinstance(found, str):
+            absent[config.name] = f"the baseline's run did not build it: {found}"
             continue
-        payloads[config.name] = run.read(released.file)
-        suffixes[config.name] = Path(released.file).suffix
-        fed[config.name], precisions[config.name] = released.interface, released.precision
-        facts[config.name] = released.facts
-        roles.add(released.role)
-        if released.data:
-            data[config.name] = {location: run.read(name) for location, name in released.data.items()}
+        data = {location: run.read(name) for location, name in found.data.items()}
+        engines[config.name] = GivenEngine(run.read(found.file), data, found.released)
+        roles.add(found.role)
     if not roles:
         why = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
         raise ArtifactError(f"--baseline {path}: there is nothing to compare with; {why}. Build an engine there first")
@@ -73,26 +78,21 @@ def _run_source(path: Path, configs: tuple[EngineConfig, ...]) -> Source:
     if twin in vouched:
         run.read(twin)  # refuses other bytes than the run's own
     own = run.path(twin) if twin in vouched else None
-    return Source("baseline", payloads, suffixes, own, absent, data, precisions, fed, facts)
+    return Source("baseline", engines, own, absent)
 
 
 @dataclass(frozen=True)
-class _Released:
-    """An engine as the record of its run has it."""
+class _Found:
+    """Where a run has the engine that it released."""
 
     role: str
     file: str
     data: Mapping[str, str]
     """Files of its external data, by location."""
-    interface: Interface | None
-    """How that run fed it; None as madx's own exports are."""
-    precision: str
-    """The recipe's word for what it computes in."""
-    facts: Mapping[str, str]
-    """What that run found in its ONNX file and a verdict must know; an engine built from it shows none of it."""
+    released: Released
 
 
-def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> _Released | str:
+def _found(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> _Found | str:
     """The engine that this run was judged by, or why it built none.
 
     One of another precision is taken where the run records none of the recipe's: what a change of precision costs is
@@ -116,16 +116,12 @@ def _released(run: RunDirectory, config: EngineConfig, vouched: set[str]) -> _Re
     )
 
 
-def _of_record(name: str, entry: Mapping[str, Any], role: str, file: str, precision: str) -> _Released:
-    found = entry.get("facts") or {}
-    return _Released(
-        role,
-        file,
-        entry.get("data") or {},
-        _interface(entry.get("interface"), name),
-        entry.get("precision", precision),
-        {fact: str(found[fact]) for fact in files.FOUND_IN_FILE if found.get(fact)},
-    )
+def _of_record(name: str, entry: Mapping[str, Any], role: str, file: str, precision: str) -> _Found:
+    known = entry.get("facts") or {}
+    facts = {fact: str(known[fact]) for fact in files.FOUND_IN_FILE if known.get(fact)}
+    interface = _interface(entry.get("interface"), name)
+    released = Released(Path(file).suffix, entry.get("precision", precision), interface, facts)
+    return _Found(role, file, entry.get("data") or {}, released)
 
 
 def _records(config: EngineConfig) -> dict[str, list[str]]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from madx.artifacts import UNREADABLE
 from madx.errors import ArtifactError
 from madx.pipeline import files
-from madx.pipeline.contenders import build_record
 from madx.pipeline.context import Context
+from madx.pipeline.engines import build_record
 from madx.recipe import EngineConfig
 from madx.report import ReportContent, render_html, render_junit, render_markdown
 from madx.verify import Measurements, Verdict

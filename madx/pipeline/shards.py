@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 from madx.errors import ArtifactError, RecipeError
 from madx.pipeline.attacking import measure_chunks
 from madx.pipeline.chunks import begin_record, chunks_in_all, images_in
-from madx.pipeline.contenders import contenders
 from madx.pipeline.context import Context
-from madx.pipeline.sides import loaded_sides
+from madx.pipeline.engines import compared, loaded_engines
 from madx.pipeline.stages import begin, stage_named
 from madx.pipeline.takeover import examine_given
-from madx.pipeline.verifying import why_missing
+from madx.pipeline.verifying import missing_engines
 from madx.recipe import EngineConfig
 
 _FORM = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
@@ -85,18 +83,18 @@ def measure_shard(context: Context, shard: Shard, *, again: bool = False) -> Sha
         ArtifactError: the run has its verdict already, or a stage before is missing.
         EngineError: an engine does not work; what was measured so far is kept.
     """
-    if not begin(context, stage_named("verify"), part=f"--shard {shard}") and not again:
+    context, reason = begin(context, stage_named("verify"), part=f"--shard {shard}")
+    if not reason and not again:
         raise ArtifactError(
             f"{context.run.root} has its verdict for this recipe already, so there is nothing to share; "
             "add --again to measure a shard of it once more"
         )
     total = chunks_in_all(context)
-    numbers, engines, missing = shard.chunks(total), [], {}
-    context.world.share(lambda: begin_record(context, shard=f"{shard.number}/{shard.of}"))
+    numbers, engines = shard.chunks(total), []
+    missing = context.world.share(lambda: _begin_shard(context, shard))
     for config in context.recipe.export.engines:
-        if reason := context.world.share(partial(why_missing, context, config)):
-            context.progress.say(f"{config.name}: missing: {reason}")
-            missing[config.name] = reason
+        if config.name in missing:
+            context.progress.say(f"{config.name}: missing: {missing[config.name]}")
         elif config.verify:
             _measure(context, config, numbers)
             engines.append(config.name)
@@ -104,8 +102,14 @@ def measure_shard(context: Context, shard: Shard, *, again: bool = False) -> Sha
     return ShardReport(shard, tuple(numbers), total, images, tuple(engines), missing)
 
 
+def _begin_shard(context: Context, shard: Shard) -> dict[str, str]:
+    """Note which shard the chunks are of; returns why engines of the recipe cannot be had here, by name."""
+    begin_record(context, shard=f"{shard.number}/{shard.of}")
+    return missing_engines(context)
+
+
 def _measure(context: Context, config: EngineConfig, numbers: range) -> None:
     context.progress.say(f"{config.name}: measuring {len(numbers)} chunks of images")
-    with loaded_sides(context, config, *contenders(context, config)) as sides:
-        context.world.share(lambda: examine_given(context, sides))
-        measure_chunks(context, config, *sides, numbers=numbers)
+    with loaded_engines(context, *compared(context, config)) as engines:
+        context.world.share(lambda: examine_given(context, engines))
+        measure_chunks(context, config, engines, numbers=numbers)

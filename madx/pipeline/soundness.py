@@ -24,8 +24,8 @@ from madx.attacks import (
 )
 from madx.attacks.norms import inside
 from madx.pipeline.context import Context
-from madx.pipeline.sides import Side, Trial
-from madx.pipeline.twins import LARGEST_GAP
+from madx.pipeline.engines import EngineUnderTest, Pair
+from madx.pipeline.examples import LARGEST_GAP, Trial
 from madx.recipe import EngineConfig
 from madx.seeds import torch_generator
 from madx.verify.arrays import Arrays, Bools, with_prefix
@@ -45,41 +45,37 @@ _SHORT = 1 / 8
 """Of eps: far enough for float32, too short for a sound network to turn downhill."""
 
 
-def measure_soundness(
-    context: Context, config: EngineConfig, suite: Suite, reference: Side | None, candidate: Side
-) -> Soundness:
+def measure_soundness(context: Context, config: EngineConfig, suite: Suite, engines: Pair) -> Soundness:
     """Try the suite on the first gate images: as it is, without a bound, and on a network without a defence."""
     images, labels = (part.to(context.device) for part in context.splits.gate.tensors(0, IMAGES))
     trial = Trial(context.recipe.threat, context.recipe.seed, images, labels)
     fitted = context.splits.selection.tensors(0, _FITTED)
     undefended = linear_classifier(*fitted, classes=context.splits.train.classes).to(context.device)
-    parts = trials(trial, suite, reference, candidate, undefended)
-    parts["elsewhere"] = partial(_elsewhere, context, suite, candidate)
+    parts = trials(trial, suite, engines, undefended)
+    parts["elsewhere"] = partial(_elsewhere, context, suite, engines[-1])
     return Soundness.from_arrays(context.in_parts(f"checks-{config.name}", CHECKING, parts))
 
 
-def _elsewhere(context: Context, suite: Suite, candidate: Side) -> Arrays:
+def _elsewhere(context: Context, suite: Suite, candidate: EngineUnderTest) -> Arrays:
     """How the candidate does on selection images: one that knows the gate's by heart is worse there."""
     images, labels = (part.to(context.device) for part in context.splits.selection.tensors(0, ELSEWHERE))
     trial = Trial(context.recipe.threat, context.recipe.seed, images, labels)
-    attacks = suite.query if candidate.twin is None else suite.twin
+    attacks = suite.query if candidate.torch_model is None else suite.twin
     clean = candidate.right(images.cpu().numpy(), labels)
     robust = clean & trial.withstood(candidate, attacks, stream=("elsewhere",))
     return with_prefix("elsewhere", {"clean": clean, "robust": robust})
 
 
-def trials(
-    trial: Trial, suite: Suite, reference: Side | None, candidate: Side, undefended: nn.Module
-) -> dict[str, Callable[[], Arrays]]:
+def trials(trial: Trial, suite: Suite, engines: Pair, undefended: nn.Module) -> dict[str, Callable[[], Arrays]]:
     """What the attacks achieve where it is known what they must, part by part: together the arrays of a `Soundness`.
 
-    Without a twin queries alone are tried, and nothing can be said of gradients.
+    Without a torch model queries alone are tried, and nothing can be said of gradients.
     """
-    attacks = suite.query if candidate.twin is None else suite.twin
+    attacks = suite.query if engines[-1].torch_model is None else suite.twin
     parts: dict[str, Callable[[], Arrays]] = {"undefended": partial(_undefended, trial, undefended, attacks)}
-    for name, side in (("reference", reference), ("candidate", candidate)):
-        if side is not None and side.twin is not None:
-            parts[name] = partial(_side, trial, suite, name, side, side.twin)
+    for name, engine in zip(("reference", "candidate"), engines, strict=True):
+        if engine is not None and engine.torch_model is not None:
+            parts[name] = partial(_engine, trial, suite, name, engine, engine.torch_model)
     return parts
 
 
@@ -90,15 +86,15 @@ def _undefended(trial: Trial, undefended: nn.Module, attacks: Sequence[Attack]) 
     return {"undefended_clean": _bools(answers == trial.labels), "undefended": _bools(standing)}
 
 
-def _side(trial: Trial, suite: Suite, name: str, side: Side, twin: nn.Module) -> Arrays:
-    network = Victim.of(twin)
+def _engine(trial: Trial, suite: Suite, name: str, engine: EngineUnderTest, model: nn.Module) -> Arrays:
+    network = Victim.of(model)
     points, standing = _attacked(trial, network, suite.twin)
     _, unbounded = _attacked(trial.within(trial.widest), network, UNBOUNDED)
     found = SideSoundness(
-        blind=_bools(_blind(twin, trial.images, trial.labels)),
+        blind=_bools(_blind(model, trial.images, trial.labels)),
         misled=_bools(_misled(trial, network)),
         twin_right=_bools(standing),
-        engine_right=side.right(points.cpu().numpy(), trial.labels),
+        engine_right=engine.right(points.cpu().numpy(), trial.labels),
         unbounded=_bools(unbounded),
     )
     return with_prefix(name, found.to_arrays())

@@ -18,7 +18,7 @@ from madx.artifacts import sha256_bytes
 from madx.errors import ArtifactError, DistributedError
 from madx.machine import describe_machine
 from madx.pipeline import keys
-from madx.pipeline.context import Context
+from madx.pipeline.context import Context, RunningStage
 from madx.pipeline.unfinished import remove_earlier, remove_own
 from madx.pipeline.versions import tool_versions
 from madx.recipe import canonical_json
@@ -127,8 +127,7 @@ def run_stages(
         RecipeError: the processes cannot share a training batch evenly.
     """
     _check_alike(context, wanted)
-    own = _prepared(context, wanted, current=current)
-    context.wanted = tuple(stage.name for stage in own)
+    context, own = _prepared(context, wanted, current=current)
     reports = []
     for stage in own:
         reports.append(_bring_up_to_date(context, stage, again=stage.name in again))
@@ -157,8 +156,8 @@ def _due(context: Context, stages: Sequence[Stage]) -> dict[str, str]:
     return found
 
 
-def begin(context: Context, wanted: Stage, *, part: str) -> str:
-    """Check what comes before a stage and bind the context to its key, so that parts of its work can be done and read.
+def begin(context: Context, wanted: Stage, *, part: str) -> tuple[Context, str]:
+    """Check what comes before a stage, so that parts of its work can be done and read.
 
     Args:
         context: the run; every process of a job calls this with the same one.
@@ -166,18 +165,15 @@ def begin(context: Context, wanted: Stage, *, part: str) -> str:
         part: which part of its work is meant, as the command line names it; every process of a job must mean the same.
 
     Returns:
-        Why the stage has to be done; nothing if it is up to date.
+        The stage's own context, and why it has to be done: nothing if it is up to date.
 
     Raises:
         ArtifactError: as `run_stages`; or the run was compared with files that are not given now.
         DistributedError: as `run_stages`.
     """
     _check_alike(context, [wanted], part=part)
-    context.world.share(lambda: _refuse_to_forget(context))
-    [stage] = _prepared(context, [wanted], current=False)
-    state = context.world.share(lambda: _state(context, stage))
-    context.key, context.made_of = state.key, state.content
-    return state.reason
+    context, [stage] = _prepared(context, [wanted], forgets=False)
+    return _bound(context, stage)
 
 
 def _refuse_to_forget(context: Context) -> None:
@@ -189,16 +185,35 @@ def _refuse_to_forget(context: Context) -> None:
         )
 
 
-def _prepared(context: Context, wanted: Sequence[Stage], *, current: bool) -> list[Stage]:
-    """The wanted stages as they are in this run, when nothing stands in their way."""
-    context.world.share(lambda: _settle_origin(context, wanted))
+def _prepared(
+    context: Context, wanted: Sequence[Stage], *, current: bool = False, forgets: bool = True
+) -> tuple[Context, list[Stage]]:
+    """The context of the wanted stages, and these as they are in this run, when nothing stands in their way."""
+    context.sources  # noqa: B018 - read where all processes wait for them
+    taken = context.world.share(lambda: _settle(context, wanted, current=current, forgets=forgets))
+    context = replace(context, stage=RunningStage(wanted=tuple(stage.name for stage in wanted), taken=taken))
+    return context, _as_in_this_run(context, wanted)
+
+
+def _settle(context: Context, wanted: Sequence[Stage], *, current: bool, forgets: bool) -> tuple[str, ...]:
+    """Bring what comes before the stages in order; returns the roles of the engines from outside.
+
+    Unless it `forgets`, a verification with files from outside is not given up for one without them.
+    """
+    if not forgets:
+        _refuse_to_forget(context)
+    _settle_origin(context, wanted)
+    taken = context.taken
+    context = replace(context, stage=RunningStage(taken=taken))
+    _check_earlier(context, _as_in_this_run(context, wanted), current=current)
+    context.accept()
+    return taken
+
+
+def _as_in_this_run(context: Context, wanted: Sequence[Stage]) -> list[Stage]:
+    """The wanted stages, in order; they know what comes before them in this run."""
     names = [stage.name for stage in wanted]
-    own = [stage for stage in walk(context) if stage.name in names]  # they know what comes before them in this run
-    context.world.share(lambda: _check_earlier(context, own, current=current))
-    if context.accepted is not None:
-        context.world.share(context.accepted)
-        context.accepted = None
-    return own
+    return [stage for stage in walk(context) if stage.name in names]
 
 
 def _settle_origin(context: Context, wanted: Sequence[Stage]) -> None:
@@ -301,9 +316,8 @@ def _remedy(context: Context, stage: Stage) -> str:
 
 
 def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) -> StageReport:
-    state = context.world.share(lambda: _state(context, stage))
-    reason = state.reason or ("asked for again" if again else "")
-    context.afresh, context.key, context.made_of = again, state.key, state.content
+    context, reason = _bound(context, stage, afresh=again)
+    reason = reason or ("asked for again" if again else "")
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
         context.world.share(lambda: remove_own(context))  # a kill right after the record leaves them
@@ -315,16 +329,23 @@ def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) ->
     seconds = time.monotonic() - started
     processes = context.world.size if stage.together else 1
     facts = {"processes": processes, "seconds": round(seconds, 3)}
-    context.world.share(lambda: _record(context, stage, state, outputs, facts))
+    context.world.share(lambda: _record(context, stage, outputs, facts))
     return StageReport(stage.name, True, seconds)
 
 
-def _record(context: Context, stage: Stage, state: _State, outputs: list[str], facts: dict[str, Any]) -> None:
+def _bound(context: Context, stage: Stage, *, afresh: bool = False) -> tuple[Context, str]:
+    """The stage's own context, and why it has to be done: nothing if it is up to date."""
+    state = context.world.share(lambda: _state(context, stage))
+    running = replace(context.stage, key=state.key, made_of=state.content, afresh=afresh)
+    return replace(context, stage=running), state.reason
+
+
+def _record(context: Context, stage: Stage, outputs: list[str], facts: dict[str, Any]) -> None:
     """Enter the finished stage in the manifest, with `facts` of how it went, and tidy up."""
     record = {
-        "key": state.key,
-        "depends": state.content["depends"],
-        "inputs": state.content["inputs"],
+        "key": context.stage.key,
+        "depends": context.stage.made_of["depends"],
+        "inputs": context.stage.made_of["inputs"],
         "tools": tool_versions(),
         "machine": describe_machine(),
         **facts,

@@ -22,8 +22,8 @@ from madx.models.fitting import CAFFE, CONFIDENCE, FAR, MOST_IMAGES, Better, Fit
 from madx.models.modes import evaluating
 from madx.models.normalise import Normalise, read_normalise
 from madx.pipeline.context import Context
+from madx.pipeline.engines import EngineUnderTest
 from madx.pipeline.given import CANDIDATE
-from madx.pipeline.sides import Side
 from madx.stats import clopper_pearson
 from madx.train import Evaluation, evaluate
 from madx.verify.contract import ManyAnswers, check_form
@@ -177,7 +177,7 @@ class Doubted:
     """Why the reference may answer worse than it could, so that next to it any candidate looks good."""
 
 
-def examine_given(context: Context, sides: Sequence[Side | None]) -> Doubted:
+def examine_given(context: Context, engines: Sequence[EngineUnderTest | None]) -> Doubted:
     """Whether the engines that were given fit the images, before they are attacked; doubts are said, and returned.
 
     A poor engine is for the gates to judge; one that was made for other images, or another order of the classes, would
@@ -188,41 +188,42 @@ def examine_given(context: Context, sides: Sequence[Side | None]) -> Doubted:
     """
     images, labels = context.splits.selection.tensors(0, MOST_IMAGES)
     told, reference = [], []
-    for side in sides:
-        if side is None or side.role not in context.taken:
+    for engine in engines:
+        if engine is None or engine.role not in context.taken:
             continue
-        rows = _rows_for(side, images)
-        fit = find_fit(_piece_by_piece(side.logits), images, labels, rows=rows, linear=partial(_linear, context))
+        rows = _rows_for(engine, images)
+        fit = find_fit(_piece_by_piece(engine.logits), images, labels, rows=rows, linear=partial(_linear, context))
         problem = explain_misfit(fit)
-        if problem and fit.better is not None and fit.better.far and not _has_many_answers(side, images):
-            raise ModelError(f"the {side.label} engine: {problem} {_LOOK_IT_UP}")
-        found = [f"the {side.label} engine: {one}" for one in ([problem] if problem else describe_doubts(fit))]
+        if problem and fit.better is not None and fit.better.far and not _has_many_answers(engine, images):
+            raise ModelError(f"the {engine.label} engine: {problem} {_LOOK_IT_UP}")
+        found = [f"the {engine.label} engine: {one}" for one in ([problem] if problem else describe_doubts(fit))]
         told += found
-        if side.role != CANDIDATE and (problem or fit.better is not None):
+        if engine.role != CANDIDATE and (problem or fit.better is not None):
             reference.append(found[-1])  # what would be better is said last
     for sentence in told:
         context.progress.say(sentence)
     return Doubted(tuple(told), tuple(reference))
 
 
-def _has_many_answers(side: Side, images: Tensor) -> bool:
+def _has_many_answers(engine: EngineUnderTest, images: Tensor) -> bool:
     """Whether an image's answer depends on its batch or on chance: that is then the verdict, whatever would fit."""
-    measured = side.computes_in in ROUNDING
-    found = check_form(side.engine, images[:_FORM_IMAGES].numpy(), tolerance=side.rounding, measured=measured)
+    measured = engine.computes_in in ROUNDING
+    found = check_form(engine.session, images[:_FORM_IMAGES].numpy(), tolerance=engine.rounding, measured=measured)
     return any(isinstance(sentence, ManyAnswers) for sentence in found)
 
 
-def _rows_for(side: Side, images: Tensor) -> list[Row]:
+def _rows_for(engine: EngineUnderTest, images: Tensor) -> list[Row]:
     """What is tried on an engine, beside how it is fed; one that takes whole numbers is fed nothing outside [0, 1]."""
-    rows = [row for row in usual_rows(images, _given_normalisation(side)) if not (_is_bgr(side) and row.name in CAFFE)]
-    if side.rounds:
+    usual = usual_rows(images, _given_normalisation(engine))
+    rows = [row for row in usual if not (_is_bgr(engine) and row.name in CAFFE)]
+    if engine.rounds:
         rows = [row for row in rows if 0 <= float(row.change(images).min()) <= float(row.change(images).max()) <= 1]
-    return [replace(row, advice=_for_engines(row, side)) for row in (*rows, *_other_layout(side))]
+    return [replace(row, advice=_for_engines(row, engine)) for row in (*rows, *_other_layout(engine))]
 
 
-def _other_layout(side: Side) -> list[Row]:
+def _other_layout(engine: EngineUnderTest) -> list[Row]:
     """Colour images all in a row may be meant channel by channel or pixel by pixel, and a file does not say which."""
-    fed = side.interface
+    fed = engine.interface
     if fed is None or len(fed.image) > 1 or fed.shape[0] == 1 or fed.bgr or fed.mean or fed.std:
         return []
     channels, height, width = fed.shape
@@ -239,13 +240,13 @@ def _other_layout(side: Side) -> list[Row]:
     return [Row(f"{name}, all in a row", change, "", f"layout: {other}")]
 
 
-def _is_bgr(side: Side) -> bool:
-    return side.interface is not None and side.interface.bgr
+def _is_bgr(engine: EngineUnderTest) -> bool:
+    return engine.interface is not None and engine.interface.bgr
 
 
-def _given_normalisation(side: Side) -> Normalise | None:
+def _given_normalisation(engine: EngineUnderTest) -> Normalise | None:
     """What the recipe does to images before the engine's file, as a normalisation of images in [0, 1]."""
-    fed = side.interface
+    fed = engine.interface
     if fed is None or fed.whole_numbers or (fed.scale == 1 and not fed.mean and not fed.std):
         return None
     channels = fed.shape[0]
@@ -255,13 +256,13 @@ def _given_normalisation(side: Side) -> Normalise | None:
     return Normalise([value / fed.scale for value in mean], [value / fed.scale for value in std])
 
 
-def _for_engines(row: Row, side: Side) -> str:
+def _for_engines(row: Row, engine: EngineUnderTest) -> str:
     """What to do about an ONNX file is said in the recipe, or done before it is exported."""
-    if not row.fed or (side.rounds and "scale" in row.fed):
+    if not row.fed or (engine.rounds and "scale" in row.fed):
         return row.advice.replace("let its forward begin with", "export the network with a first layer that does")
-    section = "input" if side.role == CANDIDATE else "reference_input"
+    section = "input" if engine.role == CANDIDATE else "reference_input"
     keys = row.fed
-    if _is_bgr(side):  # numbers stand in the file's order, and a second exchange undoes the first
+    if _is_bgr(engine):  # numbers stand in the file's order, and a second exchange undoes the first
         keys = keys.replace("channel_order: bgr", "channel_order: rgb")
         keys = re.sub(r"\[(.*?)\]", lambda found: f"[{', '.join(found[1].split(', ')[::-1])}]", keys)
     return f"add this to the recipe: verify: {{{section}: {{{keys}}}}}"

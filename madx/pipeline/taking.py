@@ -63,7 +63,7 @@ def _engines(context: Context, config: EngineConfig) -> _Engines:
         if why := source.absent.get(config.name):
             record["reason"] = why
             continue
-        if config.name not in source.built and not record["built"]:
+        if source.engines[config.name].released is None and not record["built"]:
             continue  # it cannot be built here; the gates say so
         engine, facts = _engine(context, config, source, here=bool(record["built"]))
         name = files.taken_engine(config, role, engine.suffix)
@@ -92,12 +92,11 @@ def _engine(
         ExportError: an ONNX file cannot be judged, or its runtime does not take it.
         EngineError: another engine cannot be built although this machine can build such engines.
     """
-    payload = source.payloads[config.name]
-    if (suffix := source.built.get(config.name)) and suffix != ".onnx":
-        known = dict(source.facts.get(config.name, {}))  # its bytes show none of it any more
-        engine = BuiltEngine.of(payload, suffix, known, interface=source.fed.get(config.name))
-        precision = source.precisions.get(config.name, config.precision)
-        return engine, {"sha256": engine.sha256, "precision": precision, "facts": engine.facts, "sparsity_2_4": {}}
+    payload, released = source.engines[config.name].payload, source.engines[config.name].released
+    if released is not None and released.suffix != ".onnx":
+        engine = BuiltEngine.of(payload, released.suffix, dict(released.facts), interface=released.interface)
+        record = {"sha256": engine.sha256, "precision": released.precision, "facts": engine.facts, "sparsity_2_4": {}}
+        return engine, record
     artifact = _checked(context, config, source)
     told = [f"it computes in {artifact.precision}"] if artifact.precision != config.precision else []
     told += [str(found)] if (found := artifact.facts.get("random")) else []
@@ -175,7 +174,7 @@ def _checked(context: Context, config: EngineConfig, source: Source) -> OnnxArti
     named = config.precision if source.role == CANDIDATE else None
     expected = Expected(train.shape, train.classes, named, *own, section=section)
     try:
-        return check_given(source.payloads[config.name], source.data.get(config.name, {}), expected)
+        return check_given(source.engines[config.name].payload, source.engines[config.name].data, expected)
     except ExportError as error:
         raise ExportError(f"{_told_of(config, source)}: {error}") from error
 
@@ -184,8 +183,8 @@ def _reference_fed(context: Context, config: EngineConfig, source: Source) -> tu
     """How what is compared with is fed: as its own keys say, else as its run fed it, else as the candidate."""
     settings = context.recipe.verify
     usual = (settings.input, settings.output) if context.alone else (InputConfig(), OutputConfig())
-    if config.name in source.fed:
-        usual = _as_recorded(source.fed[config.name])
+    if (released := source.engines[config.name].released) is not None:
+        usual = _as_recorded(released.interface)
     return (
         usual[0] if settings.reference_input is None else settings.reference_input,
         usual[1] if settings.reference_output is None else settings.reference_output,

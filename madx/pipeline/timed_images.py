@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.pipeline.context import Context
-from madx.pipeline.sides import Side
-from madx.pipeline.twins import examples_on
+from madx.pipeline.engines import EngineUnderTest
+from madx.pipeline.examples import examples_on
 from madx.recipe import AttackConfig
 from madx.seeds import numpy_generator
 from madx.verify import Images
@@ -37,7 +37,7 @@ class Shown:
     """How many batches are clean."""
 
 
-def timed_images(context: Context, batch: int, candidate: Side | None = None) -> Shown:
+def timed_images(context: Context, batch: int, candidate: EngineUnderTest | None = None) -> Shown:
     """Batches that are drawn from the gate's images, and as many of perturbed copies.
 
     The copies are adversarial examples made on the candidate's torch twin; without one, every pixel is moved by the
@@ -45,8 +45,8 @@ def timed_images(context: Context, batch: int, candidate: Side | None = None) ->
     """
     images, labels = context.splits.gate.tensors(0, IMAGES)
     draws = numpy_generator(context.recipe.seed, "timed")
-    if candidate is not None and candidate.twin is not None:
-        others = examples_on(context, candidate.twin, images, labels, attack=ATTACK, stream=("timed",)).numpy()
+    if candidate is not None and candidate.torch_model is not None:
+        others = examples_on(context, candidate.torch_model, images, labels, attack=ATTACK, stream=("timed",)).numpy()
     else:
         moved = images.numpy() + context.recipe.threat.eps * draws.choice([-1.0, 1.0], size=tuple(images.shape))
         others = project(moved.astype(np.float32), images.numpy(), context.recipe.threat).images

@@ -14,12 +14,11 @@ from typing import Any
 from madx.deploy.engine import Engine, backend
 from madx.deploy.outside import same_speed_of_numbers
 from madx.errors import ArtifactError, EngineError, ExportError
-from madx.pipeline.contenders import contenders
 from madx.pipeline.context import Context
+from madx.pipeline.engines import EngineUnderTest, Pair, compared, loaded_engines
 from madx.pipeline.exporting import checked_onnx
 from madx.pipeline.keeping import kept_beside_timings
 from madx.pipeline.ladder import ladder
-from madx.pipeline.sides import Side, loaded_sides
 from madx.pipeline.stages import begin, stage_named
 from madx.pipeline.timed_images import Shown, timed_images
 from madx.recipe import EngineConfig
@@ -51,34 +50,35 @@ _CONVERTED = (
 )
 
 
-def time_engines(context: Context, engine: EngineConfig, reference: Side | None, candidate: Side) -> Latency | None:
+def time_engines(context: Context, config: EngineConfig, engines: Pair) -> Latency | None:
     """Interleaved; without a reference nothing is timed, as only ratios mean anything.
 
     Raises:
         EngineError: the two are timed in different ways.
     """
+    reference, candidate = engines
     if reference is None:
         return None
-    config = context.recipe.verify.latency
-    timing, other = reference.engine.timing, candidate.engine.timing
+    settings = context.recipe.verify.latency
+    timing, other = reference.session.timing, candidate.session.timing
     if timing != other:
         raise EngineError(f"the engines cannot be compared: one is timed as {timing!r}, the other as {other!r}")
-    shown = timed_images(context, config.batch, candidate)
-    timed = fastest_reference(context, engine, reference, candidate, shown)
+    shown = timed_images(context, settings.batch, candidate)
+    timed = fastest_reference(context, config, reference, candidate, shown)
     remarks = timed.remarks
-    if any(side.interface is not None and not side.interface.plain for side in (reference, candidate)):
+    if any(one.interface is not None and not one.interface.plain for one in (reference, candidate)):
         remarks = [*remarks, _CONVERTED]
-    context.progress.say(f"timing both engines at batch {config.batch}, up to {config.seconds:g} s")
+    context.progress.say(f"timing both engines at batch {settings.batch}, up to {settings.seconds:g} s")
     measured = measure_latency(
         partial(_loaded, timed.load, shown),
-        partial(_loaded, _load_of(candidate), shown),
-        config=config,
+        partial(_loaded, candidate.load, shown),
+        config=settings,
         seed=context.recipe.seed,
         timed=Timed(timing, shown.clean, len(shown.rows) - shown.clean),
         tails=any(gate.metric == "p99_ratio" for gate in context.recipe.verify.gates),
-        watch=Watch.over_this_machine(gpu=engine.on_gpu),
+        watch=Watch.over_this_machine(gpu=config.on_gpu),
     )
-    facts = {"reference": timed.facts, "candidate": candidate.engine.facts, "remarks": remarks}
+    facts = {"reference": timed.facts, "candidate": candidate.session.facts, "remarks": remarks}
     facts |= {"doubts": {str(doubt): doubt.remedy.value for doubt in timed.doubts}}
     return replace(measured, facts={**measured.facts, **facts})
 
@@ -96,23 +96,23 @@ class TimedReference:
 
 
 def fastest_reference(
-    context: Context, engine: EngineConfig, given: Side, candidate: Side, shown: Shown
+    context: Context, config: EngineConfig, given: EngineUnderTest, candidate: EngineUnderTest, shown: Shown
 ) -> TimedReference:
-    """The reference to time: one that was given, or madx's own export of its twin where that is faster.
+    """The reference to time: one that was given, or madx's own export of its torch model where that is faster.
 
     Nodes that compute nothing make a reference slow and a candidate look fast, and no runtime removes them all; so does
     a number type that the machine is slow in. Where the network itself was given too, it is exported and built once
     more: in the reference's precision, and, where its numbers may be what is slow, in float32 and the candidate's.
     """
-    as_it_is = TimedReference(_load_of(given), given.engine.facts)
+    as_it_is = TimedReference(given.load, given.session.facts)
     if given.role == "dense":
         return as_it_is
     fair = same_speed_of_numbers(given.numbers, candidate.numbers)
     other = _OTHER_NUMBERS.format(given.numbers, candidate.numbers)
-    if given.twin is None:
+    if given.torch_model is None:
         return as_it_is if fair else replace(as_it_is, doubts=[Doubt(other + _GIVE_TWIN, Remedy.GIVE_TWIN)])
     needed = () if fair else ("fp32", candidate.precision)
-    exported, failed = _own_exports(context, engine, given, (given.precision, *needed), shown)
+    exported, failed = _own_exports(context, config, given, (given.precision, *needed), shown)
     slow = {precision: ratio for precision, (_, ratio) in exported.items() if ratio > _SLOWED}
     remarks = [
         f"Whether the reference's graph is slower than its weights need in {precision} is not known: {problem}"
@@ -134,37 +134,32 @@ def fastest_reference(
 
 
 def _own_exports(
-    context: Context, engine: EngineConfig, given: Side, precisions: Iterable[str], shown: Shown
+    context: Context, config: EngineConfig, given: EngineUnderTest, precisions: Iterable[str], shown: Shown
 ) -> tuple[dict[str, tuple[TimedReference, float]], dict[str, str]]:
     """`_beside_own_export` in each precision, and why not: one that cannot be had takes none of the others along."""
     exported, failed = {}, {}
     for precision in dict.fromkeys(precisions):
         try:
-            exported[precision] = _beside_own_export(context, engine, given, precision, shown)
+            exported[precision] = _beside_own_export(context, config, given, precision, shown)
         except (EngineError, ExportError) as problem:
             failed[precision] = str(problem)
     return exported, failed
 
 
 def _beside_own_export(
-    context: Context, engine: EngineConfig, given: Side, precision: str, shown: Shown
+    context: Context, config: EngineConfig, given: EngineUnderTest, precision: str, shown: Shown
 ) -> tuple[TimedReference, float]:
-    """Madx's own export of a side's twin, and how many times as long as it the side's engine takes."""
-    assert given.twin is not None  # asked by whoever calls
-    runtime = backend(engine.kind)
-    own_config = engine.of_precision(precision)
-    artifact = checked_onnx(context, given.twin, precision)
+    """Madx's own export of a torch model, and how many times as long as it the given engine takes."""
+    assert given.torch_model is not None  # asked by whoever calls
+    runtime = backend(config.kind)
+    own_config = config.of_precision(precision)
+    artifact = checked_onnx(context, given.torch_model, precision)
     built = runtime.build(artifact, own_config, batch=context.recipe.verify.latency.batch)
     load = partial(runtime.load, built.payload, own_config)
     with closing(load()) as own:
-        timers = [one.timer(shown.images, shown.rows) for one in (given.engine, own)]
+        timers = [one.timer(shown.images, shown.rows) for one in (given.session, own)]
         as_given, exported = median_seconds(timers, batches=len(shown.rows))
         return TimedReference(load, own.facts), as_given / exported
-
-
-def _load_of(side: Side) -> Callable[[], Engine]:
-    assert side.again is not None  # sides that are timed were loaded from bytes
-    return side.again
 
 
 @contextmanager
@@ -182,14 +177,15 @@ def time_again(context: Context, config: EngineConfig, before: Measurements) -> 
         EngineError: an engine does not work; nothing is recorded.
     """
     context.progress.say(f"{config.name}: timing again; everything else stays as it was measured")
-    reference, candidate = contenders(context, config)
+    reference, candidate = compared(context, config)
     if (reference.subject if reference else None, candidate.subject) != (before.reference, before.candidate):
         raise ArtifactError(
             f"{config.name}: these are not the engines that were measured (their SHA-256 differ); verify without --only"
         )
-    with loaded_sides(context, config, reference, candidate) as sides:
-        latency = context.world.share(partial(time_engines, context, config, *sides))
-        steps = context.world.share(lambda: None if context.alone else ladder(context, config))
+    with loaded_engines(context, reference, candidate) as engines:
+        latency, steps = context.world.share(
+            lambda: (time_engines(context, config, engines), None if context.alone else ladder(context, config))
+        )
     return replace(before, latency=latency, ladder=steps)
 
 
@@ -199,6 +195,7 @@ def begin_timing_again(context: Context) -> None:
     Raises:
         ArtifactError: as `kept_beside_timings`, or as `begin`.
     """
+    context.sources  # noqa: B018 - read where all processes wait for them
     context.world.share(lambda: _refuse_other_files(context))
     begin(context, stage_named("verify"), part="--only latency")
     context.world.share(lambda: kept_beside_timings(context))

@@ -15,8 +15,8 @@ from madx.models import Choice, find_state, state_digest
 from madx.models.copies import copied
 from madx.pipeline import files
 from madx.pipeline.context import Context
+from madx.pipeline.engines import as_classifier
 from madx.pipeline.takeover import examine, measure_taken
-from madx.pipeline.twins import twin
 from madx.plugins import USER_ERRORS, describe
 from madx.prune import CRITERIA, Rule
 from madx.recipe import LoopConfig, Recipe, require_network
@@ -35,7 +35,7 @@ def train(context: Context) -> list[str]:
     taken = {} if weights is None else {"weights": _take_over(context, module, weights)}
     _check_it_returns_logits(context, module)
     check_it_runs_in_bf16(context, module)
-    if recipe.train is not None and "prune" in context.wanted:
+    if recipe.train is not None and "prune" in context.stage.wanted:
         _check_something_can_go(context, module)
     module.to(context.device)
     if weights is not None:
@@ -73,7 +73,7 @@ def _check_it_returns_logits(context: Context, module: nn.Module) -> None:
     """
     images, _ = context.splits.selection.tensors(0, _PROBES)
     try:
-        found = check_form(twin(module, torch.device("cpu")), images.numpy())
+        found = check_form(as_classifier(module, torch.device("cpu")), images.numpy())
     except EngineError as error:  # no engine yet: it is the network whose logits cannot be read
         found = [str(error).replace("the engine", "the network")]
     if found:

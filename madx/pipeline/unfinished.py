@@ -111,8 +111,8 @@ def remove_own(context: Context) -> None:
 
 def remove_earlier(context: Context) -> None:
     """What the stage that was just recorded had kept under other keys, unless it may still be merged elsewhere."""
-    stage = context.made_of["stage"]
-    others = [one for one in unfinished(context.run) if one.stage == stage and not context.key.startswith(one.key)]
+    stage, key = context.stage.name, context.stage.key
+    others = [one for one in unfinished(context.run) if one.stage == stage and not key.startswith(one.key)]
     gone = [one.folder for one in others if not _may_be_merged(one)]
     judged = [one.folder / PENDING for one in others if one.folder not in gone]  # a later verdict stands for it
     if gone:

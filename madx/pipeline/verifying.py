@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
 
 from madx.attacks import suite_of
 from madx.data import describe
@@ -18,21 +15,30 @@ from madx.pipeline import files
 from madx.pipeline.attacking import budget, measure_accuracy
 from madx.pipeline.attempts import counted
 from madx.pipeline.chunks import gate_images, merged
-from madx.pipeline.contenders import build_record, contenders, content_of, how_fed, how_precise, roles
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
+from madx.pipeline.engines import (
+    EngineUnderTest,
+    Pair,
+    build_record,
+    compared,
+    content_of,
+    how_fed,
+    how_precise,
+    loaded_engines,
+    roles,
+)
+from madx.pipeline.examples import examples_on
 from madx.pipeline.keeping import Kept, copy_kept, keep_until_judged, timings_said, what_is_kept
 from madx.pipeline.ladder import ladder
-from madx.pipeline.sides import Side, loaded_sides
 from madx.pipeline.soundness import measure_soundness
 from madx.pipeline.takeover import examine_given
 from madx.pipeline.timing import time_again, time_engines
-from madx.pipeline.twins import examples_on, twin
 from madx.pipeline.versions import tool_versions
 from madx.recipe import METRICS, AttackConfig, EngineConfig, InputConfig
 from madx.verify import Measurements, Sizes, judge
-from madx.verify.contract import DYNAMIC, SERVED_ALONE, USUAL_CAUSE, Classifier
+from madx.verify.contract import DYNAMIC, SERVED_ALONE, USUAL_CAUSE
 from madx.verify.parity import (
     GREY_LEVEL,
     JITTER,
@@ -41,7 +47,6 @@ from madx.verify.parity import (
     EngineParity,
     Parity,
     contract_alone,
-    in_eight_bits,
     measure_parity,
 )
 
@@ -51,25 +56,21 @@ PARITY_ATTACK = AttackConfig(steps=20, relative_step=2.5)
 
 def verify(context: Context) -> list[str]:
     """Write the measurements of every engine, and the verdict."""
-    world = context.world
-    kept = world.share(lambda: what_is_kept(context))
-    taken_over = world.share(lambda: kept.provenance.get("merged", []) if kept.measurements else merged(context))
+    start = context.world.share(lambda: _decide(context))
+    kept = start.kept
     if not context.alone and context.recipe.verify.input != InputConfig():
         context.progress.say(
             "verify.input speaks of a file that is given with --engine; this run's own needs none of it"
         )
     if kept.untouched:
         context.progress.say(f"{kept.why}, and nothing is measured")
-    measured, missing = [], {}
-    anew = any(config.name not in kept.measurements for config in context.recipe.export.engines)
-    doubted = world.share(lambda: image_doubts(context)) if anew else ()
+    measured: list[Measurements] = []
     hashes: dict[str, dict[str, str]] = {}
     fit: dict[str, Sequence[str]] = {}
     for config in context.recipe.export.engines:
-        if reason := world.share(partial(why_missing, context, config)):
-            context.progress.say(f"{config.name}: missing: {reason}")
-            missing[config.name] = reason
-            hashes[config.name] = _recorded_hashes(context, config)
+        if config.name in start.missing:
+            context.progress.say(f"{config.name}: missing: {start.missing[config.name]}")
+            hashes[config.name] = start.recorded[config.name]
             continue
         if (before := kept.measurements.get(config.name)) is not None:
             measured.append(time_again(context, config, before) if kept.timed_again else before)
@@ -78,8 +79,36 @@ def verify(context: Context) -> list[str]:
             continue
         values, hashes[config.name], fit[config.name] = _measured(context, config)
         if values is not None:
-            measured.append(replace(values, image_doubts=doubted))
-    return _judged(context, measured, missing, hashes, kept=kept, told={"merged": taken_over, "fit": fit})
+            measured.append(replace(values, image_doubts=start.image_doubts))
+    told = {"merged": start.merged, "fit": fit}
+    return context.world.share(lambda: _judged(context, measured, start.missing, hashes, kept=kept, told=told))
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What is known and decided before anything is measured."""
+
+    kept: Kept
+    merged: list[str]
+    """Files of the chunks that other run directories measured."""
+    image_doubts: tuple[str, ...]
+    """As in `Measurements`; asked for only where something is measured."""
+    missing: dict[str, str]
+    """Why engines of the recipe cannot be had here, by name."""
+    recorded: dict[str, dict[str, str]]
+    """SHA-256 of the files that there are of those, by name and role."""
+
+
+def _decide(context: Context) -> _Start:
+    kept, missing = what_is_kept(context), missing_engines(context)
+    engines = context.recipe.export.engines
+    return _Start(
+        kept=kept,
+        merged=kept.provenance.get("merged", []) if kept.measurements else merged(context),
+        image_doubts=image_doubts(context) if any(one.name not in kept.measurements for one in engines) else (),
+        missing=missing,
+        recorded={one.name: _recorded_hashes(context, one) for one in engines if one.name in missing},
+    )
 
 
 def _judged(
@@ -97,27 +126,24 @@ def _judged(
     the package is mended. `told` goes into the provenance as it is; its `fit` has, by engine, doubts whether it was
     made for these images.
     """
-    world, settings = context.world, context.recipe.verify
+    settings = context.recipe.verify
     gates = [gate.model_dump(mode="json") for gate in settings.gates]
     asked = [gate | METRICS.code(gate["metric"]) for gate in gates]  # other code is another gate, whatever its name
     judged = {values.engine: hashes[values.engine] for values in measured}
-    world.share(lambda: copy_kept(context, kept))
-    tried = world.share(lambda: _contents(context, judged))
-    attempts = world.share(lambda: counted(context, tried, asked, kept=kept.untouched, timed=kept.retimed))
+    copy_kept(context, kept)
+    attempts = counted(context, _contents(context, judged), asked, kept=kept.untouched, timed=kept.retimed)
     names = {config.name: files.measurements(config) for config in context.recipe.export.engines}
-    earlier, measured_at = kept.earlier_timings(), world.share(lambda: kept.measured_at(judged))
+    earlier, measured_at = kept.earlier_timings(), kept.measured_at(judged)
     new = [values for values in measured if kept.pending or values.engine not in kept.untouched]
     keep_until_judged(context, new, {**told, "measured_at": measured_at, "earlier_timings": earlier})
     verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     for values in new:
         context.write_arrays(names[values.engine], values.to_arrays())
-    fed = world.share(
-        lambda: [
-            sentence
-            for config in context.recipe.export.engines
-            for sentence in (*how_precise(context, config), *how_fed(context, config))
-        ]
-    )
+    fed = [
+        sentence
+        for config in context.recipe.export.engines
+        for sentence in (*how_precise(context, config), *how_fed(context, config))
+    ]
     doubts = [f"{name}: {sentence}" for name, sentences in told["fit"].items() for sentence in sentences]
     warnings = (*verdict.warnings, *fed, *doubts, *attempts.warnings(timings_said(earlier)))
     verdict = replace(verdict, warnings=warnings)
@@ -130,7 +156,7 @@ def _judged(
         **told,
         "measured_at": measured_at,
         "earlier_timings": earlier,
-        "attempts": world.share(context.run.attempts),
+        "attempts": context.run.attempts(),
     }
     context.write_json(files.VERDICT, verdict.to_json() | {"provenance": provenance})
     return [*(names[values.engine] for values in measured), files.VERDICT]
@@ -160,6 +186,12 @@ def _recorded_hashes(context: Context, config: EngineConfig) -> dict[str, str]:
     return {role: digest for role, digest in found.items() if digest is not None}
 
 
+def missing_engines(context: Context) -> dict[str, str]:
+    """Why engines of the recipe cannot be had here, by name."""
+    reasons = {config.name: why_missing(context, config) for config in context.recipe.export.engines}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
 def why_missing(context: Context, config: EngineConfig) -> str:
     """Every engine of the recipe is promised: why this one cannot be had here, or nothing."""
     record = build_record(context, config)
@@ -175,70 +207,82 @@ def _measured(context: Context, config: EngineConfig) -> tuple[Measurements | No
     Raises:
         EngineError: the engine does not work; nothing is recorded, and the next call tries again.
     """
-    reference, candidate = contenders(context, config)
+    reference, candidate = compared(context, config)
     hashes = {one.role: str(one.subject.sha256) for one in (reference, candidate) if one}
     if not config.verify:
         return None, hashes, ()
     context.progress.say(f"{config.name}: measuring {gate_images(context)} images{' and latency' if reference else ''}")
     suite = suite_of(context.recipe.verify.attack)
-    with loaded_sides(context, config, reference, candidate) as sides:
-        doubted = context.world.share(lambda: examine_given(context, sides))
-        # Timed by process 0 while the others wait idle: another process at work would be measured too.
-        latency = context.world.share(lambda: time_engines(context, config, *sides))
-        parity = context.world.share(lambda: _parity(context, config, *sides))
-        sound = context.world.share(lambda: measure_soundness(context, config, suite, *sides))
-        accuracy = measure_accuracy(context, config, *sides)
+    with loaded_engines(context, reference, candidate) as engines:
+        # By process 0 while the others wait idle: another process at work would be timed too.
+        doubted, latency, parity, sound = context.world.share(
+            lambda: (
+                examine_given(context, engines),
+                time_engines(context, config, engines),
+                _parity(context, config, engines),
+                measure_soundness(context, config, suite, engines),
+            )
+        )
+        accuracy = measure_accuracy(context, config, engines)
+        sound, curve, steps = context.world.share(
+            lambda: (
+                with_doubled(context, config, sound, accuracy, engines),
+                measure_curve(context, config, accuracy, engines),
+                None if context.alone else ladder(context, config),
+            )
+        )
         measurements = Measurements(
             engine=config.name,
             latency=latency,
             parity=parity,
-            soundness=context.world.share(lambda: with_doubled(context, config, sound, accuracy, sides)),
+            soundness=sound,
             accuracy=accuracy,
-            curve=context.world.share(lambda: measure_curve(context, config, accuracy, *sides)),
+            curve=curve,
             sizes=Sizes(reference=reference.size if reference else None, candidate=candidate.size),
             reference=reference.subject if reference else None,
             candidate=candidate.subject,
-            ladder=context.world.share(lambda: None if context.alone else ladder(context, config)),
+            ladder=steps,
             reference_doubts=doubted.reference,
         )
     return measurements, hashes, doubted.told
 
 
-def _parity(context: Context, config: EngineConfig, reference: Side | None, candidate: Side) -> Parity:
+def _parity(context: Context, config: EngineConfig, engines: Pair) -> Parity:
+    reference, candidate = engines
     return Parity(
-        reference=_beside_twin(context, config, reference) if reference else None,
-        candidate=_beside_twin(context, config, candidate),
+        reference=_beside_torch(context, config, reference) if reference else None,
+        candidate=_beside_torch(context, config, candidate),
     )
 
 
-def _beside_twin(context: Context, config: EngineConfig, side: Side) -> EngineParity:
-    """The engine beside its own twin, on the first gate images and on examples made from them on that twin."""
+def _beside_torch(context: Context, config: EngineConfig, engine: EngineUnderTest) -> EngineParity:
+    """The engine beside its own torch model, on the first gate images and on examples made from them on that model."""
     images, labels = context.splits.gate.tensors(0, min(PARITY_IMAGES, gate_images(context)))
-    contract = _contract_of(context, config, side)
-    if side.twin is None:
-        return contract_alone(side.engine, clean=images.numpy(), contract=contract)
-    adversarial = examples_on(context, side.twin, images, labels, attack=PARITY_ATTACK, stream=("verify-parity",))
+    contract = _contract_of(context, config, engine)
+    if engine.torch_model is None:
+        return contract_alone(engine.session, clean=images.numpy(), contract=contract)
+    stream = ("verify-parity",)
+    adversarial = examples_on(context, engine.torch_model, images, labels, attack=PARITY_ATTACK, stream=stream)
     return measure_parity(
-        side.engine,
-        rounding_twin(side, context.device),
+        engine.session,
+        engine.torch_classifier(context.device),
         clean=images.numpy(),
         adversarial=adversarial.numpy(),
         contract=contract,
     )
 
 
-def _contract_of(context: Context, config: EngineConfig, side: Side) -> Contract:
+def _contract_of(context: Context, config: EngineConfig, engine: EngineUnderTest) -> Contract:
     """What this engine is held to, which is no more than its file can take."""
-    batches = served_batches(context, config, side.batch)
-    facts = build_record(context, config).get(side.role, {}).get("facts", {})
+    batches = served_batches(context, config, engine.batch)
     return Contract(
-        side.rounding,
+        engine.rounding,
         batches,
-        only=side.batch,
-        cause=_cause(facts),
-        jitter=GREY_LEVEL if side.rounds else JITTER,
-        precision=side.computes_in,
-        random=facts.get("random", ""),
+        only=engine.batch,
+        cause=_cause(engine.facts),
+        jitter=GREY_LEVEL if engine.rounds else JITTER,
+        precision=engine.computes_in,
+        random=engine.facts.get("random", ""),
     )
 
 
@@ -249,13 +293,6 @@ def _cause(facts: Mapping[str, Any]) -> str:
     if depending := facts.get("depends_on_values"):
         return f"{USUAL_CAUSE} (the file has {depending}, which may decide for a whole batch at once). {SERVED_ALONE}"
     return USUAL_CAUSE
-
-
-def rounding_twin(side: Side, device: torch.device) -> Classifier:
-    """The side's torch twin as a callable; where the engine's file takes whole numbers, it is shown the same ones."""
-    assert side.twin is not None  # asked by whoever calls
-    plain = twin(side.twin, device)
-    return (lambda images: plain(in_eight_bits(images))) if side.rounds else plain
 
 
 def image_doubts(context: Context) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ from madx.models.precision import PLAIN, ComputeFormat
 from madx.pipeline import curve, doubling, exporting, soundness, timed_images
 from madx.pipeline.attacking import ATTACKING
 from madx.pipeline.chunks import gate_images
-from madx.pipeline.contenders import roles
 from madx.pipeline.context import Context
+from madx.pipeline.engines import has_torch_model, roles
 from madx.pipeline.given import CANDIDATE
 from madx.pipeline.ladder import FEWEST, rungs
 from madx.pipeline.learning import learning_name
@@ -167,35 +167,32 @@ _ROLES: tuple[Role, ...] = ("dense", "pruned")
 
 def _verify(context: Context) -> list[Part]:
     """Engines that cannot be measured here cost nothing."""
-    engines = [engine for engine in context.recipe.export.engines if engine.verify]
+    configs = [config for config in context.recipe.export.engines if config.verify]
     return [
         part
-        for engine in engines
-        if availability(engine.kind).can_run
-        for part in _of_engine(context, engine, _sides(context))
+        for config in configs
+        if availability(config.kind).can_run
+        for part in _of_engine(context, config, _planned(context))
     ]
 
 
 @dataclass(frozen=True)
-class _Side:
+class _Planned:
+    """One of the two engines before there is any file of it."""
+
     role: Role
-    twin: bool
-    """Whether there is a torch network beside the engine."""
+    torch_model: bool
+    """Whether there is one beside the engine."""
 
 
-def _sides(context: Context) -> list[_Side]:
+def _planned(context: Context) -> list[_Planned]:
     """The reference, if there is one, and the candidate."""
     reference, candidate = roles(context)
-    found = [("dense", reference)] if reference else []
-    named: list[tuple[Role, str]] = [*found, ("pruned", candidate)]  # type: ignore[list-item]
-    own = ("dense", "pruned")
-    return [
-        _Side(role, name in own or (name in context.sources and context.sources[name].twin is not None))
-        for role, name in named
-    ]
+    found = [_Planned("dense", has_torch_model(context, reference))] if reference else []
+    return [*found, _Planned("pruned", has_torch_model(context, candidate))]
 
 
-def _of_engine(context: Context, engine: EngineConfig, sides: list[_Side]) -> list[Part]:
+def _of_engine(context: Context, engine: EngineConfig, sides: list[_Planned]) -> list[Part]:
     """In the order in which the stage does them."""
     recipe, images = context.recipe, gate_images(context)
     seen = min(soundness.IMAGES, len(context.splits.gate))
@@ -212,13 +209,13 @@ def _of_engine(context: Context, engine: EngineConfig, sides: list[_Side]) -> li
     suite, queries_count = suite_of(recipe.verify.attack), doubling.asks_queries_alone(recipe.verify.gates)
     again = min(doubling.most_survivors(images), images)
     twice = [
-        _against(side, _of(suite.twin if side.twin else suite.query, longer=True), again)
+        _against(side, _of(suite.twin if side.torch_model else suite.query, longer=True), again)
         for side in sides
-        if side.twin or queries_count
+        if side.torch_model or queries_count
     ]
     if twice:
         parts.append(Part(doubling.DOUBLING, _sum(twice)))
-    if all(side.twin for side in sides):
+    if all(side.torch_model for side in sides):
         few = min(curve.IMAGES, images)
         once = (_times(rising, _against(side, curve.ATTACK.most, few)) for side in sides)
         parts.append(Part("(security curve)", _sum([*once, *(Counter({_engine(side): few}) for side in sides)])))
@@ -237,16 +234,16 @@ def _timing(context: Context) -> Part:
     return Part("(timing)", seconds=latency.seconds, least_calls=least)
 
 
-def _timed_images(context: Context, side: _Side) -> Part:
+def _timed_images(context: Context, side: _Planned) -> Part:
     """The perturbed ones of them are made on the candidate's torch network."""
     images, most = min(timed_images.IMAGES, len(context.splits.gate)), Pgd(timed_images.ATTACK).most
     made = {Pass(side.role, "gradient"): images * most.gradient, Pass(side.role, "forward"): images * most.forward}
-    return Part("(images that are timed)", Counter(made if side.twin else {}))
+    return Part("(images that are timed)", Counter(made if side.torch_model else {}))
 
 
-def _parity(side: _Side, images: int) -> Counter[Pass]:
+def _parity(side: _Planned, images: int) -> Counter[Pass]:
     """Engine and torch network, on clean images and on examples made on the latter."""
-    if not side.twin:
+    if not side.torch_model:
         return Counter()
     most = Pgd(PARITY_ATTACK).most
     return Counter(
@@ -258,33 +255,33 @@ def _parity(side: _Side, images: int) -> Counter[Pass]:
     )
 
 
-def _checks(context: Context, side: _Side, images: int) -> Counter[Pass]:
+def _checks(context: Context, side: _Planned, images: int) -> Counter[Pass]:
     """The suite, the attack without a bound, one gradient, and a step along it and one against it."""
-    if not side.twin:
+    if not side.torch_model:
         return Counter()
     suite = suite_of(context.recipe.verify.attack)
     extra = Counter({Pass(side.role, "gradient"): 2 * images, Pass(side.role, "forward"): 4 * images})
     return _sum([_against(side, _of((*suite.twin, *soundness.UNBOUNDED)), images), extra])
 
 
-def _elsewhere(context: Context, side: _Side) -> Counter[Pass]:
+def _elsewhere(context: Context, side: _Planned) -> Counter[Pass]:
     """The candidate on some of the selection images, clean and attacked."""
     suite = suite_of(context.recipe.verify.attack)
     images = min(soundness.ELSEWHERE, len(context.splits.selection))
-    attacked = _against(side, _of(suite.twin if side.twin else suite.query), images)
+    attacked = _against(side, _of(suite.twin if side.torch_model else suite.query), images)
     return _sum([attacked, Counter({_engine(side): images})])
 
 
-def _attacked(context: Context, sides: list[_Side], images: int) -> Counter[Pass]:
+def _attacked(context: Context, sides: list[_Planned], images: int) -> Counter[Pass]:
     """Clean, and on what every adversary makes; each attacks what still stands, here all of it."""
     suite, verify = suite_of(context.recipe.verify.attack), context.recipe.verify
     adversaries = 0
     found: list[Counter[Pass]] = []
     for side in sides:
-        if side.twin and suite.twin:
+        if side.torch_model and suite.twin:
             found.append(_on_network(side, _of(suite.twin), images))
             adversaries += 1
-        if side.twin and suite.in_the_loop:
+        if side.torch_model and suite.in_the_loop:
             most = _of(suite.in_the_loop)
             asked = images * (most.gradient + most.forward + 1)
             found.append(Counter({_engine(side): asked, Pass(side.role, "gradient"): images * most.gradient}))
@@ -296,21 +293,21 @@ def _attacked(context: Context, sides: list[_Side], images: int) -> Counter[Pass
     return _sum([*found, *(Counter({_engine(side): looks}) for side in sides)])
 
 
-def _against(side: _Side, most: Passes, images: int) -> Counter[Pass]:
+def _against(side: _Planned, most: Passes, images: int) -> Counter[Pass]:
     """Attacks by gradients, or by queries where there is none, and the engine's word on what they make."""
-    if not side.twin:
+    if not side.torch_model:
         return Counter({_engine(side): images * (most.forward + 2)})
     return _sum([_on_network(side, most, images), Counter({_engine(side): images})])
 
 
-def _on_network(side: _Side, most: Passes, images: int) -> Counter[Pass]:
+def _on_network(side: _Planned, most: Passes, images: int) -> Counter[Pass]:
     """Attacks on the torch network, which is asked about the clean images first."""
     return Counter(
         {Pass(side.role, "gradient"): images * most.gradient, Pass(side.role, "forward"): images * (most.forward + 1)}
     )
 
 
-def _engine(side: _Side) -> Pass:
+def _engine(side: _Planned) -> Pass:
     return Pass(side.role, "engine")
 
 

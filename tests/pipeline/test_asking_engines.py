@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from madx.pipeline.sides import Side
+from madx.pipeline.engines import EngineUnderTest
 
 IMAGES = torch.rand(130, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -25,7 +25,7 @@ def test_every_machine_asks_in_the_same_pieces_and_the_answers_come_in_order(cal
             sizes.append(len(images))
         return sums(images)
 
-    found = Side("pruned", engine, None, callers=callers).logits(IMAGES)
+    found = EngineUnderTest("pruned", None, loaded=engine, callers=callers).logits(IMAGES)
     np.testing.assert_array_equal(found.numpy(), sums(IMAGES.numpy()))
     assert sorted(sizes) == [30, 50, 50]
 
@@ -37,5 +37,5 @@ def test_as_many_callers_as_are_allowed_are_inside_the_engine_together():
         meeting.wait()  # nobody comes back before another is there too
         return sums(images)
 
-    found = Side("pruned", engine, None, callers=2).logits(IMAGES[:100])
+    found = EngineUnderTest("pruned", None, loaded=engine, callers=2).logits(IMAGES[:100])
     np.testing.assert_array_equal(found.numpy(), sums(IMAGES[:100].numpy()))

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from madx.pipeline.curve import ATTACK, climb_radii, radii
-from madx.pipeline.sides import Side, Trial
+from madx.pipeline.engines import EngineUnderTest
+from madx.pipeline.examples import Trial
 from madx.recipe import ThreatConfig
 
 N = 300
@@ -38,7 +39,7 @@ def side(role, twin, engine=None):
         with torch.no_grad():
             return (engine or twin)(torch.from_numpy(images)).numpy()
 
-    return Side(role, logits, twin.eval())
+    return EngineUnderTest(role, twin.eval(), loaded=logits)
 
 
 SIDES = side("dense", DENSE), side("pruned", PRUNED)

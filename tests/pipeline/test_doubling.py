@@ -7,7 +7,7 @@ from nearest_cases import IMAGES, LABELS, THREAT, Nearest, nearest_withstands, s
 
 from madx.attacks import Apgd, Pgd, Square, Victim, run_suite
 from madx.pipeline.doubling import asks_queries_alone, survivors, turned
-from madx.pipeline.sides import Trial
+from madx.pipeline.examples import Trial
 from madx.recipe import AttackConfig, GateConfig
 from madx.seeds import torch_generator
 from madx.verify import Soundness

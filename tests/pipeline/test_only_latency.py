@@ -179,13 +179,13 @@ def test_other_engines_than_those_that_were_measured_are_not_timed(
     workspace: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The manifest's hashes hold it already; this is the second lock."""
-    real = timing.contenders
+    real = timing.compared
 
     def swapped(*given: Any) -> Any:
         reference, candidate = real(*given)
         return candidate, reference
 
-    monkeypatch.setattr(timing, "contenders", swapped)
+    monkeypatch.setattr(timing, "compared", swapped)
     before = hashes(workspace)
     answer = time_again(cli, workspace)
     assert (answer.code, "SHA-256 differ" in " ".join(answer.err.split())) == (2, True)

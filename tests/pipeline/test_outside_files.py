@@ -20,7 +20,7 @@ from madx.deploy.interface import Interface
 from madx.deploy.signature import Expected, read_input
 from madx.models.fitting import Better, Fit
 from madx.pipeline import takeover
-from madx.pipeline.sides import Side
+from madx.pipeline.engines import EngineUnderTest
 from madx.recipe import InputConfig, OutputConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
@@ -261,7 +261,7 @@ def test_what_is_advised_does_what_was_tried(said_already: dict) -> None:
         return Interface(shape=(3, 5, 5), classes=10, **fed)
 
     given = interface(said_already)
-    rows = takeover._rows_for(Side("engine", None, None, interface=given), images)  # type: ignore[arg-type]
+    rows = takeover._rows_for(EngineUnderTest("engine", None, interface=given), images)
     advised = [row for row in rows if row.advice.startswith("add this")]
     assert len(advised) > 6
     for row in advised:
@@ -275,7 +275,7 @@ def test_what_is_advised_does_what_was_tried(said_already: dict) -> None:
 def test_colours_all_in_a_row_are_tried_in_the_other_layout(given: str, other: str) -> None:
     images = torch.rand((4, 3, 5, 6), generator=torch.Generator().manual_seed(0))
     row = Interface(shape=(3, 5, 6), classes=10, image=(90,), layout=given)  # type: ignore[arg-type]
-    rows = takeover._rows_for(Side("engine", None, None, interface=row), images)  # type: ignore[arg-type]
+    rows = takeover._rows_for(EngineUnderTest("engine", None, interface=row), images)
     found = next(one for one in rows if "layout" in one.advice)
     assert found.advice == f"add this to the recipe: verify: {{input: {{layout: {other}}}}}"
     told = replace(row, layout=other)  # type: ignore[arg-type]
@@ -306,6 +306,6 @@ def test_doubts_about_a_reference_are_kept_for_its_gates(
     context = SimpleNamespace(
         splits=SimpleNamespace(selection=selection), taken=[role], progress=SimpleNamespace(say=lines.append)
     )
-    found = takeover.examine_given(context, [Side(role, None, None)])  # type: ignore[arg-type]
+    found = takeover.examine_given(context, [EngineUnderTest(role, None)])
     assert bool(found.reference) is doubted
     assert set(found.reference) <= set(found.told) == set(lines)

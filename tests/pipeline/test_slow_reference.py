@@ -1,7 +1,6 @@
 """A reference that was made slow on purpose is timed as madx exports its weights."""
 
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +13,7 @@ from madx.deploy.export import export_onnx
 from madx.errors import ExportError
 from madx.models import build_model
 from madx.pipeline import timing
-from madx.pipeline.sides import Side
+from madx.pipeline.engines import EngineUnderTest
 from madx.pipeline.timed_images import Shown
 from madx.pipeline.timing import fastest_reference
 from madx.recipe import EngineConfig, ModelConfig
@@ -77,12 +76,13 @@ def chosen(
         ),
     )
     config = CONFIG.of_precision(precision)
-    load = partial(backend(CONFIG.kind).load, payload, config)
-    given = Side(role, load(), network, load, precision=precision, numbers=numbers)
-    other = replace(given, role="engine", precision=candidate, numbers=candidate_numbers or candidate)
+    given = EngineUnderTest(role, network, config, payload, facts={"numbers": numbers})
+    given = replace(given, loaded=given.load())
+    other = CONFIG.of_precision(candidate)
+    other = replace(given, role="engine", config=other, facts={"numbers": candidate_numbers or candidate})
     found = fastest_reference(context, CONFIG, given, other, Shown(IMAGES, np.arange(4)[:, None], 2))
-    np.testing.assert_allclose(found.load()(IMAGES), load()(IMAGES), rtol=1e-3, atol=2e-2)
-    return found, found.load is load
+    np.testing.assert_allclose(found.load()(IMAGES), given.load()(IMAGES), rtol=1e-3, atol=2e-2)
+    return found, found.load == given.load
 
 
 def compared(network, payload, role="reference"):

@@ -5,7 +5,7 @@ import torch
 from nearest_cases import CLASSES, IMAGES, LABELS, THREAT, N, Nearest, side
 
 from madx.attacks import Apgd, Suite, linear_classifier
-from madx.pipeline.sides import Trial
+from madx.pipeline.examples import Trial
 from madx.pipeline.soundness import trials
 from madx.recipe import ThreatConfig
 from madx.verify import Soundness
@@ -72,7 +72,7 @@ class Maze(Nearest):
 def found(twin, *, engine=None, suite=SUITE, threat=THREAT, images=IMAGES):
     trial = Trial(threat, 0, images, LABELS)
     undefended = linear_classifier(images, LABELS, CLASSES)
-    parts = trials(trial, suite, side("dense", Nearest()), side("pruned", twin, engine), undefended)
+    parts = trials(trial, suite, (side("dense", Nearest()), side("pruned", twin, engine)), undefended)
     return Soundness.from_arrays({name: rows for part in parts.values() for name, rows in part().items()})
 
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import Answer, Cli
 
 from madx.pipeline import attacking
+from madx.pipeline.context import RunningStage
 from madx.pipeline.unfinished import RECORD, described, remove_earlier, remove_own, unfinished
 from madx.rundir import CHECKPOINTS, RunDirectory
 
@@ -137,8 +138,7 @@ def context(tmp_path: Path) -> Any:
     said: list[str] = []
     return SimpleNamespace(
         run=RunDirectory(tmp_path),
-        key=key,
-        made_of={"stage": "verify"},
+        stage=RunningStage(key, {"stage": "verify"}),
         checkpoints=f"{CHECKPOINTS}/verify-{key[:16]}",
         progress=SimpleNamespace(say=said.append, said=said),
     )
@@ -180,6 +180,6 @@ def test_its_own_is_removed_and_the_folder_of_all_with_the_last(context: Any) ->
     assert left(context) == [name for name in before if name != "verify-1111111111111111"]
     for name in left(context)[1:]:
         shutil.rmtree(context.run.path(CHECKPOINTS) / name)
-    context.made_of, context.checkpoints = {"stage": "prune"}, f"{CHECKPOINTS}/{left(context)[0]}"
+    context.stage, context.checkpoints = RunningStage(made_of={"stage": "prune"}), f"{CHECKPOINTS}/{left(context)[0]}"
     remove_own(context)
     assert not context.run.path(CHECKPOINTS).exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def test_what_the_progress_shows_are_parts_of_the_plan(folder: Path, stage: str)
             return super().track(items, description, total=total, done=done)
 
     context = opened(folder, "seed=2") if stage == "train" else opened(folder, *_CHANGED[stage])
-    context.progress = Listening()
+    context = replace(context, progress=Listening())
     names = [part.name for part in parts_of(context, stage)]
     run_stages(context, [stage_named(stage)])
     assert shown == [name for name in names if not name.startswith("(")]
