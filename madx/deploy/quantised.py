@@ -12,10 +12,11 @@ bits none can.
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -159,10 +160,11 @@ def _saturation(artifact: OnnxArtifact, images: Images) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice: the exporter's files need no pre-processing, BatchNorm is folded already."""
+    """Without the quantiser's prints and advice: exports need no pre-processing, as BatchNorm is folded already."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(disabled)
