@@ -6,6 +6,8 @@ VENV ?= .venv
 PIP_ARGS ?=
 # Test processes side by side, each with one thread of torch; 0 runs all in one.
 WORKERS ?= 2
+# What `make mutants` is told: files of madx, or --seconds 3600.
+MUTANTS ?=
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --durations 10
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
@@ -13,7 +15,7 @@ DEMO := recipes/fashion-mnist.yaml
 SILENT_LOSS := recipes/fashion-mnist-silent-loss.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev data demo demo-silent-loss test test-slow long stale lint clean
+.PHONY: help install dev data demo demo-silent-loss test test-slow long stale mutants lint clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -56,6 +58,9 @@ long: dev data ## what no CI has time for: benchmarks and long tests that are ol
 
 stale: dev ## which committed results are older than the code they measured
 	$(BIN)/python benchmarks/long.py --stale
+
+mutants: dev ## is every small wrong change to what judges noticed by a test? hours, and resumable: MUTANTS="--seconds 3600"
+	$(BIN)/python tests/mutants.py $(MUTANTS)
 
 lint: dev ## ruff and mypy --strict; and which files and functions are the longest, for a reader to judge
 	$(BIN)/ruff check .

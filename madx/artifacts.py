@@ -28,6 +28,35 @@ UNREADABLE = (
 """What zipfile, numpy and torch's tensors-only reader raise on damaged, foreign or malicious files."""
 
 
+_KINDS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull where it came from"),
+    (0, b"<", "a web page or another text, as a failed download leaves: download the file itself"),
+    (0, b"{", "text (JSON), and no weights: give the file that it speaks of"),
+    (0, b"\x1f\x8b", "packed by gzip: unpack it (gunzip) and give what was in it"),
+    (0, b"BZh", "packed by bzip2: unpack it and give what was in it"),
+    (0, b"\xfd7zXZ", "packed by xz: unpack it and give what was in it"),
+    (0, b"\x28\xb5\x2f\xfd", "packed by zstd: unpack it and give what was in it"),
+    (0, b"7z\xbc\xaf", "a 7z archive: unpack it and give the file in it"),
+    (0, b"Rar!", "a RAR archive: unpack it and give the file in it"),
+    (257, b"ustar", "a tar archive: unpack it (tar -xf) and give the file in it"),
+    (0, b"\x89HDF", "HDF5, as Keras saves: export the network from there"),
+    (0, b"\x93NUMPY", "an array of numpy: save tensors, by name"),
+    (4, b"TFL3", "TensorFlow Lite: export the network from where it was trained"),
+    (4, b"ORTM", "ONNX Runtime's own format (.ort): give the .onnx file that it was made from"),
+    (0, b"PK\x03\x04", "a zip archive, as torch.save writes them: give what torch.onnx.export wrote, or unpack it"),
+    (0, b"\x80", "a pickle, as torch.save writes them: give what torch.onnx.export wrote"),
+)
+"""Place, bytes there, and what such a file is and what to do, of files that are often given for others."""
+KIND_BYTES = 512
+"""Of a file's beginning that tell what it is."""
+
+
+def kind_of(head: bytes) -> str:
+    """What a file is that was expected to be another, by its first `KIND_BYTES`, and what to do; or nothing."""
+    text = head.lstrip() if head[:1].isspace() else head
+    return next((told for place, mark, told in _KINDS if text[place : place + len(mark)] == mark), "")
+
+
 def sha256_bytes(payload: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(payload).hexdigest()

@@ -7,9 +7,10 @@ stays madx's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -38,11 +39,18 @@ def installed(group: str) -> Mapping[str, EntryPoint]:
     return MappingProxyType(found)
 
 
+def _nothing(_: object) -> tuple[str, ...]:
+    return ()
+
+
 class Table(Mapping[str, Row], Generic[Row]):
     """madx's own rows, and those of installed packages, each imported when it is asked for."""
 
-    def __init__(self, group: str, kind: type[Row], own: Mapping[str, Row]) -> None:
-        self.group, self.kind, self.own = group, kind, dict(own)
+    def __init__(
+        self, group: str, kind: type[Row], own: Mapping[str, Row], *, runs: Callable[[Row], Iterable[str]] = _nothing
+    ) -> None:
+        """`runs` gives the modules of code that a row only names: that code may be another package's."""
+        self.group, self.kind, self.own, self.runs = group, kind, dict(own), runs
 
     def __getitem__(self, name: str) -> Row:
         """The row.
@@ -66,12 +74,24 @@ class Table(Mapping[str, Row], Generic[Row]):
         return len(tuple(iter(self)))
 
     def code(self, name: str) -> dict[str, str]:
-        """What the row adds to the key of a stage: the digest of its package's source; of madx's own, nothing."""
+        """What the row adds to the key of a stage: digests of its package's source and of others' that it names.
+
+        Of madx's own rows nothing, as madx's version is in the keys.
+
+        Raises:
+            RecipeError: a package's row or what it names cannot be imported, or has no source.
+        """
         if name in self.own or name not in installed(self.group):
             return {}
         point = installed(self.group)[name]
-        self._imported(point)
-        return {f"{self.group}:{name}": code_digest(point.value, error=RecipeError)}
+        row = self._imported(point)
+        found = {f"{self.group}:{name}": code_digest(point.value, error=RecipeError)}
+        for module in self.runs(row):
+            if _package(module) not in (_package(point.value), _package(__name__)):
+                with self.blamed(name):
+                    import_module(module)
+                found[f"{self.group}:{name}:{module}"] = code_digest(module, error=RecipeError)
+        return found
 
     @contextmanager
     def blamed(self, name: str) -> Iterator[None]:
@@ -103,6 +123,11 @@ class Table(Mapping[str, Row], Generic[Row]):
                 "package that adds it"
             )
         return row
+
+
+def _package(name: str) -> str:
+    """The top of a module's name, or of 'module:attribute'."""
+    return name.partition(":")[0].partition(".")[0]
 
 
 def _where(point: EntryPoint) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import madx
-from madx.errors import MadxError
+from madx.errors import ExitCode, MadxError
 
 PACKAGE = Path(madx.__file__).parent
 
@@ -26,6 +26,12 @@ def families() -> set[type[MadxError]]:
         found.add(kind := waiting.pop())
         waiting += [other for other in kind.__subclasses__() if other.__module__.startswith("madx.")]
     return found
+
+
+def test_the_shell_reads_the_numbers_that_the_docs_name() -> None:
+    """Pipelines branch on them: a number that moves is a release that passes where it should not."""
+    assert {code.name: int(code) for code in ExitCode} == {"PASSED": 0, "FAILED": 1, "USAGE": 2, "INCONCLUSIVE": 3}
+    assert MadxError("a bad recipe").exit_code == 2
 
 
 def test_there_are_errors_with_more_than_a_message() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Cli
@@ -13,9 +15,10 @@ from report_cases import measurements
 
 from madx import tables
 from madx.attacks import SUITES
-from madx.deploy.engine import availabilities, backend, kinds
-from madx.errors import RecipeError
-from madx.pipeline import keys
+from madx.deploy.engine import availabilities, backend, check_runs, kinds
+from madx.errors import MadxError, RecipeError
+from madx.pipeline import keys, verifying
+from madx.pipeline.exporting import availability_record
 from madx.prune import CRITERIA
 from madx.recipe import METRICS, GateConfig, parse_recipe
 from madx.recipe.engines import ENGINE_KINDS
@@ -64,6 +67,23 @@ UNFOUND = Metric("at_least", "share", "gate images", title="t", meaning="m", at_
 NO_ROW = 3
 
 
+UNSURE = EngineKind("extra_rows:unsure", on_gpu=False)
+SILENT = EngineKind("extra_rows:silent", on_gpu=False)
+FAR = EngineKind("extra_backend:Plain", on_gpu=False)
+
+
+def unsure(kind):
+    made = Plain(kind)
+    made.availability = lambda: {}["driver"]
+    return made
+
+
+def silent(kind):
+    made = Plain(kind)
+    made.availability = lambda: None
+    return made
+
+
 def Plain(kind):
     from madx.deploy.ort import OrtBackend
 
@@ -84,6 +104,9 @@ ours = extra_rows:SUITE
 [madx.engines]
 ort-plain = extra_rows:ENGINE
 ort-broken = extra_rows:BROKEN
+ort-unsure = extra_rows:UNSURE
+ort-silent = extra_rows:SILENT
+ort-far = extra_rows:FAR
 
 [madx.metrics]
 right_twice = extra_rows:METRIC
@@ -107,10 +130,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     install()
     (tmp_path / "site/extra_rows.py").write_text(ROWS)
+    (tmp_path / "site/extra_backend").mkdir()
+    (tmp_path / "site/extra_backend/__init__.py").write_text("from extra_rows import Plain\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     yield install
     monkeypatch.undo()
-    sys.modules.pop("extra_rows", None)
+    for name in ("extra_rows", "extra_backend"):
+        sys.modules.pop(name, None)
     tables.installed.cache_clear()
 
 
@@ -131,7 +157,8 @@ def test_a_recipe_names_a_packages_rows() -> None:
     assert backend("ort-plain").kind == "ort-plain"
     assert recipe.export.engines[0].on_gpu is False
     assert recipe.verify.gates[0].about is METRICS["right_twice"]
-    assert [*kinds()] == [*ENGINE_KINDS.own, "ort-plain", "ort-broken"]
+    added = ("plain", "broken", "unsure", "silent", "far")
+    assert [*kinds()] == [*ENGINE_KINDS.own, *(f"ort-{name}" for name in added)]
 
 
 def test_without_the_package_the_recipe_is_refused_and_says_where_rows_come_from() -> None:
@@ -195,6 +222,42 @@ def test_an_engine_that_is_broken_hides_no_other() -> None:
     assert found["ort-cpu"].can_run
     assert not found["ort-broken"].can_run
     assert "'ort-broken' of madx.engines (extra_rows:BROKEN) failed: KeyError" in found["ort-broken"].reason
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("kind", "said"), [("ort-unsure", "failed: KeyError: 'driver'"), ("ort-silent", "`availability` gave NoneType")]
+)
+def test_an_engine_that_cannot_say_what_it_can_do_can_do_nothing(
+    kind: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is asked: the engine is missing, as one whose runtime is not installed."""
+    recipe = parse_recipe(NAMED.replace("ort-plain", kind), source="here")
+    [config] = recipe.export.engines
+    record = availability_record(config)
+    assert (record["built"], record["can_run"], said in record["reason"]) == (False, False, True)
+    monkeypatch.setattr(keys, "_common", lambda *_: {})
+    context = SimpleNamespace(recipe=recipe)
+    assert keys.export(context)["can_build"] == keys.verify(context)["can_run"] == {config.name: False}
+    built = {"built": True, "reason": ""}
+    monkeypatch.setattr(verifying, "build_record", lambda *_: built)
+    assert said in verifying.why_missing(context, config)
+    with pytest.raises(MadxError):
+        check_runs(backend(kind), config)
+
+
+@pytest.mark.usefixtures("package")
+def test_an_engines_code_is_followed_into_another_package(tmp_path: Path) -> None:
+    """The row of one names the backend of another, and the backend is what runs."""
+    before = ENGINE_KINDS.code("ort-far")
+    code = tmp_path / "site/extra_backend/__init__.py"
+    code.write_text(f"{code.read_text()}# otherwise\n")
+    now = ENGINE_KINDS.code("ort-far")
+    assert keys.differences(before, now) == ["madx.engines:ort-far:extra_backend"]
+    shutil.rmtree(code.parent)
+    sys.modules.pop("extra_backend")
+    with pytest.raises(RecipeError, match=r"'ort-far' of madx\.engines .* failed: ModuleNotFoundError"):
+        ENGINE_KINDS.code("ort-far")
 
 
 @pytest.mark.usefixtures("package")

@@ -21,10 +21,16 @@ _AT_ONCE = 2**23
 """Bytes that are looked at together, so that a file is never in memory as a whole."""
 _ROUNDING = 1e-3
 """How far outside of [0, 1] a value may be that was normalised and is brought back."""
+_OVERSHOT = 0.25
+"""How far beyond [0, 1] bicubic resizing and the like may go."""
+_ANY = np.iinfo(np.int64).max
+"""More classes than there are."""
+_DARK = 0.25
+"""A share of white that some pixel of every usual set exceeds; where none does, the unit is asked about."""
 
 
-def check_pixels(pixels: Pixels, meaning: Meaning, where: str) -> None:
-    """Look at all values of pixels [N, C, H, W].
+def check_pixels(pixels: Pixels, meaning: Meaning, where: str) -> tuple[float, float]:
+    """Look at all values of pixels [N, C, H, W]; gives the smallest and the largest one.
 
     Raises:
         DataError: they cannot be images, or not in the unit that is said.
@@ -32,19 +38,34 @@ def check_pixels(pixels: Pixels, meaning: Meaning, where: str) -> None:
     if pixels.size == 0:
         raise DataError(f"{where}: images have the shape {list(pixels.shape)}; there is not one pixel in them")
     if meaning.converts:
-        _check_converted(pixels, meaning, where)
-    elif pixels.dtype == np.uint8:
-        if (high := _limits(pixels)[1]) <= 1:
-            raise DataError(
-                f"{where}: uint8 images run from 0 to 255, but the largest value here is {high:g}; "
-                "if they are shares of white, store them as float32, or say so: data.range: [0, 1]"
-            )
+        return _check_converted(pixels, meaning, where)
+    if pixels.dtype == np.uint8:
+        low, high = _limits(pixels)
+        _check_bytes(high, where)
     elif np.issubdtype(pixels.dtype, np.floating):
-        _check_floats(*_limits(pixels), where)
+        low, high = _limits(pixels)
+        _check_floats(low, high, where)
     else:
+        span = "[0, 1]" if pixels.dtype == np.bool_ else "[0, 255] or [0, 65535], say"
         raise DataError(
             f"{where}: images are of type {pixels.dtype}; expected uint8 in 0..255 or floats in [0, 1]; for other "
-            "numbers say which values are 0 and 1: data.range: [0, 255] or [0, 65535], say"
+            f"numbers say which values are 0 and 1: data.range: {span}"
+        )
+    return low, high
+
+
+def _check_bytes(high: float, where: str) -> None:
+    """That some value of uint8 images is bright."""
+    if high <= 1:
+        raise DataError(
+            f"{where}: uint8 images run from 0 to 255, but the largest value here is {high:g}; "
+            "if they are shares of white, store them as float32, or say so: data.range: [0, 1]"
+        )
+    if high < _DARK * 255:
+        raise DataError(
+            f"{where}: uint8 images run from 0 to 255, but the largest value here is {high:g}; if that is white (fewer "
+            f"than 8 bits a pixel), say so: data.range: [0, {high:g}]; if they are as dark as that, data.range: "
+            "[0, 255]"
         )
 
 
@@ -74,11 +95,22 @@ def _check_floats(low: float, high: float, where: str) -> None:
             f"{where}: float images run from 0 to 1, but the largest value here is {high:.4g}: were they divided by "
             "255 twice? Divide them once, or store them as uint8 in 0..255"
         )
+    if low >= 0 and 0 < high < _DARK:
+        raise DataError(
+            f"{where}: float images run from 0 to 1, but the largest value here is {high:.4g}; if that is white "
+            f"(divided by 255, though they ran to {255 * high:.0f} only?), say so: data.range: [0, {high:.4g}]; if "
+            "they are as dark as that, data.range: [0, 1]"
+        )
     if low >= 0 and high <= 1:
         return
     if not np.isfinite([low, high]).all():
         raise DataError(f"{where}: float images must be finite and in [0, 1], but there are infinite values or NaN")
     told = f"{where}: float images must be finite and in [0, 1], but there are values from {low:g} to {high:g}; "
+    if low > -_OVERSHOT and high < 1 + _OVERSHOT:
+        raise DataError(
+            told + "if resizing went a little beyond, clip them (np.clip(images, 0, 1)); if these are black and white, "
+            f"say so: data.range: [{low:.4g}, {high:.4g}]"
+        )
     if low >= 0:
         raise DataError(
             told + f"store them as uint8 in 0..255, or say which values are 0 and 1: data.range: {_span(high)}"
@@ -95,29 +127,67 @@ def _span(high: float) -> str:
     return "[0, 255]" if high <= 255 else "[0, 65535]" if high <= 65535 else f"[0, {high:g}]"
 
 
-def _check_converted(pixels: Pixels, meaning: Meaning, where: str) -> None:
-    if not (np.issubdtype(pixels.dtype, np.floating) or np.issubdtype(pixels.dtype, np.integer)):
+def _check_converted(pixels: Pixels, meaning: Meaning, where: str) -> tuple[float, float]:
+    if not any(np.issubdtype(pixels.dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
         raise DataError(f"{where}: images are of type {pixels.dtype}; expected numbers")
     if meaning.range is not None:
         low, high = _limits(pixels)
-        slack = 1e-6 * (meaning.range[1] - meaning.range[0])
-        if not (low >= meaning.range[0] - slack and high <= meaning.range[1] + slack):
-            raise DataError(
-                f"{where}: there are values from {low:g} to {high:g}, and data.range says "
-                f"{meaning.range[0]:g} to {meaning.range[1]:g}; widen it"
-            )
-        return
+        _check_range(low, high, meaning.range, where)
+        return low, high
     if len(meaning.mean) != pixels.shape[1]:
         raise DataError(
             f"{where}: images have {pixels.shape[1]} channels, and data.normalised gives {len(meaning.mean)} numbers; "
             "expected one for each channel"
         )
-    back = _limits_by_channel(pixels) * np.array(meaning.std)[:, None] + np.array(meaning.mean)[:, None]
+    limits = _limits_by_channel(pixels)
+    back = limits * np.array(meaning.std)[:, None] + np.array(meaning.mean)[:, None]
     if not (back.min() >= -_ROUNDING and back.max() <= 1 + _ROUNDING):
         raise DataError(
             f"{where}: with data.normalised undone there are values from {back.min():.4g} to {back.max():.4g}; "
             "expected [0, 1]: are mean and std those that the data were normalised with, in the unit of [0, 1]?"
         )
+    return float(limits.min()), float(limits.max())
+
+
+def _check_range(low: float, high: float, said: tuple[float, float], where: str) -> None:
+    """That the values are within what data.range says, and not all of them next to its lower end."""
+    slack = 1e-6 * (said[1] - said[0])
+    if not (low >= said[0] - slack and high <= said[1] + slack):
+        raise DataError(
+            f"{where}: there are values from {low:g} to {high:g}, and data.range says {said[0]:g} to {said[1]:g}; "
+            "widen it"
+        )
+    if high <= said[0] + 1.5 / 255 * (said[1] - said[0]):
+        raise DataError(
+            f"{where}: there are values from {low:g} to {high:g}, all of them black if data.range is [{said[0]:g}, "
+            f"{said[1]:g}]; are these in another unit (already in [0, 1], or of fewer bits)? Give the range that they "
+            "have, and convert a part that has another one than the other part"
+        )
+
+
+def dim(limits: tuple[float, float], said: tuple[float, float] | None) -> tuple[str, ...]:
+    """What to say of values that use little of what data.range says: 12 bits in 16, perhaps."""
+    if said is None or limits[1] >= said[0] + _DARK * (said[1] - said[0]):
+        return ()
+    return (
+        f"the largest stored value is {limits[1]:g}, and data.range says that {said[1]:g} is white: all images are dark"
+        " (are they of fewer bits than the range?)",
+    )
+
+
+def require_one_unit(training: tuple[float, float], test: tuple[float, float], *, where: str) -> None:
+    """That values that are to be converted are not in [0, 1] already in one of two parts.
+
+    Raises:
+        DataError: one part runs below 0 and the other one from 0 to 1.
+    """
+    for (low, _), (other_low, other_high) in ((training, test), (test, training)):
+        if low < 0 <= other_low and other_high <= 1:
+            raise DataError(
+                f"{where}: training images have values from {training[0]:.4g} to {training[1]:.4g}, test images from "
+                f"{test[0]:.4g} to {test[1]:.4g}; data.range and data.normalised are for both, so convert the one that "
+                "is in [0, 1] already as the other one was"
+            )
 
 
 def checked_labels(labels: NDArray[Any], *, where: str, classes: int | None, first: int = 0) -> NDArray[np.int64]:
@@ -140,13 +210,17 @@ def checked_labels(labels: NDArray[Any], *, where: str, classes: int | None, fir
             "(several labels per image and one-hot labels are not supported)"
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{where}: labels are of type {labels.dtype}; expected integers, for example int64")
+        raise DataError(
+            f"{where}: labels are of type {labels.dtype}; expected integers: store labels.astype('int64'), if they are "
+            "the numbers of classes"
+        )
     if labels.size == 0:
         raise DataError(f"{where}: there is no label, so there is nothing to learn or to measure")
     low, high = int(labels.min()), int(labels.max())
     if low < first or (classes is not None and high >= classes + first):
-        top = "" if classes is None else f" and end at {classes - 1 + first}"
-        raise DataError(f"{where}: labels run from {low} to {high}; they must start at {first}{top}")
+        top = "" if classes is None or classes + first >= _ANY else f" and end at {classes - 1 + first}"
+        hint = "; if -1 marks images without a label, leave these out" if low == -1 else ""
+        raise DataError(f"{where}: labels run from {low} to {high}; they must start at {first}{top}{hint}")
     if classes is None and low > first:
         raise DataError(
             f"{where}: labels run from {low} to {high}, and no image has label {first}; if they start at {low}, say "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
     if config.class_map.suffix.lower() == ".json":
         lines = _from_json(config.class_map, text)
     else:
-        lines = text.rstrip().split("\n")
+        lines = _in_order(text.rstrip().split("\n"))
     names = tuple(_composed(line.strip()) for line in lines)
     if "" in names:
         raise DataError(
@@ -72,6 +73,33 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
             "one class name a line, each once, in the order of the network's outputs"
         )
     return names
+
+
+_NUMBERED = (
+    r"\s*(?P<number>[0-9]{1,9})[\s,;:]+(?P<name>.*\S)\s*",
+    r"\s*(?P<name>.*?\S)[\s,;:]+(?P<number>[0-9]{1,9})\s*",
+)
+
+
+def _in_order(lines: list[str]) -> list[str]:
+    """The names, where each line has its number too ("0 cat", "cat,0"), or a description of ImageNet's synset.
+
+    Lines of which any is otherwise, or whose numbers are not those of all outputs, are names as they stand.
+    """
+    if all(re.match(r"n[0-9]{8}\s", line) for line in lines):
+        return [line.split()[0] for line in lines]
+    for pattern in (
+        r"\s*(?P<number>[0-9]{1,9})[\s,;:]+(?P<name>.*\S)\s*",
+        r"\s*(?P<name>.*?\S)[\s,;:]+(?P<number>[0-9]{1,9})\s*",
+    ):
+        found = [re.fullmatch(pattern, line) for line in lines]
+        body = found if found[0] else found[1:]  # the first line may be the titles of the columns
+        named = {int(match["number"]): match["name"] for match in body if match}
+        first = min(named, default=0)
+        all_numbers = first in (0, 1) and sorted(named) == list(range(first, first + len(body)))
+        if all_numbers and len(body) > 1 and len(set(named.values())) == len(body):
+            return [named[number] for number in sorted(named)]
+    return lines
 
 
 def _from_json(path: Path, text: str) -> list[str]:

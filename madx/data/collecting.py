@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from madx.data.nested import as_numpy
+from madx.data.sources import in_own_memory, mapped_file
 from madx.errors import DataError
 from madx.plugins import USER_ERRORS, describe
 
+COPIED = 2**28
+"""Bytes of an array up to which it is copied where nobody knows whose memory it is in."""
 _TRIED = 3
 """Images that are asked for twice, to see that they are the same."""
 _IMAGE_KEYS = ("image", "img", "pixel_values", "x", "input")
@@ -40,12 +43,16 @@ def collected(part: object, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _array(value: object, where: str) -> NDArray[Any]:
-    """`value` as a NumPy array; lists are refused, for their type would be guessed."""
-    if isinstance(value, np.ndarray):
-        return value
-    if hasattr(value, "detach"):
-        return as_numpy(value)
-    raise DataError(f"{where}: expected a NumPy array or a tensor, this is a {type(value).__name__}")
+    """`value` as a NumPy array; lists are refused, for their type would be guessed.
+
+    What lies in memory that may be a map of a file, and does not say which, is copied where it is small: that file may
+    be written into, or cut off, which kills whoever reads it.
+    """
+    if not (isinstance(value, np.ndarray) or hasattr(value, "detach")):
+        raise DataError(f"{where}: expected a NumPy array or a tensor, this is a {type(value).__name__}")
+    found: NDArray[Any] = value if isinstance(value, np.ndarray) else as_numpy(value)
+    known = in_own_memory(found) or mapped_file(found) is not None
+    return found if known or found.nbytes > COPIED else found.copy()
 
 
 def _from_torch(part: object, where: str) -> tuple[NDArray[Any], NDArray[Any]]:

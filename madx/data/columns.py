@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from madx.data.labelling import Written
-from madx.data.naming import LABELS, words
+from madx.data.naming import LABELS, parts_of, words
 from madx.data.places import few, require_memory
 from madx.data.sources import digest
 from madx.data.stored import Cell, FiledCell, Stored, Table, changed
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _EXTRA = "needs the package pyarrow: pip install 'madx[datasets]'"
+_PART_COLUMNS = ("split", "subset", "partition", "part", "set")
+"""What a column is called that says of which part a row is."""
 _ROWS = 64
 """That are unpacked at a time: a column may say in a few bytes that one image is there a million times."""
 
@@ -51,7 +53,8 @@ def read_parquet(path: Path, config: DataConfig, part: str) -> Shard:
         with pq.ParquetFile(path) as file:
             columns = _columns(file.schema_arrow, path, config, part)
             require_memory(path, _claimed(file.metadata, columns))
-            return _in_memory(path, columns, file.iter_batches(_ROWS, columns=list(columns)), file.schema_arrow)
+            read = [*columns, *(name for name in file.schema_arrow.names if name.lower() in _PART_COLUMNS)]
+            return _in_memory(path, columns, file.iter_batches(_ROWS, columns=read), file.schema_arrow)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as parquet ({error})") from None
 
@@ -66,8 +69,9 @@ def _claimed(metadata: Any, columns: tuple[str, str]) -> int:
 def _in_memory(path: Path, columns: tuple[str, str], batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Shard:
     cells: list[Stored] = []
     labels: list[Any] = []
-    available, held = available_memory(), 0
+    available, held, parts = available_memory(), 0, set[str]()
     for batch in batches:
+        _check_one_part(path, batch, parts)
         held += batch.nbytes
         require_memory(path, held, available)
         labels += batch.column(columns[1]).to_pylist()
@@ -92,10 +96,31 @@ def read_arrow(path: Path, config: DataConfig, part: str) -> Shard:
             whole = mapped.read_buffer()  # where it lies; nothing of it is read for that
             mapped.seek(0)
             batches = opened(mapped)
+            if opened is not _open_file:
+                _check_end(path, whole)
             return _listed(_Listing(table, whole), _columns(batches.schema, path, config, part), batches)
         except (pa.ArrowException, OSError, ValueError) as error:
             problem = error
     raise DataError(f"{path} cannot be read as an Arrow file ({problem})")
+
+
+_GOES_ON, _NOTHING = b"\xff" * 4, bytes(4)
+"""Before a message of a stream, and for the length of one that there is not: together its end."""
+
+
+def _check_end(path: Path, whole: pa.Buffer) -> None:
+    """That a stream has its end; pyarrow takes one that was cut off between two messages for a shorter one.
+
+    Raises:
+        DataError: it has none.
+    """
+    marked = whole[:4].to_pybytes() == _GOES_ON  # not so in streams of before 2019
+    end = _GOES_ON + _NOTHING if marked else _NOTHING
+    if whole[-len(end) :].to_pybytes() != end:
+        raise DataError(
+            f"{path} has no end of a stream: it is cut off, or its writer was not closed, and images would be missing; "
+            "copy or write it again"
+        )
 
 
 def _open_file(mapped: pa.MemoryMappedFile) -> pa.RecordBatchReader:
@@ -131,9 +156,10 @@ def _listed(listing: _Listing, columns: tuple[str, str], batches: pa.RecordBatch
     path = Path(listing.table.path)
     cells: list[Stored] = []
     labels: list[Any] = []
-    available, before, held = available_memory(), pa.total_allocated_bytes(), 0
+    available, before, held, parts = available_memory(), pa.total_allocated_bytes(), 0, set[str]()
     with path.open("rb") as file:
         for batch in batches:
+            _check_one_part(path, batch, parts)
             require_memory(path, held + pa.total_allocated_bytes() - before, available)  # of packed ones
             labels += batch.column(columns[1]).to_pylist()
             for content in _contents(batch.column(columns[0])):
@@ -199,12 +225,25 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return any(getattr(kinds, test, _never)(kind) for test in tests)  # the last one is of newer versions
 
 
+def _holds_labels(kind: pa.DataType) -> bool:
+    """Whether a column of this type has whole numbers or text, however they are laid out (categories, too)."""
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(kind):
+        return _holds_labels(kind.value_type)
+    tests = ("is_integer", "is_string", "is_large_string", "is_string_view")
+    return any(getattr(kinds, test, _never)(kind) for test in tests)
+
+
 def _never(_kind: object) -> bool:
     return False
 
 
 def _no_image(path: Path, column: str, row: int) -> DataError:
-    return DataError(f"{path}: row {row} of the column {column} holds no bytes of an image (a path only?)")
+    return DataError(
+        f"{path}: row {row} of the column {column} holds no bytes of an image; if it holds a path only, read the "
+        "files with data.name: imagefolder, or write the table with the files' bytes in it"
+    )
 
 
 def _shard(
@@ -233,15 +272,43 @@ def _column(schema: pa.Schema, path: Path, kind: str) -> str:
         found = [field.name for field in fields if kinds.is_struct(field.type) or kinds.is_binary(field.type)]
         found = found or [field.name for field in fields if _holds_bytes(field.type)]
     else:
-        plain = [field.name for field in fields if kinds.is_integer(field.type) or kinds.is_string(field.type)]
+        plain = [field.name for field in fields if _holds_labels(field.type)]
         found = [name for name in plain if LABELS & set(words(name))] if len(plain) > 1 else plain
     if len(found) == 1:
         return str(found[0])
     what = "images" if kind == "x" else "labels"
-    raise DataError(
-        f"{path} has the columns {', '.join(schema.names)}, and {few(found)} could be the {what}; say which: "
-        f"data.keys: {{x_train: NAME, y_train: NAME, x_test: NAME, y_test: NAME}}"
+    there = ", ".join(f"{field.name} ({_kind(field.type)})" for field in fields)
+    needed = (
+        "bytes of image files; arrays of numbers are to be kept as .npz (data.name: npz)"
+        if kind == "x"
+        else "whole numbers or names, one for each image (several labels for an image are not supported)"
     )
+    raise DataError(
+        f"{path} has the columns {there}, and {few(found)} could be the {what}; say which: "
+        "data.keys: {x_train: NAME, y_train: NAME, x_test: NAME, y_test: NAME}. "
+        f"They are {needed}"
+    )
+
+
+def _kind(kind: pa.DataType) -> str:
+    """Of a column, in a word or two."""
+    return str(kind).split("<")[0]
+
+
+def _check_one_part(path: Path, batch: pa.RecordBatch, seen: set[str]) -> None:
+    """That no column says that the rows are of several parts; those that were `seen` count.
+
+    Raises:
+        DataError: one does; training images would be in the gate.
+    """
+    for name in batch.schema.names:
+        if name.lower() in _PART_COLUMNS and _holds_labels(batch.schema.field(name).type):
+            seen.update(part for value in batch.column(name).unique().to_pylist() for part in parts_of(str(value)))
+            if len(seen) > 1:
+                raise DataError(
+                    f"{path}: the column {name} says that rows are of several parts ({', '.join(sorted(seen))}); write "
+                    "a file for each and name it by its part (train.parquet, test.parquet)"
+                )
 
 
 def _label_names(schema: pa.Schema, label: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from madx.data.unread import HEAD, content_told
 from madx.errors import DataError
 from madx.recipe import DataConfig
 from madx.recipe.data import COLOURS
@@ -199,9 +200,16 @@ def _opened(name: str, content: bytes | BinaryIO) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=READ)
     except UnidentifiedImageError:
-        raise _damaged(name, "no format that is known") from None
+        raise _damaged(name, content_told(_head(content)) or "no format that is known") from None
     except DAMAGED as error:
         raise _damaged(name, str(error)) from None
+
+
+def _head(content: bytes | BinaryIO) -> bytes:
+    if isinstance(content, bytes):
+        return content[:HEAD]
+    content.seek(0)
+    return content.read(HEAD)
 
 
 def _damaged(name: str, why: str) -> DataError:

@@ -9,7 +9,7 @@ sorted names.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from madx.data.classes import class_names
 from madx.data.decoding import Decoding, decoding_of
 from madx.data.files import FileSource, file_source
 from madx.data.listing import NOTES, Listing, Scans, has_images
+from madx.data.naming import parts_of
 from madx.data.places import few, shown
 from madx.data.sources import Reading
 from madx.data.stored import ImageFile
 from madx.data.tables import labelled
+from madx.data.unread import told_of
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
@@ -30,6 +32,10 @@ TRAIN = ("train", "training")
 TEST = ("test", "testing", "tests")
 VALIDATION = ("val", "valid", "validation", "dev", "eval")
 """What the parts of a set are called, in any case; a test part with labels goes before one for validation."""
+_GLUED = re.compile(
+    r"(train|training|test|testing|val|valid|validation)[-_ ]?(?:set|data|images?|imgs?)", re.IGNORECASE
+)
+"""Names of parts with a word behind them ("trainset")."""
 _ANNOTATIONS = "_annotations.txt"
 """How the table of Tiny-ImageNet's val ends."""
 
@@ -53,9 +59,10 @@ def read_folders(config: DataConfig) -> Reading:
     """
     root = config.path
     if root is None or not root.is_dir():
-        raise DataError(f"data.path {root} is not a folder; imagefolder needs one")
+        told = told_of([root]) if root is not None else ""
+        raise DataError(f"data.path {root} is not a folder; imagefolder needs one{told}")
     how, names, scans = decoding_of(config), class_names(config), Scans()
-    train_root = _named(root, config.train, scans) if config.train else _usual(root, TRAIN, scans)
+    train_root = _named(root, config.train, scans) if config.train else _usual(root, TRAIN, scans, names)
     if config.split == "test" or (train_root is None and not config.train_labels):
         test_root = _test_alone(root, config, scans)
         if test_root is None:
@@ -64,7 +71,8 @@ def read_folders(config: DataConfig) -> Reading:
     training = read_folder(Part(train_root or root, names, config.train_labels), how, scans)
     test_root, remarks = _test_root(root, training.names, config, scans)
     test = read_folder(Part(test_root, training.names, config.labels), training.how, scans)
-    return training, replace(test, remarks=(*test.remarks, *remarks), classes=training.classes)
+    unread = _unread(root, (train_root, test_root), scans)
+    return training, replace(test, remarks=(*test.remarks, *remarks, *unread), classes=training.classes)
 
 
 def _named(root: Path, name: str, scans: Scans) -> Path:
@@ -74,14 +82,60 @@ def _named(root: Path, name: str, scans: Scans) -> Path:
     return root / name
 
 
-def _usual(root: Path, names: Sequence[str], scans: Scans) -> Path | None:
-    """The folder of one of these names, in any case."""
-    found = [real for text, real in Listing(scans).folders(root).items() if text.lower() in names]
+def _usual(root: Path, names: Sequence[str], scans: Scans, classes: Sequence[str] = ()) -> Path | None:
+    """The folder of the part that has one of these names, in any case; none that the recipe lists as a class."""
+    folders = {text: real for text, real in Listing(scans).folders(root).items() if text not in classes}
+    found = [real for text, real in folders.items() if text.lower() in names]
+    found = found or _by_words(folders, names[0])
     if len(found) > 1:
         raise DataError(
             f"{root} has {' and '.join(found)}; say which one is meant: data.{'train' if names == TRAIN else 'test'}"
         )
-    return root / found[0] if found else None
+    return _inner(root / found[0], scans) if found else None
+
+
+def _by_words(folders: Mapping[str, str], part: str) -> list[str]:
+    """Those whose names say this part in one of their words (training_set, seg_train, val_256).
+
+    A class may be called so too (train station, test tube): only where training images and others are there, each in
+    one folder, are these the parts.
+    """
+    said: dict[str, list[str]] = {}
+    for text, real in folders.items():
+        for one in _parts_said(text):
+            said.setdefault(one, []).append(real)
+    both = "train" in said and len(said) > 1 and all(len(found) == 1 for found in said.values())
+    return said.get(part, []) if both else []
+
+
+def _parts_said(name: str) -> frozenset[str]:
+    """The parts that the name of a folder says: one, or none."""
+    glued = _GLUED.fullmatch(name)
+    found = parts_of(glued[1] if glued else name)
+    return found if len(found) == 1 else frozenset()
+
+
+def _inner(part: Path, scans: Scans) -> Path:
+    """The folder itself, or the only one in it if that is called by the same part, as archives are packed."""
+    folders = Listing(scans).folders(part)
+    if len(folders) != 1 or has_images(part, scans):
+        return part
+    text, real = next(iter(folders.items()))
+    same = text == part.name or (_parts_said(text) and _parts_said(text) == _parts_said(part.name))
+    return _inner(part / real, scans) if same else part
+
+
+def _unread(root: Path, parts: Sequence[Path | None], scans: Scans) -> tuple[str, ...]:
+    """Folders beside the parts, whose images nobody reads; those for validation are told of elsewhere."""
+    read = {part for part in parts if part is not None}
+    if root in read:
+        return ()
+    other = [
+        text
+        for text, real in Listing(scans).folders(root).items()
+        if not any(part.is_relative_to(root / real) for part in read) and text.lower() not in (*TEST, *VALIDATION)
+    ]
+    return (f"beside the parts, {few(other)} of {shown(root.name)} were not read",) if other else ()
 
 
 def _test_alone(root: Path, config: DataConfig, scans: Scans) -> Path | None:
@@ -89,7 +143,8 @@ def _test_alone(root: Path, config: DataConfig, scans: Scans) -> Path | None:
     if config.test:
         return _named(root, config.test, scans)
     folders = {text.lower() for text in Listing(scans).folders(root)}
-    if folders & set(TRAIN) or (folders and folders <= {*TEST, *VALIDATION}):
+    has_parts = _usual(root, TRAIN, scans, class_names(config)) is not None
+    if has_parts or (folders and folders <= {*TEST, *VALIDATION}):
         return _usual(root, TEST, scans) or _usual(root, VALIDATION, scans)
     return root if config.split == "test" else None
 
@@ -110,7 +165,8 @@ def _test_root(root: Path, names: tuple[str, ...], config: DataConfig, scans: Sc
         return test, ()
     raise DataError(
         f"{root} has train/ but neither test/ nor val/ with one folder per class beside it; where are the test images? "
-        "Say so with data.test, and with data.labels (a table of file names and classes) if they are in one folder"
+        "Say so with data.test, and with data.labels (a table of file names and classes) if they are in one folder. If "
+        f"there are none, and some of these are to be set aside, say data.path: {shown(root / 'train')}"
     )
 
 
@@ -133,6 +189,8 @@ def read_folder(part: Part, how: Decoding, scans: Scans) -> FileSource:
     if not folders:
         listing.check()
         raise _no_classes(root, scans)
+    if not set(folders) & set(part.names):
+        _check_lone(root, folders, scans)
     names = part.names or tuple(sorted(folders))
     if unknown := sorted(set(folders) - set(names)):
         raise DataError(
@@ -150,8 +208,44 @@ def read_folder(part: Part, how: Decoding, scans: Scans) -> FileSource:
             files += found
             labels += [label] * len(found)
     listing.check()
-    remarks = (*listing.remarks(root), *_beside(root, scans), *(() if part.names else _order(names)))
+    below = _below(root, [name for name in names if name in folders], listing.inner)
+    remarks = (*listing.remarks(root), *_beside(root, scans), *below, *(() if part.names else _order(names)))
     return file_source(files, np.array(labels, np.int64), names, how, remarks=remarks)
+
+
+def _check_lone(root: Path, folders: Mapping[str, str], scans: Scans) -> None:
+    """That a single folder is not what the set was unpacked into.
+
+    Raises:
+        DataError: it holds folders, which are the classes or parts then.
+    """
+    place = root / next(iter(folders.values()))
+    if len(folders) == 1 and (inner := Listing(scans).folders(place)):
+        raise DataError(
+            f"{shown(root)} has one folder, {shown(place.name)}, in which there are {few(list(inner))}; a classifier "
+            f"needs two classes at least: if the set lies in that folder, say data.path: {shown(place)}"
+        )
+
+
+def _below(root: Path, classes: Sequence[str], inner: Mapping[str, int]) -> tuple[str, ...]:
+    """What folders in the class folders may mean, if several classes have the same ones.
+
+    Raises:
+        DataError: they are parts, so that training images would be in the gate.
+    """
+    shared = sorted(name for name, count in inner.items() if count > 1)
+    if parts := [name for name in shared if name.lower() in (*TRAIN, *TEST, *VALIDATION)]:
+        raise DataError(
+            f"{shown(root)}: the folders {few(list(classes))} hold folders called {few(parts)}, so what are the "
+            "classes? Where these are parts of the set, move them to the top (train/CLASS, test/CLASS); where the set "
+            "lies in one of those folders, give that one as data.path"
+        )
+    if len(shared) < 2:
+        return ()
+    return (
+        f"{few(list(classes))} are the classes, and their folders {few(list(map(shown, shared)))} are not told apart; "
+        "if those are the classes, give one of the folders above them as data.path",
+    )
 
 
 def _from_table(part: Part, table: Path, listing: Listing, how: Decoding) -> FileSource:
@@ -167,14 +261,21 @@ def _from_table(part: Part, table: Path, listing: Listing, how: Decoding) -> Fil
 def _no_classes(root: Path, scans: Scans) -> DataError:
     """Of a folder without folders; the tables that lie about are named, for one of them may be the labels."""
     if not has_images(root, scans):
-        return DataError(f"{root} has no folders; expected one per class")
+        return DataError(f"{root} has no folders; expected one per class{told_of(root.iterdir())}")
     tables = [*root.iterdir(), *root.parent.iterdir()]
     near = sorted(shown(path.name) for path in tables if path.suffix.lower() in NOTES and path.is_file())
     hint = f" (beside them: {few(near)})" if near else ""
     return DataError(
         f"{root} has no folders; expected one per class. Its images lie in one folder, so say of which class each is: "
-        f"data.labels, a .csv, .tsv or .txt file of file names and classes{hint}"
+        f"data.labels, a .csv, .tsv or .txt file of file names and classes{hint}{_if_a_class(root)}"
     )
+
+
+def _if_a_class(root: Path) -> str:
+    """For a folder that is called by a part and may be a class (bus, car, train)."""
+    if root.name.lower() not in (*TRAIN, *TEST, *VALIDATION):
+        return ""
+    return f". If {shown(root.name)} is a class and no part of the set, list all classes in data.classes"
 
 
 def _beside(root: Path, scans: Scans) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -23,10 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.data.infile import open_idx, open_npy, open_npz
+from madx.data.naming import part_of
 from madx.data.nested import Load, flat, joined
 from madx.data.pickles import load_arrays
 from madx.data.places import BROKEN, few, require_memory
 from madx.data.rows import in_memory
+from madx.data.unread import require_content, told_of
 from madx.errors import DataError
 
 Arrays = Mapping[str, Load]
@@ -65,7 +67,7 @@ def _open_pt(path: Path) -> Arrays:
             warnings.simplefilter("ignore")
             content = torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, *BROKEN) as error:
-        told = " ".join(str(error).split())[:200]
+        told = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:200]
         raise DataError(
             f"{path} cannot be read as tensors without running code ({told}); save a dictionary of tensors, or let a "
             "factory of yours read it (data.name: factory)"
@@ -106,10 +108,13 @@ def _open_mat(path: Path) -> Arrays:
 
 
 def _images_first(array: NDArray[Any]) -> NDArray[Any]:
-    """MATLAB counts images on the last axis, and its vectors are rows or columns."""
+    """MATLAB counts images on the last axis, its vectors are rows or columns, and its numbers are double by default."""
     if array.ndim >= 3:
         return np.moveaxis(array, -1, 0)
-    return array.ravel() if 1 in array.shape else array
+    if 1 not in array.shape:
+        return array
+    whole = array.dtype.kind == "f" and bool((abs(array) < 2**31).all()) and bool((array == np.floor(array)).all())
+    return (array.astype(np.int64) if whole else array).ravel()
 
 
 _BATCHES = r"(train_)?data_batch(_\d+)?"
@@ -119,7 +124,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "npy": Format(".npy files", r".*\.npy", lambda path: {"": lambda: open_npy(path)}),
         "pt": Format(".pt files of tensors", r".*\.pth?", _open_pt),
         "idx": Format(
-            "IDX files (as MNIST's)", r".*[-._]idx\d([-._]ubyte)?(\.gz)?", lambda path: {"": lambda: open_idx(path)}
+            "IDX files (as MNIST's)",
+            r".*[-._]idx\d([-._](u?byte|short|int|float|double))?(\.gz)?",
+            lambda path: {"": lambda: open_idx(path)},
         ),
         "mat": Format(".mat files", r".*\.mat", _open_mat),
         "pickles": Format(
@@ -158,11 +165,23 @@ def open_arrays(name: str, path: Path) -> Opened:
         if not fitting and name != "arrays":
             fitting = [name]
         if not fitting:
-            raise DataError(f"data.path {path} is none of {_known(wanted)}")
-        return Opened(fitting[0], wanted[fitting[0]].open(path))
+            raise DataError(f"data.path {path} is none of {_known(wanted)}{told_of([path])}")
+        return Opened(fitting[0], _opened(wanted[fitting[0]], path))
     if not path.is_dir():
         raise DataError(f"data.path {path} is not a file and not a folder; data.name: {name} reads {_known(wanted)}")
-    folder, found = _found(path, wanted)
+    opened = {folder: _of_folder(folder, found, wanted) for folder, found in _found(path, wanted).items()}
+    first, *others = opened.values()
+    if not others:
+        return first
+    arrays = {
+        joined(str(part_of(folder.name)), key): load
+        for folder, one in opened.items()
+        for key, load in one.arrays.items()
+    }
+    return Opened(first.format, arrays, tuple(remark for one in opened.values() for remark in one.remarks))
+
+
+def _of_folder(folder: Path, found: Mapping[str, list[Path]], wanted: Mapping[str, Format]) -> Opened:
     if len(found) > 1:
         raise DataError(
             f"{folder} has {' and '.join(map(_known_one, found))}; say which are meant: data.name: {' or '.join(found)}"
@@ -174,11 +193,31 @@ def open_arrays(name: str, path: Path) -> Opened:
         for file in files
         if file not in kept
     )
-    return Opened(key, _of_files(wanted[key], kept), remarks)
+    return Opened(key, _of_files(wanted[key], kept), (*remarks, *_lacking(wanted[key], kept)))
 
 
-def _found(path: Path, wanted: Mapping[str, Format]) -> tuple[Path, dict[str, list[Path]]]:
-    """The folder that has such files, which may lie in the one that is given, and the files by format."""
+def _lacking(row: Format, files: Sequence[Path]) -> tuple[str, ...]:
+    """What to say of pieces of a set whose numbers have a gap."""
+    pieces = [file.name for file in files if row.batches and re.fullmatch(row.batches, file.name.lower())]
+    numbers = {int(digits) for name in pieces for digits in re.findall(r"\d+", name)}
+    missing = sorted(set(range(1, max(numbers, default=0))) - numbers)
+    if not missing:
+        return ()
+    told = few(list(map(str, missing)))
+    return (f"the pieces {told} of the set are not there, and {max(numbers)} is: are images missing?",)
+
+
+def _opened(row: Format, path: Path) -> Arrays:
+    """The arrays of a file; one without a name is called as the file is."""
+    require_content(path)
+    return {key or _stem(path): load for key, load in row.open(path).items()}
+
+
+def _found(path: Path, wanted: Mapping[str, Format]) -> dict[Path, dict[str, list[Path]]]:
+    """The folder that has such files, which may lie in the one that is given, and the files by format.
+
+    Several only if each is called by a part of the set.
+    """
     level = [path]
     for _ in range(_DEPTH + 1):
         having = {}
@@ -186,14 +225,17 @@ def _found(path: Path, wanted: Mapping[str, Format]) -> tuple[Path, dict[str, li
             found = {key: files for key, row in wanted.items() if (files := row.files(folder))}
             if found:
                 having[folder] = found
-        if len(having) > 1:
+        parts = {part_of(folder.name) for folder in having}
+        if len(having) > 1 and (None in parts or len(parts) < len(having)):
             raise DataError(
-                f"{few([str(folder) for folder in having])} all have such files; give one of them as data.path"
+                f"{few([str(folder) for folder in having])} all have such files; give one of them as data.path. If "
+                "every file is one image, stack them: np.savez('set.npz', x_train=np.stack(...), y_train=...), or let "
+                "a factory of yours read them (data.name: factory)"
             )
         if having:
-            return next(iter(having.items()))
+            return having
         level = [entry for folder in level for entry in sorted(folder.iterdir()) if entry.is_dir()]
-    raise DataError(f"{path} has none of {_known(wanted)}")
+    raise DataError(f"{path} has none of {_known(wanted)}{told_of(path.iterdir())}")
 
 
 def _of_files(row: Format, files: list[Path]) -> Arrays:
@@ -201,11 +243,11 @@ def _of_files(row: Format, files: list[Path]) -> Arrays:
     if pieces:
         return _of_batches(row, pieces)
     if len(files) == 1:
-        return row.open(files[0])
+        return _opened(row, files[0])
     found: dict[str, Load] = {}
     for file in files:
-        for key, load in row.open(file).items():
-            name = joined(_stem(file), key)
+        for key, load in _opened(row, file).items():
+            name = key if key == _stem(file) else joined(_stem(file), key)
             if name in found:
                 raise DataError(
                     f"{file.parent} has two arrays called {name}, one of them in {file.name}; rename a file"
@@ -253,7 +295,7 @@ def _of_batches(row: Format, files: list[Path]) -> Arrays:
     """CIFAR's Python version: rows of channels, height, width; CIFAR-100's fine labels; ImageNet 32 x 32 alike."""
     found: dict[str, list[Mapping[str, NDArray[Any]]]] = {"train": [], "test": []}
     for file in sorted(files, key=lambda file: [int(digits) for digits in re.findall(r"\d+", file.name)]):
-        arrays = {key: in_memory(load()) for key, load in row.open(file).items()}
+        arrays = {key: in_memory(load()) for key, load in _opened(row, file).items()}
         labels = arrays.get("fine_labels", arrays.get("labels"))
         if "data" not in arrays or labels is None:
             raise DataError(

@@ -44,6 +44,11 @@ def open_npy(path: Path) -> Pixels:
             place, claimed = file.tell(), math.prod(shape) * dtype.itemsize
             if claimed > stamp[0] - place:
                 raise ValueError(f"it says {list(shape)} of {dtype}, and holds {stamp[0] - place} bytes")
+            if claimed < stamp[0] - place:
+                raise ValueError(
+                    f"it holds {stamp[0] - place - claimed} bytes more than the {list(shape)} of {dtype} that it says: "
+                    "several arrays in one file? Save each in a file of its own"
+                )
             if _stays(shape, fortran, claimed):
                 return Rows(path, stamp, place, dtype, shape, tuple(range(len(shape))))
             require_memory(path, claimed)
@@ -108,7 +113,10 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         raise ValueError(f"version {version} of .npy is not for plain arrays")
     shape, fortran, dtype = _HEADERS[version](file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, and reading them would run code")
+        raise ValueError(
+            "it holds Python objects, and reading them would run code; save names as text (labels.astype(str)), and "
+            "images of one size as one array (np.stack)"
+        )
     if any(size < 0 for size in shape) or dtype.subdtype is not None:
         raise ValueError(f"its header says {list(shape)} of {dtype}")
     return shape, fortran, dtype

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from madx.data.readers import read
 from madx.data.sources import Source
 from madx.data.splits import divide
 from madx.data.stored import Stored
+from madx.data.unread import told_of
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
@@ -83,7 +84,9 @@ def recognised(path: Path) -> str:
     if path.is_file():
         by_ending = _SUFFIXES.get(path.suffix.lower())
         if by_ending is None and not any(_is_of(name, path) for name in FORMATS):
-            raise DataError(f"{path} is no set of images that madx reads; docs/data.md has a table of them")
+            raise DataError(
+                f"{path} is no set of images that madx reads; docs/data.md has a table of them{told_of([path])}"
+            )
         return by_ending or "arrays"
     level = [str(path)]
     while level:  # no deeper than the first files that tell, so that large sets are not listed
@@ -182,6 +185,15 @@ def look_at_tests(path: Path, keys: dict[str, Any], *, outputs: int | None, chan
         _check_grey(files)
         section["channels"] = 1
     return section
+
+
+def classes_in(section: Mapping[str, Any]) -> int:
+    """How many classes the data of a section have that `look_at_tests` gave."""
+    training, test = read(_config(dict(section)))
+    known = training or test
+    if known is None:
+        raise DataError("there are no images")
+    return known.classes
 
 
 def _check_grey(parts: Sequence[FileSource]) -> None:

@@ -7,7 +7,7 @@ what could be read as a number and as a name is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +80,7 @@ def number_labels(files: Sequence[Written], known: Known) -> Numbered:
             f"{where}: labels are numbers, but those of the training images are names ({few(list(known.names))}); "
             f"{_LIST}"
         )
-    if isinstance(written[0], str):
-        _check_readings(texts, known, where)
+    check_readings(texts, known.names, known.first, where, written=isinstance(written[0], str))
     count = len(known.names) or known.count
     labels = checked_labels(np.array(numbers), where=where, classes=count, first=known.first)
     return Numbered(labels, known.names, count or int(labels.max()) + 1)
@@ -109,12 +108,24 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"-?[0-9]{1,10}", text) is not None
 
 
-def _check_readings(texts: Sequence[str], known: Known, where: str) -> None:
-    """That text of digits is not the name of one class and the number of another."""
-    places = {called(name): place for place, name in enumerate(known.names)}
-    if differ := sorted(
-        {text for text in texts if places.get(text, int(text) - known.first) != int(text) - known.first}
-    ):
+def check_readings(
+    texts: Iterable[str], names: Sequence[str], first: int, where: str, *, written: bool = False
+) -> None:
+    """That digits are not the name of one class and the number of another.
+
+    Args:
+        texts: the labels.
+        names: of the classes, in the order of the network's outputs.
+        first: the label of the first class.
+        where: the labels came from.
+        written: whether they are text there; numbers may be names only if every one of them is some class's.
+
+    Raises:
+        DataError: they are.
+    """
+    found, places = set(texts), {called(name): place for place, name in enumerate(names)}
+    differ = sorted(text for text in found if text in places and places[text] != int(text) - first)
+    if differ and (written or found <= places.keys()):
         raise DataError(
             f"{where}: the label {differ[0]} may be the number of a class, or the name of class {places[differ[0]]} in "
             "the recipe; call the classes in the recipe something else if numbers are meant"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from madx.data.places import shown
 from madx.data.stored import ImageFile
+from madx.data.unread import remedy_for
 from madx.errors import DataError
 from madx.progress import listener
 
@@ -38,7 +39,7 @@ SUFFIXES = frozenset(
     }
 )
 """What counts as an image."""
-NOTES = frozenset({".csv", ".html", ".json", ".md", ".tsv", ".txt", ".xml", ".yaml", ".yml"})
+NOTES = frozenset({".csv", ".html", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml", ".yaml", ".yml"})
 """What people write about images and lay beside them: passed over and counted."""
 LITTER = frozenset(
     {
@@ -86,6 +87,8 @@ class Listing:
     passed_over: Counter[str] = field(default_factory=Counter)
     """How many files are litter or notes, by their names (by their endings, if they have many)."""
     problems: list[str] = field(default_factory=list)
+    inner: Counter[str] = field(default_factory=Counter)
+    """How many of the folders whose images were asked for have a folder of that name."""
     listed: int = 0
     """Image files."""
 
@@ -117,13 +120,16 @@ class Listing:
         entries = self._kept(self.scans[folder] if folder in self.scans else scanned(folder))
         for entry in entries:
             if entry.is_dir() and not _ends(entry.name, SUFFIXES):
+                self.inner[entry.name] += not above
                 files += self.images(entry.path, linked, (*above, real))
             elif _ends(entry.name, SUFFIXES):
                 files += self._listed(entry, linked)
             elif _ends(entry.name, NOTES):
                 self.passed_over[f"*{Path(entry.name).suffix.lower()}"] += 1
             else:
-                self.problems.append(f"{shown(entry.path)} is not an image file")
+                remedy = remedy_for(entry.name)
+                new = remedy and not any(remedy in problem for problem in self.problems[-_TOLD:])
+                self.problems.append(f"{shown(entry.path)} is not an image file{f' ({remedy})' if new else ''}")
         return files
 
     def check(self) -> None:

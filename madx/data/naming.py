@@ -88,9 +88,12 @@ def choose(names: Iterable[str], *, where: str, keys: Mapping[Any, str] | None =
     if whole is not None and (train or test):
         whole = None  # of the parts' names the other set may be a leftover of
     if train is None and test is None and validation is None and whole is None:
+        lone = [kind for kind in ("images", "labels") if any(kind_of(name) == kind for name in there)]
+        told = f"{lone[0]} and nothing that could be the other (images need labels): " if len(lone) == 1 else ""
         raise DataError(
-            f"{where} has the keys {', '.join(sorted(there)[:20]) or '(none)'}; expected the usual ones ({USUAL}), or "
-            "say which are which: data.keys: {x_train: NAME, y_train: NAME, x_test: NAME, y_test: NAME}"
+            f"{where} has {told}the keys {', '.join(sorted(there)[:20]) or '(none)'}; expected the usual ones "
+            f"({USUAL}), or say which are which: data.keys: {{x_train: NAME, y_train: NAME, x_test: NAME, y_test: "
+            "NAME}"
         )
     unread = validation is not None and test is not None
     remarks = (f"{validation[0]} is not read: {test[0]} is the gate",) if unread and validation and test else ()

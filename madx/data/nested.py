@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madx.data.pickles import PickledArray
-from madx.data.places import few
-from madx.data.rows import Pixels
+from madx.data.places import few, require_memory
+from madx.data.rows import Pixels, in_memory
 from madx.errors import DataError
 
 Load = Callable[[], Pixels]
@@ -39,7 +39,7 @@ def flat(content: Any, path: Path) -> dict[str, Load]:
             raise DataError(f"{path}: the {type(value).__name__} {name!r} {why}; save one dictionary of arrays")
         seen.add(id(value))
         waiting += [(joined(name, part), item, depth + 1) for part, item in parts.items()]
-        if load := _array_of(value, f"{path}: {name}"):
+        if load := None if parts else _array_of(value, f"{path}: {name}"):
             if name in found:
                 raise DataError(f"{path} has two arrays called {name}; save them under different names")
             found[name] = load
@@ -50,6 +50,8 @@ def _parts(value: Any, path: Path) -> dict[str, Any]:
     """What a dictionary or a pair of images and labels holds."""
     if isinstance(value, tuple | list) and len(value) == 2 and all(hasattr(item, "shape") for item in value):
         return {"x": value[0], "y": value[1]}
+    if _is_of_samples(value):
+        return {"x": [item[0] for item in value], "y": [item[1] for item in value]}
     if not isinstance(value, Mapping):
         return {}
     named = [(_called(key), key) for key in value]
@@ -57,6 +59,16 @@ def _parts(value: Any, path: Path) -> dict[str, Any]:
         told = few([name for name, _ in named])
         raise DataError(f"{path}: a dictionary has two keys that read the same, among {told}; rename one")
     return {name: value[key] for name, key in named}
+
+
+def _is_of_samples(value: Any) -> bool:
+    """Whether a list has an image and its number for each sample."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, tuple | list) and len(item) == 2 for item in value)
+        and all(hasattr(image, "shape") and isinstance(label, int) for image, label in value)
+    )
 
 
 def _called(key: Any) -> str:
@@ -71,6 +83,8 @@ def _array_of(value: Any, where: str) -> Load | None:
     """What loads the value if it is an array, a tensor or a list of whole numbers."""
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
         return lambda: _numbers(value, where)
+    if isinstance(value, list) and value and all(hasattr(item, "shape") for item in value):
+        return lambda: _stacked(value, where)
     if isinstance(value, PickledArray):
         return lambda: value.array
     if isinstance(value, np.ndarray):
@@ -85,6 +99,17 @@ def _numbers(value: list[int], where: str) -> NDArray[Any]:
         return np.array(value, np.int64)
     except OverflowError:
         raise DataError(f"{where} has numbers of more than 64 bits; expected class numbers") from None
+
+
+def _stacked(value: list[Any], where: str) -> NDArray[Any]:
+    """Images that are kept one by one."""
+    loads = [load for item in value if (load := _array_of(item, where))]
+    shapes = {tuple(item.shape) for item in value}
+    if len(loads) < len(value) or len(shapes) > 1:
+        raise DataError(f"{where} is a list of arrays of {len(shapes)} shapes; images must be of one size: resize them")
+    first = in_memory(loads[0]())
+    require_memory(Path(where), 2 * first.nbytes * len(value))
+    return np.stack([in_memory(load()) for load in loads])
 
 
 def _whole(tensor: Any, where: str) -> Any:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.data.checks import checked_labels
+from madx.data.checks import checked_labels, require_one_unit
 from madx.data.classes import class_names
 from madx.data.collecting import collected
 from madx.data.formats import Arrays, open_arrays
+from madx.data.labelling import check_readings
 from madx.data.naming import Pair, choose
 from madx.data.rows import Pixels, in_memory
 from madx.data.sources import Meaning, Reading, array_source
@@ -115,11 +116,15 @@ def reading(
         _require_known(test[1], source.labels, meaning, where)
         classes = source.classes
     found = array_source(*test, where=f"{where} (test)", classes=classes, names=names, meaning=meaning)
+    if source is not None and meaning.converts:
+        require_one_unit(source.limits, found.limits, where=where)
     return source, replace(found, remarks=(*found.remarks, *remarks))
 
 
 def _numbered(labels: NDArray[Any], names: tuple[str, ...], meaning: Meaning, where: str) -> NDArray[Any]:
     """Labels that are names as the numbers that the recipe gives them."""
+    if labels.dtype.kind in "iu":
+        check_readings(map(str, np.unique(labels).tolist()), names, meaning.first_label, where)
     if labels.dtype.kind not in "US":
         return labels
     try:

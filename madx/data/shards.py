@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from madx.data.naming import parts_of
 from madx.data.places import few, shown
 from madx.data.sources import Reading
 from madx.data.stored import ImageFile, Stored
+from madx.data.unread import require_content, told_of
 from madx.errors import DataError
 from madx.recipe import DataConfig
 
@@ -68,9 +70,11 @@ def _by_part(config: DataConfig, suffix: str) -> dict[str, list[Path]]:
     there = root.rglob(f"*{suffix}") if root.is_dir() else ()
     files = [root] if root.is_file() else sorted(path for path in there if path.is_file() and not _is_cache(path))
     if not files:
-        raise DataError(f"{root} has no *{suffix} files, which data.name: {config.name} reads")
+        raise DataError(f"{root} has no *{suffix} files, which data.name: {config.name} reads{told_of(root.iterdir())}")
+    _require_all(files)
     parts: dict[str, list[Path]] = {}
     for file in files:
+        require_content(file)
         relative = Path(file.name) if root.is_file() else file.relative_to(root).with_suffix("")
         parts.setdefault(_part_of(relative), []).append(file)
     if "" in parts and len(parts) > 1:
@@ -79,6 +83,27 @@ def _by_part(config: DataConfig, suffix: str) -> dict[str, list[Path]]:
             f"{root}: of which part are {told}? Their names say neither train nor test; move or rename them"
         )
     return parts
+
+
+def _require_all(files: Sequence[Path]) -> None:
+    """That of files that count themselves (train-00000-of-00003) every one is there.
+
+    Raises:
+        DataError: some are missing, and images with them.
+    """
+    counted: dict[tuple[Path, str, int], set[int]] = {}
+    for file in files:
+        if found := re.fullmatch(r"(.*?)([0-9]+)-of-([0-9]+)(.*)", file.name):
+            key = file.parent, found[1], int(found[3])
+            counted.setdefault(key, set()).add(int(found[2]))
+    for (folder, name, total), numbers in counted.items():
+        missing = total - len(numbers)
+        if missing and total > max(numbers):
+            first = next(number for number in range(total) if number not in numbers)
+            raise DataError(
+                f"{shown(folder)}: {missing} of the {total} files {shown(name)}*-of-{total:05} are missing, the first "
+                f"of them number {first}; get them, or call these files otherwise if they are all that is meant"
+            )
 
 
 def _part_of(relative: Path) -> str:
@@ -125,7 +150,8 @@ def _tar(path: Path, config: DataConfig, part: str) -> Shard:  # noqa: ARG001 - 
         images = [suffix for suffix in sample if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
         if len(images) != 1:
             raise DataError(
-                f"{path}: the sample of {next(iter(sample.values()))[0].name} has {len(images)} images; expected one"
+                f"{path}: the sample of {next(iter(sample.values()))[0].name} has {len(images)} images; expected one "
+                "(leave masks out; a sample is what has one name up to the first dot, so names may have no other dots)"
             )
         member = sample[images[0]][0]
         place = ImageFile(
@@ -204,7 +230,8 @@ def _label_of(sample: Sample, where: str) -> Any:
     suffix = next((suffix for suffix in _LABEL_SUFFIXES if suffix in sample), None)
     if suffix is None:
         raise DataError(
-            f"{where} has no label; expected a member {' or '.join(f'.{name}' for name in _LABEL_SUFFIXES)}"
+            f"{where} has no label; expected a member {' or '.join(f'.{name}' for name in _LABEL_SUFFIXES)}. If its "
+            "images lie in a folder for each class, unpack it: data.name: imagefolder"
         )
     text = sample[suffix][1].decode("utf-8", "replace").strip()
     if suffix == "json":

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from madx.data.checks import check_pixels, checked_labels, in_parts
+from madx.data.checks import check_pixels, checked_labels, dim, in_parts
 from madx.data.rows import Pixels, Rows, Stamp, changed_file
 from madx.errors import DataError
 
@@ -148,6 +148,10 @@ class ArraySource:
     remarks: tuple[str, ...] = ()
     stamp: Stamp | None = None
     """Of the file, where a factory gave an array that is mapped."""
+    held: bool = False
+    """Whether somebody else may write into the memory: then every image is held against its digest."""
+    limits: tuple[float, float] = (0.0, 1.0)
+    """The smallest and the largest stored value."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -164,8 +168,9 @@ class ArraySource:
         self._check_file()  # before it is read, for the end of a map whose file became shorter cannot be
         stored = self.pixels[index]
         self._check_file()
-        if self._file is not None and (self._digested(stored) != self._digests[index]).any():
-            raise changed_file(self._file)
+        kept_elsewhere = self.held or self._file is not None
+        if kept_elsewhere and (self._digested(stored) != self._digests[index]).any():
+            raise changed_file(self._file or "the memory of the images that the factory gave")
         return self.meaning.images(stored)
 
     @cached_property
@@ -185,14 +190,12 @@ class ArraySource:
     @property
     def _file(self) -> Path | None:
         """Where the pixels are read from again; None if they are in memory."""
-        if isinstance(self.pixels, Rows):
-            return self.pixels.path
-        return None if self.stamp is None else Path(str(getattr(self.pixels, "filename", "")))
+        return self.pixels.path if isinstance(self.pixels, Rows) else mapped_file(self.pixels)
 
     def _check_file(self) -> None:
         """Raise a DataError if the file behind mapped pixels is not as it was when they were checked."""
         if _stamp(self.pixels) != self.stamp:
-            raise changed_file(str(getattr(self.pixels, "filename", "")))
+            raise changed_file(str(self._file))
 
     @property
     def large(self) -> bool:
@@ -216,15 +219,35 @@ class ArraySource:
         return iter(())
 
 
+def mapped_file(pixels: NDArray[Any]) -> Path | None:
+    """The file whose map an array is a view of, however many views lie between; `np.asarray` of a map is no map."""
+    at: Any = pixels
+    while isinstance(at, np.ndarray):
+        if isinstance(at, np.memmap) and at.filename is not None:
+            return Path(str(at.filename))
+        at = at.base
+    return None
+
+
+def in_own_memory(pixels: NDArray[Any]) -> bool:
+    """Whether NumPy itself holds the values, or nobody can change them.
+
+    The memory of a tensor or of any other buffer may be a map too, and an array does not show it.
+    """
+    while isinstance(pixels.base, np.ndarray):
+        pixels = pixels.base
+    return bool(pixels.flags.owndata) or isinstance(pixels.base, bytes)
+
+
 def _stamp(pixels: Pixels) -> Stamp | None:
     """Of the file that is mapped; None where none is."""
-    name = getattr(pixels, "filename", None) if isinstance(pixels, np.memmap) else None
-    if name is None:
+    path = None if isinstance(pixels, Rows) else mapped_file(pixels)
+    if path is None:
         return None
     try:
-        status = Path(name).stat()
+        status = path.stat()
     except OSError as error:
-        raise DataError(f"{name} cannot be read any more ({error.strerror}); put it back") from None
+        raise DataError(f"{path} cannot be read any more ({error.strerror}); put it back") from None
     return status.st_size, status.st_mtime_ns
 
 
@@ -270,13 +293,29 @@ def array_source(
         DataError: if an array breaks this contract.
     """
     stamp = _stamp(images)
+    _check_counts(images, labels, where)
     pixels = to_nchw(images, where=where, layout=meaning.layout)
-    check_pixels(pixels, meaning, where)
+    limits = check_pixels(pixels, meaning, where)
     checked = checked_labels(labels, where=where, classes=classes, first=meaning.first_label)
     if len(pixels) != len(checked):
         raise DataError(f"{where}: there are {len(pixels)} images but {len(checked)} labels; each image needs one")
     count = int(checked.max()) + 1 if classes is None else classes
-    return ArraySource(pixels, checked, count, names, meaning, meaning.sentence(), stamp)
+    held = not isinstance(images, Rows) and not in_own_memory(images)
+    remarks = (*meaning.sentence(), *dim(limits, meaning.range))
+    return ArraySource(pixels, checked, count, names, meaning, remarks, stamp, held, limits)
+
+
+def _check_counts(images: Pixels, labels: NDArray[Any], where: str) -> None:
+    """Raise a DataError if another axis than the first one has as many entries as there are labels."""
+    count = labels.shape[0] if labels.ndim else 0
+    if images.ndim < 3 or images.shape[0] == count or count not in images.shape[1:]:
+        return
+    axis = images.shape.index(count)
+    raise DataError(
+        f"{where}: images have the shape {list(images.shape)} and there are {count} labels, as many as the axis {axis} "
+        f"has entries; images belong on the first axis: np.moveaxis(images, {axis}, 0) (in .mat files, which have "
+        "been turned already, on the last one)"
+    )
 
 
 def to_nchw(images: Pixels, *, where: str, layout: Literal["nchw", "nhwc"] | None = None) -> Pixels:
@@ -292,7 +331,11 @@ def to_nchw(images: Pixels, *, where: str, layout: Literal["nchw", "nhwc"] | Non
         return images.with_channel() if isinstance(images, Rows) else images[:, None]
     shape = list(images.shape)
     if images.ndim != 4:
-        raise DataError(f"{where}: images have the shape {shape}; expected [N, H, W], [N, C, H, W] or [N, H, W, C]")
+        rows = ": are these flat rows? Store images.reshape(N, H, W), or with the channels where they were"
+        raise DataError(
+            f"{where}: images have the shape {shape}; expected [N, H, W], [N, C, H, W] or [N, H, W, C]"
+            f"{rows if images.ndim == 2 else ''}"
+        )
     first, last = (1 <= images.shape[axis] <= MOST_CHANNELS for axis in (1, 3))
     if layout is None and first == last:
         either = "both could" if first else "neither can"

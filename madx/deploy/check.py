@@ -18,12 +18,13 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from madx.artifacts import KIND_BYTES, kind_of
 from madx.deploy.external import NONE, Data, identity, put_inside
 from madx.deploy.graphs import Scope, constant_behind, graphs, input_of, nodes, scopes, tensors, values
 from madx.deploy.interface import INPUT, OUTPUT, Form, Interface
 from madx.errors import ExportError
 
-CHECK = 6
+CHECK = 7
 """Of what a file is held to: one that an earlier check let through is checked again."""
 RANDOM_OPS = (
     "Bernoulli",
@@ -62,6 +63,10 @@ class OnnxArtifact:
     """JSON-ready: parameters (all and non-zero), initialisers and their bytes, nodes by operator, producer."""
     interface: Interface | None = None
     """How a file from outside is fed; None: as madx's own exports are."""
+    others: tuple[Interface, ...] = ()
+    """How else it might want to be fed, as far as it declares; tried if it does not run as `interface` says."""
+    batches: tuple[int, ...] = ()
+    """Batches that constants inside it speak of; tried where it does not take any."""
     form: Form | None = None
     """What the recipe says of its output."""
     data: Data = field(default_factory=dict)
@@ -125,12 +130,14 @@ def require_known(precision: str) -> None:
 
 def read_model(payload: bytes, data: Data = NONE) -> ModelProto:
     """Parse the bytes of an ONNX file, with its external data put inside; ExportError if they are none."""
+    kind = kind_of(payload[:KIND_BYTES])
+    told = f"; it is {kind}" if kind else "; export again, or copy the file again"
     try:
         model = onnx.load_model_from_string(payload)
     except DecodeError as error:
-        raise ExportError(f"{len(payload)} bytes are no ONNX file, or not all of one; export again") from error
+        raise ExportError(f"{len(payload)} bytes are no ONNX file, or not all of one{told}") from error
     if not model.graph.node:
-        raise ExportError(f"{len(payload)} bytes hold no ONNX graph; export again")
+        raise ExportError(f"{len(payload)} bytes hold no ONNX graph{told}")
     if data:
         put_inside(model, data)
     return model
@@ -261,8 +268,9 @@ def _draws(node: NodeProto, scope: Scope) -> bool:
     """Whether a node draws random numbers; Dropout does while it trains, or where that is not known."""
     if node.op_type != "Dropout":
         return node.op_type in RANDOM_OPS
-    if not (name := input_of(node, 2)):
-        return False
+    ratio = scope.constant(input_of(node, 1))
+    if not (name := input_of(node, 2)) or (ratio is not None and not values(ratio).any()):
+        return False  # outside of training, or of nothing
     mode = scope.constant(name)
     return mode is None or bool(values(mode).any())
 

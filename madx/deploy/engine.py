@@ -152,7 +152,7 @@ class Backend(Protocol):
 
 def check_runs(runtime: Backend, config: EngineConfig) -> None:
     """EngineError, with what is missing and how to get it, where engines of this runtime cannot run."""
-    available = runtime.availability()
+    available = _told_by(lambda: runtime, config.kind)
     if not available.can_run:
         raise EngineError(f"{config.name} cannot run here: {available.explanation}")
 
@@ -168,7 +168,8 @@ def build_by_loading(runtime: Backend, onnx: OnnxArtifact, config: EngineConfig)
     started = time.perf_counter()
     interface = onnx.interface
     if interface is not None:
-        interface = tried(partial(_loaded, runtime, onnx, config), interface, form=onnx.form)
+        load = partial(_loaded, runtime, onnx, config)
+        interface = tried(load, interface, form=onnx.form, others=onnx.others, batches=onnx.batches)
     engine = _loaded(runtime, onnx, config, interface)
     facts = {**engine.facts, "build_seconds": time.perf_counter() - started}
     engine.close()
@@ -200,16 +201,33 @@ def backend(kind: str) -> Backend:
 
 
 def availabilities() -> dict[str, Availability]:
-    """What every kind can do on this machine; a package's broken one can do nothing, and says why."""
-    return {kind: _availability(kind) for kind in kinds()}
+    """What every kind can do on this machine."""
+    return {kind: availability(kind) for kind in kinds()}
 
 
-def _availability(kind: str) -> Availability:
+def availability(kind: str) -> Availability:
+    """What engines of this kind can do on this machine; a package's broken one can do nothing, and says why.
+
+    Raises:
+        EngineError: there is no such kind.
+    """
     try:
-        with ENGINE_KINDS.blamed(kind):
-            return backend(kind).availability()
+        return _told_by(lambda: backend(kind), kind)
     except RecipeError as problem:
         return Availability(False, False, str(problem))
+
+
+def _told_by(made: Callable[[], Backend], kind: str) -> Availability:
+    """What a backend of this kind says of itself.
+
+    Raises:
+        RecipeError: it is a package's, and fails.
+    """
+    with ENGINE_KINDS.blamed(kind):
+        found: object = made().availability()
+        if not isinstance(found, Availability):
+            raise TypeError(f"`availability` gave {type(found).__name__}, expected madx.deploy.engine.Availability")
+        return found
 
 
 def checked_images(images: Images, shape: tuple[int, int, int], name: str) -> Images:

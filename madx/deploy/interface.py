@@ -102,6 +102,8 @@ class Interface:
             EngineError: it is no row of K numbers for each of them.
         """
         dims = list(np.shape(output))
+        if images == 1 and dims == [self.classes] and self.classes > 1:
+            dims = [1, *dims]  # a Squeeze without axes takes the batch along where it is 1
         if dims[:1] != [images] or [side for side in dims[1:] if side != 1] != [self.classes]:
             raise EngineError(
                 f"the output {self.output!r} is {dims} for {images} images; expected [{images}, {self.classes}], one "

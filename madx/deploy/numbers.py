@@ -30,6 +30,12 @@ _VENDORS = ("com.microsoft", "com.microsoft.nchwc")
 """Domains whose operators compute in the type of their inputs; any other operator may do anything."""
 _WIDE = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 _FLOATS = _WIDE | {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+NARROW = frozenset(
+    kind
+    for name, kind in TensorProto.DataType.items()
+    if name in ("INT8", "UINT8") or name.endswith(("INT4", "INT2")) or name.startswith(("FLOAT8", "FLOAT4"))
+)
+"""Types of eight bits or fewer: weights in them were quantised."""
 _FEW = 1024
 """Elements of a constant that is kept with its values; of a larger one its type and its shape say enough."""
 _REFUSED = (
@@ -78,10 +84,13 @@ def has_wide_weights(live: ModelProto | None) -> bool:
 
     Products can be written without one, as sums over what was multiplied; that takes such weights.
     """
-    if live is None:
-        return True
+    return live is None or has_weights_of(live, _WIDE)
+
+
+def has_weights_of(live: ModelProto, kinds: Collection[int]) -> bool:
+    """The same of constants of these types, by whatever operator they are read."""
     return any(
-        tensor.data_type in _WIDE and sum(side > 1 for side in tensor.dims) > 1
+        tensor.data_type in kinds and sum(side > 1 for side in tensor.dims) > 1
         for graph in graphs(live.graph)
         for tensor in _constants(graph)
     )

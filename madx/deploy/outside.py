@@ -8,6 +8,7 @@ What cannot be judged is refused with every reason at once, each with what to do
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import onnx
@@ -25,10 +26,10 @@ from madx.deploy.check import (
     unsound_weights,
 )
 from madx.deploy.external import Data, identity, put_inside, size
-from madx.deploy.graphs import damage_told, nodes
+from madx.deploy.graphs import damage_told, nodes, tensors, values
 from madx.deploy.interface import Interface
-from madx.deploy.numbers import UNKNOWN, has_wide_weights, number_types, reduced
-from madx.deploy.signature import Expected, read_input, read_output
+from madx.deploy.numbers import NARROW, UNKNOWN, has_weights_of, has_wide_weights, number_types, reduced
+from madx.deploy.signature import Expected, other_layouts, read_input, read_output
 from madx.errors import ExportError
 
 _NAMES: Mapping[int, str] = MappingProxyType(
@@ -45,10 +46,13 @@ _QUANTISED = frozenset(
         *("QLinearConv", "QLinearMatMul", "QGemm", "MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
     }
 )
+_WHOLE = (TensorProto.INT64, TensorProto.INT32)
 UNTOLD = "unknown numbers"
 """What a file computes in where nothing tells; it has no row of its own, so it is held to float32's."""
-_BATCH_WIDE = ("DynamicQuantizeLinear",)
-"""Operators that look at a whole batch by design."""
+_BATCH_WIDE = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
+"""Operators that look at a whole batch by design, also those that ONNX Runtime's own optimiser writes."""
+_LARGEST_BATCH, _MOST_BATCHES = 4096, 8
+"""What a shape inside a file may begin with to be taken for a batch, and how many of these are tried."""
 
 
 def check_given(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
@@ -84,6 +88,7 @@ def _checked(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
     if problems or fed is None:
         raise ExportError(_together(problems))
     facts = describe_model(model, size(payload, data))
+    interface = Interface(output=output, shape=expected.shape, classes=expected.classes, **fed)
     return OnnxArtifact(
         payload,
         identity(payload, data),
@@ -92,7 +97,9 @@ def _checked(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
         next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
         precision,
         facts | _looks(model, live, precision, expected.precision),
-        interface=Interface(output=output, shape=expected.shape, classes=expected.classes, **fed),
+        interface=interface,
+        others=tuple(replace(interface, **other) for other in other_layouts(model.graph, expected)),
+        batches=_batches_inside(model),
         form=expected.output.form,
         data=data,
         notes=_notes(model, output),
@@ -107,17 +114,44 @@ def _looks(model: ModelProto, live: ModelProto | None, precision: str, named: st
         "batch_wide": [kind for kind in _BATCH_WIDE if kind in kinds],
         "random": explain_random(live or model),  # its answers are measured, and decide nothing
         "computes_in": "" if computes == precision else computes,
-        "numbers": _mixture(live) if computes == "fp32" else "",
+        "numbers": numbers_of(live),
         "held_to": named if coarser else "",  # what a recipe does not name, nobody agreed to give room to
     }
 
 
-def _mixture(live: ModelProto | None) -> str:
-    """Coarse numbers beside finer ones: no room for rounding, and yet as slow, or as fast, as they are somewhere."""
-    names = sorted(_NAMES.get(kind, "others") for kind in number_types(live))
-    if len(names) > 1:
-        return " and ".join(dict.fromkeys(names))
-    return f"{names[0]} with weights of fp32" if names and names[0] not in ("fp32", "others") else ""
+def numbers_of(live: ModelProto | None) -> str:
+    """Every number type that products compute in, for what rounds and what is slow are two questions.
+
+    A file is as slow, or as fast, as its types are somewhere, whatever their shares: none is left out for being one of
+    many, and a name alone (fp32) says that all products are that. What is quantised comes first; what nothing reads
+    does not count, as no runtime computes it.
+    """
+    names = sorted({_NAMES.get(kind, UNTOLD if kind == UNKNOWN else "others") for kind in number_types(live)})
+    if live is None or not names:
+        return UNTOLD
+    if has_weights_of(live, NARROW) or any(node.op_type in _QUANTISED for node in nodes(live)):
+        names = ["int8", *names]
+    if names in (["fp16"], ["bf16"]) and has_wide_weights(live):
+        return f"{names[0]} with weights of fp32"
+    written_out = "fp64" not in names and has_weights_of(live, {TensorProto.DOUBLE})  # sums that are no product
+    return " and ".join(names) + (" with weights of fp64" if written_out else "")
+
+
+def same_speed_of_numbers(reference: str, candidate: str) -> bool:
+    """Whether no speed-up can come of the reference's number type, as `numbers_of` has both.
+
+    What float32 is served for a smaller type is compared with, as that is what a release asks. Any other type is fair
+    where all of both files is that; two mixtures of one name may have other shares.
+    """
+    return reference == "fp32" or (reference == candidate and reference in _NAMES.values())
+
+
+def _batches_inside(model: ModelProto) -> tuple[int, ...]:
+    """Numbers of images that the file may know inside: what its shapes begin with, of constants and of outputs."""
+    shapes = [values(one).tolist() for _, one in tensors(model) if one.data_type in _WHOLE and len(one.dims) == 1]
+    shapes += [[dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in model.graph.output]
+    first = [shape[0] for shape in shapes if len(shape) > 1 and 1 < shape[0] <= _LARGEST_BATCH]
+    return tuple(dict.fromkeys(first))[:_MOST_BATCHES]
 
 
 def _together(problems: Sequence[str]) -> str:

@@ -17,6 +17,21 @@ def _no_kernel(found: re.Match[str]) -> str:
     return f"this runtime cannot compute {found['op']} (node {found['node']}) in the type the file asks for; {_FLOAT32}"
 
 
+def _unsound(told: str) -> Callable[[re.Match[str]], str]:
+    """Of a graph that no runtime could compute; names come from what was found."""
+    return lambda found: (
+        f"{told.format(**found.groupdict())}, so the file is damaged or was changed by hand; export it again"
+    )
+
+
+def _no_fit(found: re.Match[str]) -> str:
+    return (
+        f"its node {found['node']} is given tensors of shapes that do not go together: the file was made for images of "
+        "another size, number of channels or layout (verify.input: {layout: NHWC}), or takes one number of images "
+        "alone (verify.input: {batch: 1}, or what it was exported with)"
+    )
+
+
 _ROWS: tuple[_Row, ...] = (
     (r"Could not find an implementation for (?P<op>\w+)\(\d+\) node with name '(?P<node>[^']*)'", _no_kernel),
     (
@@ -77,9 +92,33 @@ _ROWS: tuple[_Row, ...] = (
         r"(?P<op>Reshape) node(?:\.| with name) *(?:Name:)?'(?P<node>[^']*)'",
         lambda found: (
             f"its node {found['node']} knows one shape alone (a Reshape with a fixed batch or size); export "
-            "it with a dynamic batch, or name the batch that it takes: verify.input: {{batch: 1}}"
+            "it with a dynamic batch, or name the batch that it takes: verify.input: {batch: 1}"
         ),
     ),
+    (
+        r"running \w+ node\. Name:'(?P<node>[^']*)'.*"
+        r"(?:Input channels C is not equal|broadcast|must match|[Dd]imensions?.* mismatch|do(?:es)? not match|"
+        r"cannot be split|out of bounds)",
+        _no_fit,
+    ),
+    (
+        r"doesn't support (?P<op>\w+) operation with dynamic rank",
+        lambda found: (
+            f"its {found['op']} leaves open how many dimensions its output has, which OpenVINO must know: name its "
+            "axes, export with a fixed batch, or build another kind of engine"
+        ),
+    ),
+    (r"Missing model IR version", _unsound("it does not say its IR version")),
+    (r"Missing opset in the model", _unsound("it does not say its operator set")),
+    (r"No opset import for domain '(?P<name>[^']*)'", _unsound("it does not import the operators of {name!r}")),
+    (r"Invalid tensor data type", _unsound("it leaves the type of a tensor open")),
+    (r"Graph output \((?P<name>[^)]*)\) does not exist", _unsound("no node makes its output {name!r}")),
+    (r"graph is not acyclic", _unsound("its nodes wait for each other in a circle")),
+    (r"Duplicate definition of name \((?P<name>[^)]*)\)", _unsound("two of its nodes make {name!r}")),
+    (r"Node input '(?P<name>[^']*)' is not a graph input", _unsound("a node reads {name!r}, which nothing makes")),
+    (r"Unrecognized attribute: (?P<name>\w+) for operator (?P<op>\w+)", _unsound("{op} has no attribute {name!r}")),
+    (r"Error Node ?\((?P<name>[^)]*)\) with schema.* has (?:in|out)put size", _unsound("{name} lacks an input")),
+    (r"Node \((?P<name>[^)]*)\).*\[(?:Type|Shape)InferenceError\]", _unsound("{name} is given what it cannot take")),
     (
         r"(?:[Ff]ailed to allocate memory|bad_alloc|out of memory)",
         lambda _: "the memory of this machine is not enough for it; use smaller batches, or another machine",
@@ -99,4 +138,7 @@ def explain(text: object) -> str:
         if found := re.search(pattern, said):
             return told(found)
     bare = " ".join(_PLACES.sub("", _STATUS.sub("", said)).split()) or "it gives no reason"
-    return f"its reason is {bare[:_SHOWN]!r} (-v shows all of it)"
+    return (
+        f"its reason is {bare[:_SHOWN]!r} (-v shows all of it); export the file again, with another version of the "
+        "exporter, or build another kind of engine"
+    )

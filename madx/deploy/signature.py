@@ -18,6 +18,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, Valu
 from madx.recipe import InputConfig, OutputConfig
 
 Dims = list[int | str]
+Shape = tuple[int, int, int]
+_UNTOLD = TensorProto.UNDEFINED
+_ONE_CLASSIFIER = ("Softmax", "LogSoftmax", "Sigmoid")
+"""What of logits makes other numbers in the same order."""
+_COPIES = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _MEANINGS = {"mean": 0.0, "std": 1.0}
 _LEVELS = 255
 """Whole numbers that images become at least: 256 grey levels, or one fewer where a type is used symmetrically."""
@@ -83,17 +88,15 @@ def read_input(graph: GraphProto, expected: Expected) -> tuple[dict[str, Any] | 
 def _image_shape(value: ValueInfoProto, expected: Expected) -> tuple[dict[str, Any], str]:
     """The layout and the shape of one image as the file has it; what is wrong, or nothing."""
     dims, (channels, height, width) = _dims(value), expected.shape
-    usual = {"NCHW": (channels, height, width), "NHWC": (height, width, channels)}
+    usual: dict[str, Shape] = {"NCHW": (channels, height, width), "NHWC": (height, width, channels)}
     asked = [expected.input.layout] if expected.input.layout else list(usual)
-    for layout in asked:
-        shapes = [usual[layout], (prod(expected.shape),)]
-        shapes += [(height, width)] if channels == 1 else []
-        for shape in shapes:
-            if dims is None or _fits(dims[1:], shape):
-                return {"layout": layout, "image": shape}, ""
+    if fitting := _fitting_shapes(value, expected):
+        return fitting[0], ""
+    if dims is not None and (padded := _with_ones(dims[1:], usual, asked)):
+        return padded, ""
     given = f"the ONNX input is {dims}"
-    if dims is not None and len(dims) == 3 and _fits(dims, usual["NCHW"]):
-        return {}, f"{given}, one image without a batch; export it with a batch before the channels"
+    if dims is not None and any(_fits(dims, usual[layout]) for layout in asked):
+        return {}, f"{given}, one image without a batch; export it with a batch as its first dimension"
     orders = ", or channels last " + _shown(usual["NHWC"]) if channels > 1 else ""
     if expected.input.layout:
         orders = f", as {expected.section} says layout {expected.input.layout}"
@@ -101,6 +104,35 @@ def _image_shape(value: ValueInfoProto, expected: Expected) -> tuple[dict[str, A
         f"{given}; expected {_shown(usual[asked[0]])}{orders}, as the images of the data are: give the file that was "
         "made for them, or read the data with as many channels and at that size"
     )
+
+
+def other_layouts(graph: GraphProto, expected: Expected) -> list[dict[str, Any]]:
+    """Further layouts that the declared shape of the input leaves open, for a file that refuses the first one."""
+    known = {tensor.name for tensor in graph.initializer}
+    return next((_fitting_shapes(value, expected)[1:] for value in graph.input if value.name not in known), [])
+
+
+def _fitting_shapes(value: ValueInfoProto, expected: Expected) -> list[dict[str, Any]]:
+    """Layouts and shapes of one image that the declared one may be, the usual one first."""
+    dims, (channels, height, width) = _dims(value), expected.shape
+    usual: dict[str, Shape] = {"NCHW": (channels, height, width), "NHWC": (height, width, channels)}
+    found = []
+    for layout in [expected.input.layout] if expected.input.layout else list(usual):
+        shapes: list[tuple[int, ...]] = [usual[layout], (prod(expected.shape),)]
+        shapes += [(height, width)] if channels == 1 else []
+        found += [{"layout": layout, "image": one} for one in shapes if dims is None or _fits(dims[1:], one)]
+    return found
+
+
+def _with_ones(dims: Dims, usual: dict[str, Shape], asked: Sequence[str]) -> dict[str, Any]:
+    """An image whose fixed sides are the data's but for dimensions of 1 ([1, C, H, W], [C * H * W, 1]); or nothing."""
+    sides = tuple(side for side in dims if isinstance(side, int) and side > 1)
+    if all(isinstance(side, int) for side in dims):
+        for layout in asked:
+            wanted = tuple(side for side in usual[layout] if side > 1)
+            if sides in (wanted, (prod(wanted),)):
+                return {"layout": layout, "image": tuple(dims)}
+    return {}
 
 
 def _fits(dims: Dims, shape: Sequence[int]) -> bool:
@@ -177,15 +209,16 @@ def _does_not_hold(dtype: str, steps: dict[str, Any], expected: Expected) -> str
 
 def read_output(model: ModelProto, expected: Expected) -> tuple[str, list[str]]:
     """The name of the output that is judged, and what is wrong."""
-    outputs, wanted, section = list(model.graph.output), expected.output.name, expected.outputs
+    outputs, wanted, section = _computed(model.graph), expected.output.name, expected.outputs
+    row = _one_image(model.graph)
     listed = ", ".join(f"{value.name!r} {_kind(value)}" for value in outputs)
     if wanted is not None:
         chosen = [value for value in outputs if value.name == wanted]
         if not chosen:
             return "", [f"{section}: there is no output {wanted!r}; the ONNX file has {listed}"]
-        problem = "" if _scores(chosen[0], expected.classes) else _no_scores(chosen, expected)
+        problem = "" if _scores(chosen[0], expected.classes, row=row) else _no_scores(chosen, expected)
         return wanted, [problem] if problem else []
-    possible = [value for value in outputs if _scores(value, expected.classes)]
+    possible = [value for value in outputs if _scores(value, expected.classes, row=row)]
     if len(possible) > 1:
         possible = _before_softmax(model, possible)
     if len(possible) == 1:
@@ -199,15 +232,31 @@ def read_output(model: ModelProto, expected: Expected) -> tuple[str, list[str]]:
     ]
 
 
-def _scores(value: ValueInfoProto, classes: int) -> bool:
+def _computed(graph: GraphProto) -> list[ValueInfoProto]:
+    """The outputs that may depend on the images, each name once: a constant that a file gives too says nothing."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return list({value.name: value for value in graph.output if value.name not in constants}.values())
+
+
+def _one_image(graph: GraphProto) -> bool:
+    """Whether the file is declared for one image a call, so that a squeezed output may lack the batch."""
+    return any((_dims(value) or [])[:1] == [1] for value in graph.input)
+
+
+def _scores(value: ValueInfoProto, classes: int, *, row: bool) -> bool:
     """Whether an output may be a row of scores for each image: [B, K], also with dimensions of 1 beside K.
 
-    Wider integers are no scores but labels, or places.
+    Wider integers are no scores but labels, or places. What is not declared is for the answers to show.
+
+    Args:
+        value: the output.
+        classes: K.
+        row: whether one image's [K], without a batch, will do.
     """
     dims = _dims(value)
-    if not value.type.HasField("tensor_type") or not _is_score(value):
+    if not _is_open(value) and not (value.type.HasField("tensor_type") and _is_score(value)):
         return False
-    if dims is None:
+    if dims is None or (row and dims == [classes]):
         return True
     rest = [side for side in dims[1:] if side != 1]
     return len(dims) >= 2 and len(rest) == 1 and rest[0] in (classes, *_names(rest[0]))
@@ -215,33 +264,41 @@ def _scores(value: ValueInfoProto, classes: int) -> bool:
 
 def _before_softmax(model: ModelProto, possible: list[ValueInfoProto]) -> list[ValueInfoProto]:
     """Of logits and their own softmax, which are one classifier, the logits; else all of them."""
-    names = {value.name for value in possible}
     made = {output: node for node in model.graph.node for output in node.output}
+    origins = {value.name: _origin(made, value.name) for value in possible}
     after = {
         name
-        for name in names
-        if name in made and made[name].op_type == "Softmax" and _source(made, name) & names - {name}
+        for name, origin in origins.items()
+        if origin in made
+        and made[origin].op_type in _ONE_CLASSIFIER
+        and _origin(made, made[origin].input[0]) in set(origins.values()) - {origin}
     }
     kept = [value for value in possible if value.name not in after]
     return kept if len(kept) == 1 else possible
 
 
-def _source(made: dict[str, NodeProto], name: str) -> set[str]:
-    """What a softmax is taken of, and what that is a copy of."""
-    found, at = set(), made[name].input[0]
-    while at not in found:
-        found.add(at)
-        if at in made and made[at].op_type == "Identity":
-            at = made[at].input[0]
-    copies = {out for out, node in made.items() if node.op_type == "Identity" and node.input[0] in found}
-    return found | copies
+def _origin(made: dict[str, NodeProto], name: str) -> str:
+    """What a value is a copy of, in another shape or type at most."""
+    seen = {name}
+    while name in made and made[name].op_type in _COPIES and made[name].input and made[name].input[0] not in seen:
+        name = made[name].input[0]
+        seen.add(name)
+    return name
 
 
 def _no_scores(outputs: Sequence[ValueInfoProto], expected: Expected) -> str:
     """Why none of these outputs can be judged, and what to export instead."""
     listed = ", ".join(f"{value.name!r} {_kind(value)}" for value in outputs)
     wanted = f"expected an output [batch, {expected.classes}] of floating-point scores, one for each class of the data"
-    if any(not value.type.HasField("tensor_type") for value in outputs):
+    columns = [value for value in outputs if _is_score(value) and (_dims(value) or [0])[1:] in ([], [1])]
+    if len(columns) == expected.classes > 1:
+        remedy = (
+            "the classes' scores stand in an output each: join them (a Concat at the end; skl2onnx: "
+            "options={'zipmap': False} in place of 'columns')"
+        )
+    elif any(_is_boxed(value) for value in outputs):
+        remedy = "a list of tensors, or an optional one, is no array: export the tensor in it"
+    elif any(not value.type.HasField("tensor_type") for value in outputs):
         remedy = (
             "a sequence or map (ZipMap) is no array: export without it (skl2onnx: options={'zipmap': False}), so that "
             "the probabilities are an array"
@@ -286,16 +343,30 @@ def _is_score(value: ValueInfoProto) -> bool:
     return kind.startswith("float") or kind in ("uint8", "int8")
 
 
+def _is_open(value: ValueInfoProto) -> bool:
+    """Whether the file does not say of what type it is; runtimes find that out themselves."""
+    tensor = value.type.HasField("tensor_type")
+    return value.type.WhichOneof("value") is None or (tensor and value.type.tensor_type.elem_type == _UNTOLD)
+
+
 def _is_text(value: ValueInfoProto) -> bool:
     return value.type.tensor_type.elem_type == TensorProto.STRING
+
+
+def _is_boxed(value: ValueInfoProto) -> bool:
+    """Whether it is a list of tensors, or one that may be missing."""
+    return value.type.WhichOneof("value") in ("sequence_type", "optional_type") and not _has_maps(value)
+
+
+def _has_maps(value: ValueInfoProto) -> bool:
+    inner = value.type.sequence_type.elem_type if value.type.WhichOneof("value") == "sequence_type" else TypeProto()
+    return bool(inner.WhichOneof("value") == "map_type")
 
 
 def _kind(value: ValueInfoProto) -> str:
     """The type and the shape as a sentence has them, for example float32 ['batch', 10]."""
     if not value.type.HasField("tensor_type"):
         which = value.type.WhichOneof("value") or "of no type"
-        inner = value.type.sequence_type.elem_type if which == "sequence_type" else TypeProto()
-        of_maps = " of maps" if inner.WhichOneof("value") == "map_type" else ""
-        return which.removesuffix("_type") + of_maps
+        return which.removesuffix("_type") + (" of maps" if _has_maps(value) else "")
     kind = value.type.tensor_type.elem_type
     return f"{_numpy_type(value) or TensorProto.DataType.Name(kind).lower()} {_dims(value)}"

@@ -6,7 +6,7 @@ for certain that its output is probabilities; its answers do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,28 +20,40 @@ if TYPE_CHECKING:
 
 _TRIED = 3
 """Images of the first call: not 1, which is what most files that know one batch know."""
-_USUAL_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+_OTHERS = 2
+"""Images of another call: a file that takes any number of them does not know three alone."""
+_USUAL_BATCHES = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 _ROW_SUM_TOLERANCE = 0.02
 """Of probabilities that were quantised to 8 bits, too."""
 
 
-def tried(load: Callable[[Interface], Engine], interface: Interface, *, form: Form | None = None) -> Interface:
-    """The interface with the batch that the file really takes, and with what it gives.
+def tried(
+    load: Callable[[Interface], Engine],
+    interface: Interface,
+    *,
+    form: Form | None = None,
+    others: Sequence[Interface] = (),
+    batches: Sequence[int] = (),
+) -> Interface:
+    """The interface with the layout and the batch that the file really takes, and with what it gives.
 
     Args:
         load: the engine, fed as an interface says.
         interface: as the file and the recipe have it.
         form: what the recipe says of its output; None: what it looks like.
+        others: interfaces of other layouts, for a file that refuses the first one.
+        batches: numbers of images that the file speaks of, tried after the usual ones.
 
     Raises:
         EngineError: the runtime does not load the file.
         ExportError: it answers at no usual batch, or not with a score for each class, or not with what the recipe says.
     """
     images = np.random.default_rng(0).random((_TRIED, *interface.shape), dtype=np.float32)
-    raw = replace(interface, form="logits")
-    found, problem = _first_that_answers(load, raw, images, (interface.batch,))
+    layouts = [replace(one, form="logits") for one in (interface, *others)]
+    found, problem = _first_that_answers(load, layouts, images)
     if found is None and interface.batch is None:
-        found, _ = _first_that_answers(load, raw, images, _USUAL_BATCHES)
+        more = dict.fromkeys((*_USUAL_BATCHES, *batches))
+        found, _ = _first_that_answers(load, [replace(one, batch=batch) for batch in more for one in layouts], images)
     if found is None:
         raise ExportError(f"it does not answer {_TRIED} images: {problem}") from problem
     fed, output = found
@@ -68,15 +80,17 @@ def _no_probabilities(output: Images) -> str:
 
 
 def _first_that_answers(
-    load: Callable[[Interface], Engine], interface: Interface, images: Images, batches: Iterable[int | None]
+    load: Callable[[Interface], Engine], interfaces: Iterable[Interface], images: Images
 ) -> tuple[tuple[Interface, Images] | None, EngineError | None]:
-    """The interface with the first batch that works, and the answers; or None and why the first one does not."""
+    """The first interface that works, and the answers; or None and why the first one does not."""
     problem = None
-    for batch in batches:
-        fed = replace(interface, batch=batch)
+    for fed in interfaces:
         engine = load(fed)
         try:
-            return (fed, engine(images)), None
+            output = engine(images)
+            if fed.batch is None:
+                engine(images[:_OTHERS])
+            return (fed, output), None
         except EngineError as error:
             problem = problem or error
         finally:

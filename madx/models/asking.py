@@ -14,21 +14,40 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from madx.models.reading import SAVE_AGAIN
+from madx.models.reading import SAVE_AGAIN, NotRead, NumpyArray
 from madx.models.states import Choice, Fit, Needs, Table, endings, fits, is_alike, kind
 
-_CONSTANT = re.compile(r"(?!running_)(?:[a-z0-9]+_)*(mean|mu|std|sigma)(?:_[a-z0-9]+)*", re.IGNORECASE)
+_CONSTANT = re.compile(r"(?!running_)(?:[a-z0-9]+_)*(means?|mu|stds?|stdev|stddev|sigma)(?:_[a-z0-9]+)*", re.IGNORECASE)
 """How networks call the normalisation that they keep among their weights."""
 _SHOWN = 5
 _COMPARED = 500
 """Names of a file that are looked through for one that is like the network's."""
+_HINTS: tuple[tuple[str, str], ...] = (
+    (r"_mask$", "Masks of torch.nn.utils.prune: call its remove() for each layer before saving"),
+    (
+        r"\.parametrizations\.",
+        "Parametrised layers: call torch.nn.utils.parametrize.remove_parametrizations before saving",
+    ),
+    (r"weight_g$", "Layers of weight_norm: call torch.nn.utils.remove_weight_norm for each before saving"),
+    (r"weight_u$", "Layers of spectral_norm: call torch.nn.utils.remove_spectral_norm for each before saving"),
+    (r"lora_\w+$", "Low-rank additions (LoRA), without which it is another network: merge them before saving"),
+    (r"_packed_params|zero_point$|_fake_quant", "Parts of a quantised network: save the one that was quantised"),
+    (r"(^|\.)_?flat_param", "Sharded weights (FSDP): save the full state dict"),
+    (r"total_(ops|params)$", "Counters that thop.profile leaves: they may be left out"),
+)
+"""What names of a file tell of how it was made, and what to do."""
+_ODD_REMEDIES = {
+    "quantised": "save value.dequantize() of those that are quantised",
+    "not dense": "save value.to_dense() of those that are sparse",
+    "without its data": "save it from where its data is: these are on the device 'meta'",
+}
 _ALONE = "Save the one that is meant alone, in a file of its own"
 
 
 def role_of(name: str) -> str | None:
     """Whether a name is that of a normalisation's 'mean' or 'std'."""
     found = _CONSTANT.fullmatch(name.rpartition(".")[2])
-    return found and ("mean" if found[1].lower() in ("mean", "mu") else "std")
+    return found and ("mean" if found[1].lower() in ("mean", "means", "mu") else "std")
 
 
 def ask_which(different: Sequence[Fit], choice: Choice) -> str:
@@ -58,9 +77,18 @@ def ask_for_the_rest(fit: Fit, unknown: Sequence[str], constants: Sequence[str],
     text = f"all of the network is there, {_where(fit)}, and beside it stands what may mean something: {some(told)}."
     if constants:
         text += f" {_about_normalisation(constants, tensors, needs)}"
+    text += _hints(unknown, [])
     if not choice.settable:
         return f"{text} Save the network's weights alone, in a file of its own."
     return f"{text} To take the network and leave the rest: model.strip_prefix: {json.dumps(fit.prefix)}."
+
+
+def _hints(names: Iterable[str], odd: Iterable[str]) -> str:
+    """What to do about names, and about what is no plain tensor, as sentences with a blank before each."""
+    listed, kinds = list(names), list(odd)
+    told = [hint for pattern, hint in _HINTS if any(re.search(pattern, name) for name in listed)]
+    told += [remedy[0].upper() + remedy[1:] for what, remedy in _ODD_REMEDIES.items() if what in kinds]
+    return "".join(f" {hint}." for hint in told)
 
 
 def _about_normalisation(names: Sequence[str], tensors: Mapping[str, Tensor], needs: Needs) -> str:
@@ -114,10 +142,26 @@ def describe_misfit(
 
 
 def _without_tensors(content: object) -> str:
+    if _holds_arrays(content):
+        return (
+            "this file holds arrays of numpy where a state dict has tensors: make it again, with"
+            " {name: torch.from_numpy(array) for name, array in state.items()}."
+        )
     if not isinstance(content, dict):
         return f"this file holds {type(content).__name__}, expected a state dict (names to tensors)."
-    held = some(f"{name!r} ({type(value).__name__})" for name, value in content.items()) or "nothing at all"
+    held = some(f"{name!r} ({_called(value)})" for name, value in content.items()) or "nothing at all"
     return f"a state dict maps names to dense tensors, and no dictionary in this file does; it holds {held}."
+
+
+def _called(value: object) -> str:
+    return "not read" if isinstance(value, NotRead) else type(value).__name__
+
+
+def _holds_arrays(content: object, depth: int = 3) -> bool:
+    """Whether a dictionary of the file has arrays of numpy by name."""
+    if not isinstance(content, dict) or not depth:
+        return False
+    return any(isinstance(value, NumpyArray) or _holds_arrays(value, depth - 1) for value in content.values())
 
 
 def _nearest(allowed: Sequence[Table], needs: Needs) -> Fit:
@@ -158,7 +202,8 @@ def _differences(best: Fit, needs: Needs) -> str:
     nearest = f" Nearest is {_where(best)}." if best.names and (best.table.key or best.prefix) else ""
     return (
         f"these weights do not fit the network of the recipe.{nearest} {'. '.join(told)}."
-        " Check model.name and model.args, or take the weights of this network."
+        f" Check model.name and model.args, or take the weights of this network."
+        f"{_hints(best.left, best.table.odd.values())}"
     )
 
 

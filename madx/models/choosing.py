@@ -190,7 +190,9 @@ def _notes(fit: Fit, equal: Sequence[Fit], needs: Needs) -> Iterator[str]:
         yield f"{fit.prefix!r} taken off its names"
     if fit.root != needs.roots[0]:
         yield f"{fit.root.removeprefix(needs.roots[0])!r} put before its names"
-    if fit.inner:
+    if any(("parametrizations." in own) != ("parametrizations." in place) for own, place in fit.names.items()):
+        yield "the names of another version of torch's weight_norm read as the network's"
+    elif fit.inner:
         yield "the names of torch's wrappers taken off inside its names"
     types = {fit.tensor(name).dtype for name in fit.names if fit.tensor(name).dtype != needs.own[name].dtype}
     if types:

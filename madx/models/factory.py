@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from madx.errors import ModelError
+from madx.models.copies import copied
 from madx.plugins import USER_ERRORS, describe, load_callable
 
 _TRIAL_BATCH = 2
 """Images of the trial: more than one, so that a network that loses the batch axis is found out."""
+_WRAP = "Let the factory return a module around it whose forward gives the logits alone."
 
 
 def from_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -41,7 +43,31 @@ def from_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
             f"model.factory: {name} returned {type(network).__name__}, expected a torch.nn.Module"
             " that takes images in [0, 1]."
         )
-    return _unwrapped(network, name)
+    network = _unwrapped(network, name)
+    _check_handled(network, name)
+    return network
+
+
+def _check_handled(network: nn.Module, name: str) -> None:
+    """Try a copy, and a change of its mode, which every stage makes; complex numbers would lose a half in a cast.
+
+    Raises:
+        ModelError: That does not work, or it has complex weights.
+    """
+    try:
+        copied(network).train().eval()
+    except USER_ERRORS as problem:
+        raise ModelError(
+            f"model.factory: the network of {name} cannot be copied, or switched between training and evaluation"
+            f" ({describe(problem)}), and every stage does that. Make locks, open files and the like where they are"
+            " used, not in the network; of a program that torch.export made, return the Python network."
+        ) from problem
+    values = [*network.named_parameters(), *network.named_buffers()]
+    if odd := [key for key, value in values if value.dtype.is_complex]:
+        raise ModelError(
+            f"model.factory: the network of {name} keeps complex numbers ({', '.join(odd[:5])}), and madx works in real"
+            " ones: keep torch.view_as_real of them, [..., 2], and use torch.view_as_complex in the forward."
+        )
 
 
 def _unwrapped(network: nn.Module, name: str) -> nn.Module:
@@ -90,14 +116,16 @@ def check_network(network: nn.Module, *, name: str, shape: tuple[int, int, int],
         raise ModelError(
             f"model.factory: the network of {name} failed on a float32 batch {list(images.shape)},"
             f" the shape of the data's images, with {describe(problem)}."
-            " What image files become, data.image_size and data.channels (1: grey) say."
+            " What image files become, data.image_size and data.channels (1: grey) say. Its forward must take such"
+            " images as its only argument: where it takes more, or other types, let the factory return a module around"
+            " it."
         ) from problem
     wanted = f"expected floating-point logits {[_TRIAL_BATCH, classes]} for a batch {list(images.shape)}"
     if not isinstance(logits, Tensor):
-        raise ModelError(f"model.factory: the network of {name} gives {type(logits).__name__}; {wanted}.")
+        raise ModelError(f"model.factory: the network of {name} gives {type(logits).__name__}; {wanted}. {_WRAP}")
     if list(logits.shape) != [_TRIAL_BATCH, classes] or not logits.is_floating_point():
         given = f"{str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
-        raise ModelError(f"model.factory: the network of {name} gives {given}; {wanted}.")
+        raise ModelError(f"model.factory: the network of {name} gives {given}; {wanted}. {_WRAP}")
     _check_gradients(network, images, name)
     odd = [key for key, value in network.state_dict().items() if not isinstance(value, Tensor)]
     if odd:

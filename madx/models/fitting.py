@@ -8,6 +8,7 @@ images must be the selection's: what a gate judges by is not looked at here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -51,6 +52,10 @@ class Row:
     """What to do if it fits, as an imperative."""
     fed: str = ""
     """The same for an ONNX file, as keys of a recipe's verify.input; empty where these cannot say it."""
+    after: str = ""
+    """The row that this one adds something to: tried where that one did about best, or where none did well."""
+    norm: Normalise | None = None
+    """Of a row that normalises."""
 
 
 _AS_GIVEN = Row("", lambda x: x, "")
@@ -59,6 +64,8 @@ _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 NORMALISATIONS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
     "images from 0 to 255": ((0,), (1 / 255,)),
     "images from -1 to 1": ((0.5,), (0.5,)),
+    "images from -127.5 to 127.5": ((0.5,), (1 / 255,)),
+    "images from 0 to 16, as scikit-learn's digits are": ((0,), (1 / 16,)),
     "ImageNet's mean and deviation": _IMAGENET,
     "CIFAR-10's mean and deviation": _CIFAR10,
     "CIFAR-100's mean and deviation": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -72,6 +79,8 @@ CAFFE: dict[str, Sequence[float]] = {
     "BGR from 0 to 255 less Caffe's mean": (103.939, 116.779, 123.68),
 }
 """Mean of blue, green and red by name."""
+_CAFFES_SCALE = "images from 0 to 255"
+"""The row of `NORMALISATIONS` that `CAFFE` has in the other order."""
 
 
 def usual_rows(images: Tensor, given: Normalise | None = None) -> tuple[Row, ...]:
@@ -105,6 +114,7 @@ def usual_rows(images: Tensor, given: Normalise | None = None) -> tuple[Row, ...
         bgr = "channel_order: bgr"
         rows.append(Row("channels in the order blue, green, red (BGR)", lambda x: x[:, [2, 1, 0]], swap, bgr))
         rows += [_caffe(name, mean, given) for name, mean in CAFFE.items()]
+        rows += [_in_bgr(row, given) for row in rows if row.norm is not None and row.name != _CAFFES_SCALE]
     if images.shape[2] == images.shape[3]:
         turn = "let its forward begin with x = x.transpose(2, 3)"
         rows.append(Row("height and width exchanged", lambda x: x.transpose(2, 3), turn))
@@ -134,7 +144,25 @@ def _normalised(name: str, mean: Sequence[float], std: Sequence[float], channels
     fed = f"scale: 1, mean: [{numbers[0]}], std: [{numbers[1]}]"
     if set(means) == {0} and set(stds) == {1 / 255}:
         fed = "scale: 255" if given is None else "scale: 255, mean: 0, std: 1"
-    return Row(name, lambda x: norm(x) if given is None else _undone(norm(x), given), advice, fed)
+    return Row(name, lambda x: norm(x) if given is None else _undone(norm(x), given), advice, fed, norm=norm)
+
+
+def _in_bgr(row: Row, given: Normalise | None) -> Row:
+    """A row of `NORMALISATIONS` with the channels exchanged as well; an ONNX file's numbers are in the file's order."""
+
+    def change(x: Tensor) -> Tensor:
+        assert row.norm is not None  # by whom this is called
+        found = row.norm(x)[:, [2, 1, 0]]
+        return found if given is None else _undone(found, given)
+
+    reverse = re.sub(r"\[(.*?)\]", lambda found: f"[{', '.join(found[1].split(', ')[::-1])}]", row.fed)
+    return Row(
+        f"{row.name}, channels in the order blue, green, red (BGR)",
+        change,
+        f"{row.advice}, and let its forward begin with x = x[:, [2, 1, 0]]",
+        f"channel_order: bgr, {reverse}",
+        after=row.name,
+    )
 
 
 def _number(value: float) -> str:
@@ -238,7 +266,7 @@ def find_fit(
         chance=_chance(given, y, trial.classes),
         standing=_standing(given, y, trial.classes),
         broken=int((given < 0).sum()),
-        tried=tuple(row.name for row in tried),
+        tried=tuple(row.name for row in tried if not row.after),
         better=_better(trial, given, tried) if tried and len(y) >= 4 else None,
         linear=None if plain is None else float((plain == y).mean()),
         linear_gain=0.0 if plain is None else _gain(given, plain, y),
@@ -294,7 +322,8 @@ def _better(trial: _Trial, given: Labels, tried: Sequence[Row]) -> Better | None
     """The best of the rows, with the classes in the outputs' order or in the best one, if it is better for certain."""
     choosing, held = slice(0, None, 2), slice(1, None, 2)
     first = slice(0, 2 * _GLANCE, 2)  # of those that choose: few images tell which row is worth all of them
-    glances = {_AS_GIVEN: given[first]} | {row: trial.answers(row, first) for row in tried}
+    glances = {_AS_GIVEN: given[first]} | {row: trial.answers(row, first) for row in tried if not row.after}
+    glances |= {row: trial.answers(row, first) for row in _added(glances, tried, trial.y[first], trial.classes)}
     answers = {
         row: given if row is _AS_GIVEN else trial.answers(row, slice(None)) for row in _promising(glances, trial, first)
     }
@@ -321,6 +350,15 @@ def _better(trial: _Trial, given: Labels, tried: Sequence[Row]) -> Better | None
             if _AS_GIVEN not in (row, kept) and row is not kept and _gain(values[held], chosen[held], y[held]) <= 0
         ),
     )
+
+
+def _added(glances: dict[Row, Labels], tried: Sequence[Row], y: Labels, classes: int) -> list[Row]:
+    """The rows that add something to others: to those that did best, or to all where none says anything."""
+    right = {row.name: int((seen == y).sum()) for row, seen in glances.items()}
+    starts = sorted({row.after for row in tried if row.after}, key=lambda name: -right[name])
+    if max(right.values()) >= _mark(_chance(glances[_AS_GIVEN], y, classes)) * len(y):
+        starts = starts[:_FINALISTS]
+    return [row for row in tried if row.after in starts]
 
 
 def _promising(glances: dict[Row, Labels], trial: _Trial, part: slice) -> list[Row]:

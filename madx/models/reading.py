@@ -15,6 +15,8 @@ import shlex
 import struct
 import warnings
 import zipfile
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from madx.artifacts import KIND_BYTES, kind_of
 from madx.errors import ModelError
 
 SAVE_AGAIN = (
@@ -64,33 +67,65 @@ class NotRead:
         pass
 
 
+class NumpyArray(NotRead):
+    """Stands where a file has an array of numpy, which is data and not in the form of a tensor."""
+
+
 class _InertDict:
     """Stands where a file has a dictionary of a class of its own; its entries are kept, as they may be a state."""
 
-    def __new__(cls, *_: Any) -> dict[Any, Any]:  # type: ignore[misc]  # a plain one, which torch's reader can fill
-        """An empty dictionary."""
-        return {}
+    def __new__(cls, *_: Any) -> dict[Any, Any]:  # type: ignore[misc]  # one that torch's reader can fill
+        """An empty dictionary, which takes attributes too."""
+        return OrderedDict()
+
+
+class _InertList:
+    """Stands where a file has a list of a class of its own."""
+
+    def __new__(cls, *_: Any) -> list[Any]:  # type: ignore[misc]  # the same
+        """An empty list."""
+        return []
 
 
 _NUMPY = ("numpy", "numpy.core", "numpy._core")
 _DATA_ONLY: tuple[str, ...] = (
     "argparse.Namespace",
     "types.SimpleNamespace",
-    "datetime.datetime",
-    "datetime.timedelta",
+    *(f"datetime.{kind}" for kind in ("date", "datetime", "time", "timedelta", "timezone")),
+    *("decimal.Decimal", "fractions.Fraction", "uuid.UUID"),
+    *(f"builtins.{kind}" for kind in ("frozenset", "range", "slice")),
+    *(
+        f"{room}.callbacks.{kind}"
+        for room in ("pytorch_lightning", "lightning.pytorch")
+        for kind in (
+            "early_stopping.EarlyStopping",
+            "lr_monitor.LearningRateMonitor",
+            "model_checkpoint.ModelCheckpoint",
+        )
+    ),
     "torch.torch_version.TorchVersion",
     "numpy.dtype",
     "numpy.ndarray",
-    *(f"{room}.multiarray.{name}" for room in _NUMPY for name in ("scalar", "_reconstruct")),
+    *(f"{room}.multiarray.scalar" for room in _NUMPY),
     *(f"{room}.{kind}" for room in ("pathlib", "pathlib._local") for kind in ("Path", "PosixPath", "PurePosixPath")),
     *(f"{room}.{kind}" for room in ("pathlib", "pathlib._local") for kind in ("WindowsPath", "PureWindowsPath")),
 )
 """Classes that checkpoints often hold beside the weights: settings, measured values, paths, dates."""
+_ARRAYS = tuple(f"{room}.multiarray._reconstruct" for room in _NUMPY)
+"""What a pickle makes arrays of numpy by."""
+_LISTS = ("collections.deque",)
 _DICTIONARIES = (
+    "addict.addict.Dict",
     "collections.defaultdict",
+    "easydict.EasyDict",
+    "fvcore.common.config.CfgNode",
     "lightning.fabric.utilities.data.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
+    "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict",
+    "munch.Munch",
     "pytorch_lightning.utilities.parsing.AttributeDict",
+    "yacs.config.CfgNode",
 )
 _NAMES_INSIDE = tuple(f"builtins.{name}" for name in ("int", "float", "str", "list", "dict", "tuple", "bool"))
 """Types that a default of a dictionary is made by, never called here."""
@@ -147,7 +182,9 @@ def _read_pickle(path: Path, *, is_zip: bool) -> object:
     """What torch has written, through its reader that builds tensors and plain containers only."""
     if is_zip:
         _check_archive(path)
-    inert = [(NotRead, name) for name in (*_DATA_ONLY, *_NAMES_INSIDE)] + [(_InertDict, name) for name in _DICTIONARIES]
+    inert: list[tuple[type, str]] = [(NotRead, name) for name in (*_DATA_ONLY, *_NAMES_INSIDE)]
+    inert += [(_InertDict, name) for name in _DICTIONARIES] + [(_InertList, name) for name in _LISTS]
+    inert += [(NumpyArray, name) for name in _ARRAYS]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(inert):  # type: ignore[arg-type]
             warnings.simplefilter("ignore", UserWarning)  # about the file's age and kind; the error says what matters
@@ -168,7 +205,10 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise _damaged(path, error) from error
-    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+    names = [entry.filename for entry in entries]
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise _other_archive(path, names)
+    if any(name.endswith("/constants.pkl") for name in names):
         line = _python("torch.save(torch.jit.load({path}).state_dict(), {target})", path)
         raise ModelError(
             f"{path}: this file is TorchScript, which is code, so it was not loaded and nothing was executed. Where you"
@@ -179,10 +219,50 @@ def _check_archive(path: Path) -> None:
             f"{path}: this archive claims to unpack to more than the file holds, and torch.save packs nothing, so it"
             f" was not unpacked. {SAVE_AGAIN}."
         )
+    _check_sums(path)
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse an archive with a byte that is not what was written: torch itself does not look.
+
+    Raises:
+        ModelError: a part of it is not what its checksum says.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if not entry.CRC:  # torch.serialization.set_crc32_options(False) writes zeros
+                continue
+            try:
+                archive.read(entry)
+            except (*_DAMAGE, zipfile.BadZipFile, NotImplementedError) as error:
+                raise _damaged(path, error) from error
+
+
+def _other_archive(path: Path, names: Sequence[str]) -> ModelError:
+    """What to say of an archive that torch.save did not write."""
+    if names and all(name.endswith(".npy") for name in names):
+        made = "{{n: torch.from_numpy(a) for n, a in numpy.load({path}).items()}}"
+        line = _python(f"import numpy; torch.save({made}, {{target}})", path)
+        return ModelError(f"{path}: this file holds arrays of numpy; this line makes a file of tensors of it: {line}")
+    if any(name.rpartition("/")[2] in ("archive_format", "archive_version") for name in names):
+        line = _python("torch.save(dict(torch.export.load({path}).state_dict), {target})", path)
+        return ModelError(
+            f"{path}: this file is a program that torch.export made, so it was not loaded and nothing was executed."
+            f" Where you trust it, this line makes a file of its weights: {line}"
+        )
+    held = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ModelError(
+        f"{path}: this archive is none that torch.save wrote; it holds {held or 'nothing'}. Unpack it, and give the"
+        " weights file that is in it, if there is one."
+    )
 
 
 def _refusal(path: Path, error: BaseException) -> ModelError:
-    """What to say where torch's reader gave up: the file asks for code, or it is damaged."""
+    """What to say where torch's reader gave up: the file is of another kind, asks for code, or is damaged."""
+    with path.open("rb") as stream:
+        kind = kind_of(stream.read(KIND_BYTES))
+    if kind and not kind.startswith(("a zip archive", "a pickle")):
+        return ModelError(f"{path}: this is no weights file of torch but {kind}.")
     found = re.search(r"GLOBAL (\S+)", str(error))
     with path.open("rb") as stream:
         head = stream.read(_TORCHS_LONGEST)

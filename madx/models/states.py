@@ -28,6 +28,8 @@ _MOMENTS = re.compile(r"(max_)?exp_avg\w*|momentum(s|_buffers?)?|velocity|square
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Parts of names that torch's own wrappers (data-parallel, compiled, sharded) add, around a network or inside it."""
+_PARAMETRISED_NORM = re.compile(r"parametrizations\.(\w+)\.original([01])$")
+"""What torch's weight_norm calls today what its older one calls weight_g and weight_v; both load into each other."""
 
 
 @dataclass(frozen=True)
@@ -267,10 +269,12 @@ def _dictionaries(content: object) -> Iterator[tuple[str, dict[object, object]]]
         if visits[id(part)] > _OFTEN:  # a file can put one list into another a thousand times over, or into itself
             continue
         if isinstance(part, dict):
-            if part.keys() >= {"state", "param_groups"}:
+            if dict.keys(part) >= {"state", "param_groups"}:
                 continue
             yield ".".join(path), part
-        items = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list | tuple) else ()
+        items = (
+            dict.items(part) if isinstance(part, dict) else enumerate(part) if isinstance(part, list | tuple) else ()
+        )
         if len(path) < _DEEPEST:
             inside = [((*path, str(key)), value) for key, value in items if isinstance(value, dict | list | tuple)]
             waiting += reversed(inside)
@@ -278,7 +282,7 @@ def _dictionaries(content: object) -> Iterator[tuple[str, dict[object, object]]]
 
 def _table(key: str, part: dict[object, object]) -> Table | None:
     """The dictionary as a table, if there is any tensor in it."""
-    given = {name: value for name, value in part.items() if isinstance(value, Tensor)}
+    given = {name: value for name, value in dict.items(part) if isinstance(value, Tensor)}
     tensors = {name: value.detach() for name, value in given.items() if isinstance(name, str) and _is_dense(value)}
     odd = {repr(name): _kind_of(value) for name, value in given.items() if name not in tensors}
     return Table(key, tensors, odd, any(map(_is_optimisers, key.split(".")))) if given else None
@@ -307,5 +311,8 @@ def _spelt(names: Collection[str], *, inner: bool) -> dict[str, str] | None:
     """Names to how they are compared; None if without torch's wrappers nothing is left of one, or two become one."""
     if not inner:
         return {name: name for name in names}
-    spelt = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names}
+    short = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names}
+    spelt = {
+        name: _PARAMETRISED_NORM.sub(lambda found: f"{found[1]}_{'gv'[int(found[2])]}", short[name]) for name in names
+    }
     return spelt if all(spelt.values()) and len(set(spelt.values())) == len(spelt) else None

@@ -15,12 +15,13 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from madx.artifacts import sha256_bytes, write_atomically
-from madx.data.inspecting import look_at_tests
+from madx.data.inspecting import classes_in, look_at_tests
 from madx.deploy.numbers import reduced
 from madx.deploy.outside import precision_of
+from madx.deploy.signature import Expected, read_output
 from madx.errors import ArtifactError, DataError, RecipeError
 from madx.pipeline.given import Given
-from madx.recipe import Recipe, parse_recipe
+from madx.recipe import InputConfig, OutputConfig, Recipe, parse_recipe
 from madx.recipe.reading import apply_override, parse_value
 from madx.recipe.short import (
     check_for_one_engine,
@@ -30,6 +31,7 @@ from madx.recipe.short import (
     text_of,
     usual_gates,
     with_paths_from,
+    with_precision,
 )
 
 RECIPE = "recipe.yaml"
@@ -108,8 +110,10 @@ def stand_in(asked: Asked, given: Given, overrides: Sequence[str], run_dir: Path
         check_for_one_engine(recipe.verify.gates)
     elif not any(gate.on_robustness for gate in recipe.verify.gates):
         content["verify"], head = _with_robustness(content["verify"], query_only=asked.query_only), _HEAD + _ADDED
-    size, outputs = _sizes(given.engine)
+    model = _opened(given.engine)
+    size, outputs = _sizes(model)
     content["data"] = _data(asked.data, content["data"], size, outputs)
+    content = with_precision(content, _precision(model, recipe.verify.output.name, content["data"]))
     root = run_dir or Path("runs") / f"{recipe.name}-engine"
     text = _sealed(text_of(with_paths_from(content, root), head=head))
     found = StandIn(text, parse_recipe(text, source=_SOURCE), root, size)
@@ -128,17 +132,30 @@ def _content(asked: Asked, given: Given) -> dict[str, Any]:
         verify["images"] = asked.images
     verify["gates"] = consented(gates) if asked.query_only else gates
     threat = {"norm": asked.norm, "eps": parse_value(asked.eps, f"--eps {asked.eps!r}")}
-    precision = _precision(given.engine)
-    return skeleton(given.engine, seed=asked.seed, threat=threat, verify=verify, precision=precision)
+    return skeleton(given.engine, seed=asked.seed, threat=threat, verify=verify)
 
 
-def _precision(engine: Path) -> str:
-    """What the file computes in, as nobody names it: the take stage holds the two together as it does of any recipe."""
+def _opened(engine: Path) -> onnx.ModelProto | None:
+    """The file, whatever its name ends with; None where it is none, and the take stage says what is wrong with it."""
     try:
-        model = onnx.load(engine, load_external_data=False)
+        return onnx.load(engine, format="protobuf", load_external_data=False)
     except (OSError, DecodeError):
-        return "fp32"  # the take stage says what is wrong with it
-    return precision_of(reduced(model, [value.name for value in model.graph.output]))
+        return None
+
+
+def _precision(model: onnx.ModelProto | None, output: str | None, data: Mapping[str, Any]) -> str:
+    """What the judged output is computed in, as nobody names it: the take stage holds the two together, as always.
+
+    Which one is judged is asked as that stage asks, and only where it matters.
+    """
+    if model is None:
+        return "fp32"
+    names = [value.name for value in model.graph.output]
+    found = {name: precision_of(reduced(model, [name])) for name in names}
+    if len(set(found.values())) > 1 and output is None:
+        expected = Expected((0, 0, 0), classes_in(data), None, InputConfig(), OutputConfig())  # no image is fed here
+        output, _ = read_output(model, expected)
+    return found[output] if output in found else precision_of(reduced(model, names))
 
 
 def _compares(given: Given) -> bool:
@@ -182,15 +199,14 @@ def _told(problem: DataError, size: tuple[int, int, int] | None) -> DataError:
     return DataError(f"--data: {problem}{taken}. Without a recipe, data.KEY: VALUE is said as --set data.KEY=VALUE")
 
 
-def _sizes(engine: Path) -> tuple[tuple[int, int, int] | None, int | None]:
+def _sizes(model: onnx.ModelProto | None) -> tuple[tuple[int, int, int] | None, int | None]:
     """(C, H, W) that an ONNX file takes and how many classes it tells, as far as its declarations are plain.
 
     What is not stays open here: the file is read in earnest when it is taken over.
     """
-    try:
-        graph = onnx.load(engine, format="protobuf", load_external_data=False).graph  # whatever its name ends with
-    except (OSError, DecodeError):
-        return None, None  # the take stage says what is wrong with it
+    if model is None:
+        return None, None
+    graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     shapes = [_dims(values[0]) if len(values) == 1 else [] for values in (inputs, graph.output)]

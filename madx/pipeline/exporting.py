@@ -10,7 +10,7 @@ from torch import nn
 
 from madx.closeness import rounding_of
 from madx.deploy.check import OnnxArtifact
-from madx.deploy.engine import BuiltEngine, backend
+from madx.deploy.engine import BuiltEngine, availability, backend
 from madx.deploy.export import export_onnx
 from madx.deploy.quantised import quantised
 from madx.deploy.sparsity import sparsity_2_4
@@ -137,10 +137,10 @@ def _build(context: Context, config: EngineConfig, artifacts: dict[str, OnnxArti
     Raises:
         EngineError: the machine can build such engines and this build failed; nothing is recorded.
     """
-    runtime = backend(config.kind)
     record = availability_record(config)
     outputs = []
     if record["built"]:
+        runtime = backend(config.kind)
         batch = context.recipe.verify.latency.batch
         built = {
             role: runtime.build(artifact, config.of_precision(artifact.precision), batch=batch)
@@ -157,7 +157,7 @@ def _build(context: Context, config: EngineConfig, artifacts: dict[str, OnnxArti
 
 def availability_record(config: EngineConfig) -> dict[str, Any]:
     """What this machine can do with such an engine: the head of the record of its build."""
-    available = backend(config.kind).availability()
+    available = availability(config.kind)
     return {
         "config": config.model_dump(mode="json"),
         "built": available.can_build,

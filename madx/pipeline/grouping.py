@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from madx.pipeline.context import Context
-from madx.prune import Rule
+from madx.prune import Rule, all_heads, heads_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class GroupRow:
     readers: tuple[str, ...]
     along: tuple[str, ...]
     """Normalisations and parameters of their own that lose the same channels."""
+    heads: str = ""
+    """If each of these channels is all of an attention head: the attribute of the network that counts them."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def grouping(context: Context) -> Grouping:
     module = context.new_model().cpu().eval()
     rule = Rule(module, context.recipe.prune, example=torch.zeros(2, *context.splits.train.shape))
     groups, reasons = rule.groups
+    known = all_heads(module)
     rows = []
     for group in groups:
         readers = dict.fromkeys(place.parameter.rpartition(".")[0] for place in group.places if place.reads)
@@ -56,5 +59,7 @@ def grouping(context: Context) -> Grouping:
             if not place.reads and place.parameter.rpartition(".")[0] not in layers
         )
         removed = sum(count for _, count in group.parts)
-        rows.append(GroupRow(group.makers, group.channels, removed, tuple(readers), tuple(others)))
+        heads = heads_of(group, known)
+        counted = heads.told if heads else ""
+        rows.append(GroupRow(group.makers, group.channels, removed, tuple(readers), tuple(others), counted))
     return Grouping(tuple(rows), reasons)

@@ -6,22 +6,25 @@ Everything is read from files that the manifest vouches for, and belongs to the 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from madx.artifacts import parse_object, sha256_bytes, write_atomically
+from madx.artifacts import parse_object, sha256_bytes, sha256_file, write_atomically
 from madx.errors import ArtifactError
 from madx.pipeline import files, keys
 from madx.pipeline.context import Context
 from madx.pipeline.reporting import read_arrays
-from madx.pipeline.unfinished import unfinished
+from madx.pipeline.unfinished import PENDING, unfinished
 from madx.recipe import about
 from madx.report import words
 from madx.verify import GateResult, Measurements, Verdict
 
 _COPIES = "kept"
 """In a verification's checkpoint folder: what it is about to replace."""
+_RECORD = "measured.json"
+"""Beside what is not judged yet."""
 _TOLD = 5
 """Earlier timings that a warning names; the provenance has all."""
 
@@ -39,6 +42,15 @@ class Kept:
     """When it was reached."""
     timed_again: bool = False
     """Whether latency is measured once more."""
+    pending: bool = False
+    """Whether there is no verdict yet on what was measured and counted."""
+
+    @property
+    def why(self) -> str:
+        """Why nothing is measured."""
+        if self.pending:
+            return "judging failed after all was measured: that is judged now"
+        return "only gates changed: what was measured is judged again"
 
     @property
     def untouched(self) -> tuple[str, ...]:
@@ -112,9 +124,16 @@ def kept_beside_timings(context: Context) -> Kept:
 
 
 def _kept_for_gates(context: Context) -> Kept:
-    """Everything, if nothing but gates that measure nothing changed since; the verdict must still be there too."""
+    """Everything, if nothing but gates that measure nothing changed since; the verdict must still be there too.
+
+    What was measured last counts: an earlier verification is no way back from one that could not be judged.
+    """
+    if context.afresh:
+        return Kept()
+    if (pending := _kept_until_judged(context)) is not None:
+        return pending
     record = context.run.stage("verify")
-    if record is None or context.afresh or record["key"] == context.key:
+    if record is None or record["key"] == context.key:
         return Kept()
     if keys.measuring(record["depends"]) != keys.measuring(keys.verify(context)):
         return Kept()
@@ -164,6 +183,53 @@ def copy_kept(context: Context, kept: Kept) -> None:
         return
     for name in record["outputs"]:
         write_atomically(context.run.path(f"{context.checkpoints}/{_COPIES}/{name}"), _vouched(context, record, name))
+
+
+def keep_until_judged(context: Context, measured: Sequence[Measurements], told: Mapping[str, Any]) -> None:
+    """Keep what was measured and counted beside the chunks, for a verification that is taken up again.
+
+    Args:
+        context: the running verify stage.
+        measured: what no file of the run holds yet.
+        told: of the provenance, what only this verification knows.
+    """
+    folder = f"{context.checkpoints}/{PENDING}"
+    names = {
+        values.engine: context.write_arrays(f"{folder}/{values.engine}.npz", values.to_arrays()) for values in measured
+    }
+    if not measured or not context.world.first:
+        return
+    hashes = {engine: sha256_file(context.run.path(name)) for engine, name in names.items()}
+    record = {"made_of": context.made_of, "told": dict(told), "engines": hashes, "finished": utc_now()}
+    context.write_json(f"{folder}/{_RECORD}", record)  # the last one, so that nothing is taken for whole that is not
+
+
+def _kept_until_judged(context: Context) -> Kept | None:
+    """What the last verification left that counted and could not judge, if it is what this one would measure."""
+    found = []
+    for folder in (one.folder / PENDING for one in unfinished(context.run) if one.stage == "verify"):
+        try:
+            record = parse_object((folder / _RECORD).read_bytes(), _RECORD, ("made_of", "told", "engines", "finished"))
+            if _same_measuring(record["made_of"], context.made_of):
+                found.append((record["finished"], _read_pending(folder, record)))
+        except (OSError, ArtifactError, LookupError, TypeError, AttributeError):
+            continue  # damaged, or nothing there: measured again, and counted so
+    return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def _same_measuring(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    same_engines: bool = before["inputs"] == now["inputs"]
+    return same_engines and keys.measuring(before["depends"]) == keys.measuring(now["depends"])
+
+
+def _read_pending(folder: Path, record: Mapping[str, Any]) -> Kept:
+    measurements = {}
+    for engine, digest in record["engines"].items():
+        payload = (folder / f"{engine}.npz").read_bytes()
+        if sha256_bytes(payload) != digest:
+            raise ArtifactError(f"{folder / engine}.npz is not what was written")
+        measurements[engine] = Measurements.from_arrays(read_arrays(payload))
+    return Kept(measurements, record["told"], finished=record["finished"], pending=True)
 
 
 def timings_said(earlier: list[dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ import madx
 from madx.artifacts import sha256_file
 from madx.attacks import SUITES
 from madx.deploy.check import CHECK
-from madx.deploy.engine import backend
+from madx.deploy.engine import availability
 from madx.errors import DataError, ModelError
 from madx.machine import describe_machine
 from madx.pipeline.context import Context
@@ -98,7 +98,7 @@ def export(context: Context) -> dict[str, Any]:
         "batch": recipe.verify.latency.batch,
         "check": CHECK,
         **_engines_code(recipe),
-        "can_build": {engine.name: backend(engine.kind).availability().can_build for engine in recipe.export.engines},
+        "can_build": {engine.name: availability(engine.kind).can_build for engine in recipe.export.engines},
         "machine": describe_machine(),
         "tools": tool_versions(),
     }
@@ -114,7 +114,7 @@ def verify(context: Context) -> dict[str, Any]:
         "verify": recipe.verify.model_dump(mode="json"),
         "format": FORMAT,
         "engines": [engine.model_dump(mode="json") for engine in recipe.export.engines],
-        "can_run": {engine.name: backend(engine.kind).availability().can_run for engine in recipe.export.engines},
+        "can_run": {engine.name: availability(engine.kind).can_run for engine in recipe.export.engines},
         "machine": describe_machine(),
         "tools": tool_versions(),
     }

@@ -16,7 +16,7 @@ from madx.pipeline.learning import learned
 from madx.pipeline.scoring import Batch, averaged, batches_ahead, summary
 from madx.pipeline.takeover import measure
 from madx.pipeline.training import check_it_runs_in_bf16, job, warn_of_clean_images
-from madx.prune import Removal, Rule, Saliency, coverage
+from madx.prune import Removal, Rule, Saliency, all_heads, coverage, heads_of
 from madx.recipe import PruneConfig
 from madx.seeds import torch_generator
 from madx.train import recalibrate_, train_
@@ -67,12 +67,18 @@ def _removed(context: Context, rule: Rule, saliency: Saliency) -> Removal:
     if before and abs(1 - after / before - config.sparsity) > _SPARSITY_SLACK:
         context.progress.say(
             f"asked to remove {config.sparsity:.0%} of the channels, removed {1 - after / before:.0%}: what is kept of "
-            f"each layer is a multiple of {config.round_to} (prune.round_to)"
+            f"each layer is a multiple of {config.round_to} (prune.round_to){_whole_heads(rule)}"
         )
     emptied = [name for name, mask in removal.masks.items() if mask.dim() > 1 and not mask.any()]
     if emptied:
         context.progress.say(f"nothing is left of {', '.join(emptied)}: no image gets through there (prune.sparsity)")
     return removal
+
+
+def _whole_heads(rule: Rule) -> str:
+    """What else the shares of attention depend on, if there is any that loses some."""
+    known = all_heads(rule.dense)
+    return ", and attention loses whole heads" if any(heads_of(group, known) for group in rule.groups[0]) else ""
 
 
 def recalibrating_name(config: PruneConfig) -> str:

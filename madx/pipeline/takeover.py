@@ -146,7 +146,11 @@ def _remedy(better: Better) -> str:
     )
     if better.advice:
         text += f"If that is what it was trained with, {better.advice}"
-        text += " (or let its forward do so). " if better.advice.startswith("set") else ". "
+        text += (
+            " (or let its forward do so). "
+            if better.advice.startswith("set") and "forward" not in better.advice
+            else ". "
+        )
     if better.alike:
         text += f"As good, as far as these images tell: {', '.join(better.alike)}. "
     if better.order is not None:
@@ -213,7 +217,26 @@ def _rows_for(side: Side, images: Tensor) -> list[Row]:
     rows = [row for row in usual_rows(images, _given_normalisation(side)) if not (_is_bgr(side) and row.name in CAFFE)]
     if side.rounds:
         rows = [row for row in rows if 0 <= float(row.change(images).min()) <= float(row.change(images).max()) <= 1]
-    return [replace(row, advice=_for_engines(row, side)) for row in rows]
+    return [replace(row, advice=_for_engines(row, side)) for row in (*rows, *_other_layout(side))]
+
+
+def _other_layout(side: Side) -> list[Row]:
+    """Colour images all in a row may be meant channel by channel or pixel by pixel, and a file does not say which."""
+    fed = side.interface
+    if fed is None or len(fed.image) > 1 or fed.shape[0] == 1 or fed.bgr or fed.mean or fed.std:
+        return []
+    channels, height, width = fed.shape
+    if fed.layout == "NHWC":
+        name, other, shape, order = "channels first", "NCHW", (height, width, channels), (0, 3, 1, 2)
+    else:
+        name, other, shape, order = "channels last", "NHWC", (channels, height, width), (0, 2, 3, 1)
+
+    def change(x: Tensor) -> Tensor:
+        if other == "NCHW":  # what the engine lays out pixel by pixel is to come out channel by channel
+            return x.reshape(-1, *shape).permute(order)
+        return x.permute(order).reshape(x.shape)
+
+    return [Row(f"{name}, all in a row", change, "", f"layout: {other}")]
 
 
 def _is_bgr(side: Side) -> bool:

@@ -22,7 +22,7 @@ from madx.pipeline import files
 from madx.pipeline.context import Context
 from madx.pipeline.exporting import availability_record, built_record
 from madx.pipeline.given import CANDIDATE, Source
-from madx.prune import resize_to_
+from madx.prune import describe_numbers, resize_to_
 from madx.recipe import AttackConfig, EngineConfig, InputConfig, OutputConfig
 
 _A_TWINS = Choice(settable=False)
@@ -228,8 +228,11 @@ def _twin(context: Context, source: Source) -> nn.Module:
     if found.same_shapes:
         module.load_state_dict(found.state, strict=True)
         return module
+    numbers = describe_numbers(module, found.state)
     try:
         resize_to_(module, found.state)
     except (ModelError, RuntimeError) as error:
         raise ModelError(f"{path}: as the twin of the {source.role}: {error}") from None
+    if numbers:
+        context.progress.say(f"{path}: fewer heads, as madx removes them, not narrower ones: {numbers}")
     return module

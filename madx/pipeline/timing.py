@@ -5,13 +5,14 @@ The ladder is timed with it: it is timing too, and the report shows both as of o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from madx.deploy.engine import Engine, backend
+from madx.deploy.outside import same_speed_of_numbers
 from madx.errors import ArtifactError, EngineError, ExportError
 from madx.pipeline.contenders import contenders
 from madx.pipeline.context import Context
@@ -25,6 +26,7 @@ from madx.recipe import EngineConfig
 from madx.sensors import Watch
 from madx.verify import Measurements
 from madx.verify.latency import Timed, measure_latency
+from madx.verify.remedies import Doubt, Remedy
 from madx.verify.sampling import Timer, median_seconds
 from madx.verify.timings import Latency
 
@@ -33,8 +35,15 @@ _SLOWED = 1.03
 
 _OTHER_NUMBERS = (
     "The reference computes in {0} and the candidate in {1}, so how much of the speed-up is that this machine is slow "
-    "in {0} is not known. Give the reference's torch twin (--reference-twin, or a baseline with its weights): it is "
-    "then timed in the candidate's precision too. Or give a reference that computes in {1}."
+    "in the reference's numbers is not known. "
+)
+_GIVE_TWIN = (
+    "Give the reference's torch twin (--reference-twin, or a baseline with its weights): its own export is then timed "
+    "too. Or give a reference that computes in fp32 alone."
+)
+_NO_EXPORT = (
+    "Its torch twin was given, but could not be timed in {0}: {1}. Give a reference that computes in fp32 alone, or "
+    "one whose twin can be exported."
 )
 _CONVERTED = (
     "Images were turned into what each file takes (type, layout, scaling) before the clock started: whoever does that "
@@ -69,7 +78,8 @@ def time_engines(context: Context, engine: EngineConfig, reference: Side | None,
         tails=any(gate.metric == "p99_ratio" for gate in context.recipe.verify.gates),
         watch=Watch.over_this_machine(gpu=engine.on_gpu),
     )
-    facts = {"reference": timed.facts, "candidate": candidate.engine.facts, "remarks": remarks, "doubts": timed.doubts}
+    facts = {"reference": timed.facts, "candidate": candidate.engine.facts, "remarks": remarks}
+    facts |= {"doubts": {str(doubt): doubt.remedy.value for doubt in timed.doubts}}
     return replace(measured, facts={**measured.facts, **facts})
 
 
@@ -81,7 +91,7 @@ class TimedReference:
     facts: dict[str, Any]
     remarks: list[str] = field(default_factory=list)
     """What to say of it."""
-    doubts: list[str] = field(default_factory=list)
+    doubts: list[Doubt] = field(default_factory=list)
     """Why the speed-up may not be the candidate's."""
 
 
@@ -92,34 +102,54 @@ def fastest_reference(
 
     Nodes that compute nothing make a reference slow and a candidate look fast, and no runtime removes them all; so does
     a number type that the machine is slow in. Where the network itself was given too, it is exported and built once
-    more: in the reference's precision, and in the candidate's.
+    more: in the reference's precision, and, where its numbers may be what is slow, in float32 and the candidate's.
     """
-    as_it_is = partial(TimedReference, _load_of(given), given.engine.facts)
+    as_it_is = TimedReference(_load_of(given), given.engine.facts)
     if given.role == "dense":
-        return as_it_is()
-    other = [_OTHER_NUMBERS.format(given.numbers, candidate.numbers)] if given.numbers != candidate.numbers else []
+        return as_it_is
+    fair = same_speed_of_numbers(given.numbers, candidate.numbers)
+    other = _OTHER_NUMBERS.format(given.numbers, candidate.numbers)
     if given.twin is None:
-        return as_it_is(doubts=other)
-    precisions = dict.fromkeys((given.precision, candidate.precision))
-    try:
-        exported = [_beside_own_export(context, engine, given, one, shown) for one in precisions]
-    except (EngineError, ExportError) as problem:
-        told = f"Whether the reference's graph is slower than its weights need is not known: {problem}"
-        return as_it_is([told], other)
-    (load, facts, ratio), precision = max(zip(exported, precisions, strict=True), key=lambda one: one[0][2])
-    if ratio <= _SLOWED:
-        return as_it_is()
+        return as_it_is if fair else replace(as_it_is, doubts=[Doubt(other + _GIVE_TWIN, Remedy.GIVE_TWIN)])
+    needed = () if fair else ("fp32", candidate.precision)
+    exported, failed = _own_exports(context, engine, given, (given.precision, *needed), shown)
+    slow = {precision: ratio for precision, (_, ratio) in exported.items() if ratio > _SLOWED}
+    remarks = [
+        f"Whether the reference's graph is slower than its weights need in {precision} is not known: {problem}"
+        for precision, problem in failed.items()
+    ]
+    doubts = [
+        Doubt(other + _NO_EXPORT.format(precision, problem), Remedy.GIVE_REFERENCE)
+        for precision, problem in failed.items()
+        if precision in needed
+    ]
+    if not slow:
+        return replace(as_it_is, remarks=remarks, doubts=doubts)
+    precision = max(slow, key=lambda one: slow[one])
     sentence = (
-        f"The reference as it was given takes {ratio:.2f} times as long as madx's own export of its weights in "
-        f"{precision}. The speed-up is against that export."
+        f"The reference as it was given takes {slow[precision]:.2f} times as long as madx's own export of its weights "
+        f"in {precision}. The speed-up is against that export."
     )
-    return TimedReference(load, facts, [sentence])
+    return replace(exported[precision][0], remarks=[sentence, *remarks], doubts=doubts)
+
+
+def _own_exports(
+    context: Context, engine: EngineConfig, given: Side, precisions: Iterable[str], shown: Shown
+) -> tuple[dict[str, tuple[TimedReference, float]], dict[str, str]]:
+    """`_beside_own_export` in each precision, and why not: one that cannot be had takes none of the others along."""
+    exported, failed = {}, {}
+    for precision in dict.fromkeys(precisions):
+        try:
+            exported[precision] = _beside_own_export(context, engine, given, precision, shown)
+        except (EngineError, ExportError) as problem:
+            failed[precision] = str(problem)
+    return exported, failed
 
 
 def _beside_own_export(
     context: Context, engine: EngineConfig, given: Side, precision: str, shown: Shown
-) -> tuple[Callable[[], Engine], dict[str, Any], float]:
-    """What loads madx's own export of a side's twin, its facts, and how many times as long the side's engine takes."""
+) -> tuple[TimedReference, float]:
+    """Madx's own export of a side's twin, and how many times as long as it the side's engine takes."""
     assert given.twin is not None  # asked by whoever calls
     runtime = backend(engine.kind)
     own_config = engine.of_precision(precision)
@@ -129,7 +159,7 @@ def _beside_own_export(
     with closing(load()) as own:
         timers = [one.timer(shown.images, shown.rows) for one in (given.engine, own)]
         as_given, exported = median_seconds(timers, batches=len(shown.rows))
-        return load, own.facts, as_given / exported
+        return TimedReference(load, own.facts), as_given / exported
 
 
 def _load_of(side: Side) -> Callable[[], Engine]:

@@ -25,6 +25,9 @@ from madx.rundir import CHECKPOINTS, RunDirectory
 RECORD = "verification.json"
 """Lies beside a verification's chunks: its key, what that was made from, and which shards and merges they are of."""
 
+PENDING = "measured"
+"""In a verification's folder: all that it measured and counted, until gates were judged on it."""
+
 
 @dataclass(frozen=True)
 class Unfinished:
@@ -111,9 +114,10 @@ def remove_earlier(context: Context) -> None:
     stage = context.made_of["stage"]
     others = [one for one in unfinished(context.run) if one.stage == stage and not context.key.startswith(one.key)]
     gone = [one.folder for one in others if not _may_be_merged(one)]
+    judged = [one.folder / PENDING for one in others if one.folder not in gone]  # a later verdict stands for it
     if gone:
         context.progress.say(f"{stage}: finished, so what it had begun for another recipe or other files is removed")
-    _remove(context, gone)
+    _remove(context, [*gone, *judged])
 
 
 def _may_be_merged(one: Unfinished) -> bool:

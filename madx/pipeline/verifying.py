@@ -12,7 +12,7 @@ import torch
 from madx.attacks import suite_of
 from madx.data import describe
 from madx.data.near import MOST_COPIES, near_copies
-from madx.deploy.engine import backend
+from madx.deploy.engine import availability
 from madx.machine import describe_machine
 from madx.pipeline import files
 from madx.pipeline.attacking import budget, measure_accuracy
@@ -22,7 +22,7 @@ from madx.pipeline.contenders import build_record, contenders, content_of, how_f
 from madx.pipeline.context import Context
 from madx.pipeline.curve import measure_curve
 from madx.pipeline.doubling import with_doubled
-from madx.pipeline.keeping import Kept, copy_kept, timings_said, what_is_kept
+from madx.pipeline.keeping import Kept, copy_kept, keep_until_judged, timings_said, what_is_kept
 from madx.pipeline.ladder import ladder
 from madx.pipeline.sides import Side, loaded_sides
 from madx.pipeline.soundness import measure_soundness
@@ -30,7 +30,7 @@ from madx.pipeline.takeover import examine_given
 from madx.pipeline.timing import time_again, time_engines
 from madx.pipeline.twins import examples_on, twin
 from madx.pipeline.versions import tool_versions
-from madx.recipe import AttackConfig, EngineConfig, InputConfig
+from madx.recipe import METRICS, AttackConfig, EngineConfig, InputConfig
 from madx.verify import Measurements, Sizes, judge
 from madx.verify.contract import DYNAMIC, SERVED_ALONE, USUAL_CAUSE, Classifier
 from madx.verify.parity import (
@@ -59,7 +59,7 @@ def verify(context: Context) -> list[str]:
             "verify.input speaks of a file that is given with --engine; this run's own needs none of it"
         )
     if kept.untouched:
-        context.progress.say("only gates changed: what was measured is judged again, and nothing is measured")
+        context.progress.say(f"{kept.why}, and nothing is measured")
     measured, missing = [], {}
     anew = any(config.name not in kept.measurements for config in context.recipe.export.engines)
     doubted = world.share(lambda: image_doubts(context)) if anew else ()
@@ -91,22 +91,26 @@ def _judged(
     kept: Kept,
     told: Mapping[str, Any],
 ) -> list[str]:
-    """Count, write what is new, and judge; nobody can read what was measured before it is counted.
+    """Count, keep what is new, judge, and write; nobody can read what was measured before it is counted.
 
-    `told` goes into the provenance as it is; its `fit` has, by engine, doubts whether it was made for these images.
+    A package's own metric may fail while it judges: what was measured is kept by then, and counted, and is judged once
+    the package is mended. `told` goes into the provenance as it is; its `fit` has, by engine, doubts whether it was
+    made for these images.
     """
     world, settings = context.world, context.recipe.verify
-    verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
     gates = [gate.model_dump(mode="json") for gate in settings.gates]
+    asked = [gate | METRICS.code(gate["metric"]) for gate in gates]  # other code is another gate, whatever its name
     judged = {values.engine: hashes[values.engine] for values in measured}
     world.share(lambda: copy_kept(context, kept))
     tried = world.share(lambda: _contents(context, judged))
-    attempts = world.share(lambda: counted(context, tried, gates, kept=kept.untouched, timed=kept.retimed))
+    attempts = world.share(lambda: counted(context, tried, asked, kept=kept.untouched, timed=kept.retimed))
     names = {config.name: files.measurements(config) for config in context.recipe.export.engines}
-    for values in measured:
-        if values.engine not in kept.untouched:
-            context.write_arrays(names[values.engine], values.to_arrays())
-    earlier = kept.earlier_timings()
+    earlier, measured_at = kept.earlier_timings(), world.share(lambda: kept.measured_at(judged))
+    new = [values for values in measured if kept.pending or values.engine not in kept.untouched]
+    keep_until_judged(context, new, {**told, "measured_at": measured_at, "earlier_timings": earlier})
+    verdict = judge(measured, settings.gates, missing=missing, sequential=settings.sequential)
+    for values in new:
+        context.write_arrays(names[values.engine], values.to_arrays())
     fed = world.share(
         lambda: [
             sentence
@@ -124,7 +128,7 @@ def _judged(
         "engines": hashes,
         "gates": gates,
         **told,
-        "measured_at": world.share(lambda: kept.measured_at(judged)),
+        "measured_at": measured_at,
         "earlier_timings": earlier,
         "attempts": world.share(context.run.attempts),
     }
@@ -161,7 +165,7 @@ def why_missing(context: Context, config: EngineConfig) -> str:
     record = build_record(context, config)
     if not record["built"]:
         return f"it could not be built: {record['reason']}"
-    available = backend(config.kind).availability()
+    available = availability(config.kind)
     return "" if available.can_run or not config.verify else f"it cannot run here: {available.explanation}"
 
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from madx.attacks import Attack, Pgd, suite_of
 from madx.attacks.victim import Passes
-from madx.deploy.engine import backend
+from madx.deploy.engine import availability
 from madx.models.fitting import MOST_IMAGES
 from madx.models.precision import PLAIN, ComputeFormat
 from madx.pipeline import curve, doubling, exporting, soundness, timed_images
@@ -171,7 +171,7 @@ def _verify(context: Context) -> list[Part]:
     return [
         part
         for engine in engines
-        if backend(engine.kind).availability().can_run
+        if availability(engine.kind).can_run
         for part in _of_engine(context, engine, _sides(context))
     ]
 

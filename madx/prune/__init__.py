@@ -8,6 +8,7 @@ from madx.prune.averaging import Saliency, average_scores
 from madx.prune.channel_masks import ChannelMasks
 from madx.prune.coupling import MAKES_OUTPUTS
 from madx.prune.criteria import CRITERIA, Criterion
+from madx.prune.heads import all_heads, describe_numbers, heads_of
 from madx.prune.layers import unscored_layers
 from madx.prune.learned import Learner, Task, learn_scores
 from madx.prune.masks import apply_masks_, fill_zeros_, two_four_masks, unstructured_masks
@@ -41,12 +42,15 @@ __all__ = [
     "Settling",
     "Survivors",
     "Task",
+    "all_heads",
     "apply_masks_",
     "average_scores",
     "batches_needed",
     "coverage",
+    "describe_numbers",
     "fill_zeros_",
     "has_settled",
+    "heads_of",
     "learn_scores",
     "mad_saliency",
     "optimise_masks",

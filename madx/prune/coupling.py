@@ -193,13 +193,21 @@ def _telling(reached: Reached) -> Iterator[tuple[Reader, Tensor]]:
     if reached.source.channels == 1:
         return
     for reader, matrix in reached.readers.items():
-        if matrix is not None and reader != OUTPUTS and not _alike(matrix):
+        if matrix is not None and reader != OUTPUTS and not _alike(reached.source, matrix):
             yield reader, matrix
 
 
-def _alike(matrix: Tensor) -> bool:
-    """Whether all channels reach the same inputs."""
-    return bool(matrix.eq(matrix[0]).all())
+def _alike(source: Source, matrix: Tensor) -> bool:
+    """Whether all channels reach the same inputs, so that nothing is said of single ones.
+
+    Slices of a learnt table or a mask say as little where they are positions, which reach many inputs or none: of those
+    only a class token's may be read, and what a mask hides reaches an input more or less. Channels never share some.
+    """
+    if source.layer:
+        return bool(matrix.eq(matrix[0]).all())
+    different: Tensor = torch.unique(matrix[matrix.any(1)], dim=0)
+    alone = len(different) == 1 and bool(different.sum() > 1)
+    return alone or bool((different.sum(0) > 1).any())
 
 
 def _own_reason(reached: Reached, whole: Mapping[str, str]) -> str:

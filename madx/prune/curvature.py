@@ -1,7 +1,9 @@
 """Kronecker-factored curvature of the adversarial loss, without ever forming a Kronecker factor.
 
 Canonical layout: a layer's weight is W [out, in/groups, *kernel] (Linear: [out, in]), its bias b [out]; row i of the
-curvature belongs to output channel i, and the bias is one more column whose input is 1.
+curvature belongs to output channel i, and the bias is one more column whose input is 1. A transposed convolution's
+weight is kept as torch has it, [in, out/groups, *kernel]; its row i is what makes output channel i all the same, and
+its patch at a position of the output holds the inputs that the kernel brings there, zero where the stride leaves a gap.
 
 For a patch vector a at batch item n and position t, and g the gradient of the batch-mean loss at the layer's output,
 with S positions per item, K-FAC for convolutions (Grosse & Martens 2016, arXiv 1602.01407) is
@@ -12,7 +14,8 @@ Only diag(G) and products D A with a perturbation D are needed, and for the laye
 
     D A = sum_{n,t} (D a) a^T = the gradient of 1/2 sum |z|^2 at D,
 
-one convolution forward and one weight gradient, for any stride, dilation, padding mode and group count.
+one convolution forward and one weight gradient, for any stride, dilation, padding mode and group count, transposed or
+not.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +32,10 @@ from torch.func import functional_call
 
 from madx.errors import ModelError
 from madx.models.modes import evaluating
-from madx.prune.layers import ScoredLayer, linear_map, scored_layers
+from madx.prune.layers import Call, ScoredLayer, call_of, linear_map, scored_layers
 
-Look = Callable[[str, ScoredLayer, Tensor], None]
-"""Is told a scored layer's name, the layer and the input of one call."""
+Look = Callable[[str, ScoredLayer, Call], None]
+"""Is told a scored layer's name, the layer and one call of it."""
 
 
 def watched_pass(
@@ -57,13 +61,13 @@ def watched_pass(
     sources = [x_adv.detach().requires_grad_()]
     going_back = False
 
-    def on_inputs(name: str, layer: ScoredLayer, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+    def on_inputs(name: str, layer: ScoredLayer, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         if going_back:
             raise ModelError(
                 f"the network computes {name} a second time on the way back (activation checkpointing), where masked "
                 "weights are no longer in its place; switch that off in eval mode, or use prune.criterion: mad"
             )
-        look(name, layer, (*inputs, *named.values())[0])
+        look(name, layer, call_of(layer, inputs, named))
 
     def on_output(name: str, layer: ScoredLayer, _: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         def on_gradient(gradient: Tensor) -> None:
@@ -94,17 +98,17 @@ def watched_pass(
     return curvatures
 
 
-def input_product(layer: ScoredLayer, inputs: Tensor, perturbation: dict[str, Tensor]) -> dict[str, Tensor]:
+def input_product(layer: ScoredLayer, call: Call, perturbation: dict[str, Tensor]) -> dict[str, Tensor]:
     """D A of this layer for one call: "weight" (and "bias") shaped as the perturbation's.
 
     Args:
         layer: gives the geometry; its own weights are not used.
-        inputs: what the layer was called with.
+        call: what the layer was called with.
         perturbation: D as "weight" and, for a layer with bias, "bias".
     """
     leaves = {kind: value.detach().requires_grad_() for kind, value in perturbation.items()}
     with torch.enable_grad():
-        outputs = linear_map(layer, inputs.detach(), leaves["weight"], leaves.get("bias"))
+        outputs = linear_map(layer, call._replace(inputs=call.inputs.detach()), leaves["weight"], leaves.get("bias"))
         # The gradient of 1/2 sum |z|^2 at z is z itself, so no square is formed.
         products = torch.autograd.grad(outputs, list(leaves.values()), outputs.detach())
     return dict(zip(leaves, products, strict=True))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from madx.models.layers import per_output
 from madx.prune.curvature import watched_pass
-from madx.prune.layers import ScoredLayer, linear_map, parameter_name
+from madx.prune.layers import Call, ScoredLayer, by_output, linear_map, parameter_name, scored_layers
 
 
 def diagonal_curvature(model: nn.Module, x_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -24,24 +23,25 @@ def diagonal_curvature(model: nn.Module, x_adv: Tensor, y: Tensor) -> dict[str, 
     """
     squares: dict[str, Tensor] = {}
 
-    def add_squares(layer_name: str, layer: ScoredLayer, inputs: Tensor) -> None:
-        for kind, found in _input_squares(layer, inputs).items():
+    def add_squares(layer_name: str, layer: ScoredLayer, call: Call) -> None:
+        for kind, found in _input_squares(layer, call).items():
             name = parameter_name(layer_name, kind)
             squares[name] = squares.get(name, 0) + found
 
     curvatures = watched_pass(model, x_adv, y, look=add_squares)
+    layers = scored_layers(model)
     return {
-        name: per_output(curvatures[layer], found) * found
+        name: by_output(layers[layer], curvatures[layer], found) * found
         for name, found in squares.items()
         if (layer := name.rpartition(".")[0]) in curvatures
     }
 
 
-def _input_squares(layer: ScoredLayer, given: Tensor) -> dict[str, Tensor]:
+def _input_squares(layer: ScoredLayer, call: Call) -> dict[str, Tensor]:
     """diag(A): the sum of a_j^2 over batch and positions, shaped as the weight; a bias has the input 1."""
     weight = torch.zeros_like(layer.weight).requires_grad_()
     with torch.enable_grad():
-        outputs = linear_map(layer, given.detach().square(), weight, None)
+        outputs = linear_map(layer, call._replace(inputs=call.inputs.detach().square()), weight, None)
         (squares,) = torch.autograd.grad(outputs.sum(), weight)
     found = {"weight": squares}
     bias = dict(layer.named_parameters(recurse=False)).get("bias")  # none where it is computed from other tensors

@@ -1,14 +1,15 @@
 """Which layers have a saliency, and why the others have none.
 
-A layer is scored if it is a convolution or linear layer that owns its weight. Everything else that holds weights, that
-is a parameter with two or more dimensions, is listed with the reason; scales and shifts of normalisations are no
-weights. Layers are keyed by module name, parameters by parameter name ("layer1.conv1.weight").
+A layer is scored if it is a convolution, a transposed one too, or a linear layer, and owns its weight. Everything else
+that holds weights, that is a parameter with two or more dimensions, is listed with the reason; scales and shifts of
+normalisations are no weights. Layers are keyed by module name, parameters by parameter name ("layer1.conv1.weight").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,23 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from madx.errors import ModelError, RecipeError
 from madx.models.copies import copied
+from madx.models.layers import per_output
 from madx.models.modes import evaluating
 from madx.plugins import USER_ERRORS, describe
 from madx.seeds import torch_draws, torch_generator
 
-SCORED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+
+ScoredLayer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear | TransposedConvolution
+
+SCORED_LAYERS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
 """Layers whose weights and biases have a saliency."""
 
-ScoredLayer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+_TRANSPOSED: Sequence[Callable[..., Tensor]] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+"""By the number of axes of positions."""
 
 _PARAMETRISED = "parametrizations."
 """Where torch keeps what a computed weight is computed from."""
@@ -34,6 +44,27 @@ NOT_USED = "the forward pass does not use this layer"
 
 _AGREEMENT = 1e-3
 """Of a layer's largest output, in float32: far above rounding, far below what another formula gives."""
+
+
+_TELL_SIZES = {nn.ConvTranspose1d.forward, nn.ConvTranspose2d.forward, nn.ConvTranspose3d.forward}
+"""Forward passes with a second argument, the size of the outputs."""
+
+
+class Call(NamedTuple):
+    """What a layer was called with."""
+
+    inputs: Tensor
+    output_size: Sequence[int] | None = None
+    """What a transposed convolution shall give, where its caller says so: its output_padding does not count then."""
+
+
+def call_of(layer: nn.Module, given: Sequence[Any], named: Mapping[str, Any]) -> Call:
+    """What hooks of a layer are told, as a call."""
+    inputs = named["input"] if "input" in named else (*given, *named.values())[0]
+    if not isinstance(layer, _ConvTransposeNd) or type(layer).forward not in _TELL_SIZES:
+        return Call(inputs)  # a second argument of a forward pass of its own may mean anything
+    size = named.get("output_size", given[1] if len(given) > 1 else None)
+    return Call(inputs, size)
 
 
 def scored_layers(module: nn.Module) -> dict[str, ScoredLayer]:
@@ -142,13 +173,33 @@ def rows_with_bias(values: Iterable[Tensor]) -> Tensor:
     return torch.cat([value if value.dim() > 1 else value[:, None] for value in values], dim=1)
 
 
-def linear_map(layer: ScoredLayer, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear_map(layer: ScoredLayer, call: Call, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The layer's map with other weights; convolutions bring their own padding mode."""
+    inputs = call.inputs
     if isinstance(layer, nn.Linear):
         return F.linear(inputs, weight, bias)
+    if isinstance(layer, _ConvTransposeNd):
+        axes = len(layer.kernel_size)
+        padding = [int(width) for width in layer.padding]
+        stride, dilation = list(layer.stride), list(layer.dilation)
+        size = None if call.output_size is None else list(call.output_size)
+        extra = layer._output_padding(inputs, size, stride, padding, list(layer.kernel_size), axes, dilation)
+        return _TRANSPOSED[axes - 1](inputs, weight, bias, stride, padding, extra, layer.groups, dilation)
     # The one place where torch applies padding_mode.
     outputs: Tensor = layer._conv_forward(inputs, weight, bias)
     return outputs
+
+
+def by_output(layer: ScoredLayer, values: Tensor, like: Tensor) -> Tensor:
+    """Values of output channels, [out], as a factor of the layer's weight or bias.
+
+    A transposed convolution's weight is [in, out/groups, *kernel]: its inputs lie one group after the other, and column
+    j of a group's rows is output j of that group.
+    """
+    if not isinstance(layer, _ConvTransposeNd) or like.dim() == 1:
+        return per_output(values, like)
+    columns = values.view(layer.groups, like.shape[1]).repeat_interleave(like.shape[0] // layer.groups, 0)
+    return columns.view(*columns.shape, *[1] * (like.dim() - 2))
 
 
 def _reasons_in_structure(module: nn.Module) -> dict[str, str]:
@@ -167,8 +218,6 @@ def _reasons_in_structure(module: nn.Module) -> dict[str, str]:
 
 def _why_unscored(name: str, layer: nn.Module, owners: dict[nn.Parameter, list[str]]) -> str:
     own = dict(layer.named_parameters(recurse=False))
-    if isinstance(layer, _ConvTransposeNd):
-        return "transposed convolution, without a saliency of its own; its channels go with those around it"
     if not isinstance(layer, SCORED_LAYERS):
         weights = [kind for kind, parameter in own.items() if parameter.dim() > 1]
         return (
@@ -196,11 +245,9 @@ def _reasons_in_use(module: nn.Module, shape: Sequence[int]) -> dict[str, str]:
     reached: set[str] = set()
 
     def watch(name: str) -> Callable[..., None]:
-        def on_forward(
-            layer: ScoredLayer, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
-        ) -> None:
+        def on_forward(layer: ScoredLayer, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
             called.add(name)
-            if not _is_its_map(layer, (*inputs, *named.values())[0], output):
+            if not _is_its_map(layer, call_of(layer, inputs, named), output):
                 reasons[name] = "its output is not that of its weight and bias (a forward pass of its own, or a hook)"
             if output.requires_grad:
                 output.register_hook(lambda _: reached.add(name))  # type: ignore[no-untyped-call]
@@ -243,8 +290,8 @@ def _parameters_in_use(module: nn.Module, shape: Sequence[int]) -> set[str]:
 
 
 @torch.no_grad()
-def _is_its_map(layer: ScoredLayer, inputs: Tensor, output: Tensor) -> bool:
-    expected = linear_map(layer, inputs, layer.weight, layer.bias)
+def _is_its_map(layer: ScoredLayer, call: Call, output: Tensor) -> bool:
+    expected = linear_map(layer, call, layer.weight, layer.bias)
     if expected.shape != output.shape:
         return False
     return bool((expected - output).abs().max() <= _AGREEMENT * expected.abs().max())

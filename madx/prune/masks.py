@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from madx.errors import ModelError
 from madx.prune.layers import ScoredLayer, parameter_name, rows_with_bias, scored_layers
@@ -120,6 +121,8 @@ def fill_zeros_(module: nn.Module, *, generator: torch.Generator) -> None:
 
 def _why_dense(layer: ScoredLayer) -> str:
     """Why sparse tensor cores cannot take this layer (the rule of NVIDIA's ASP), or nothing."""
+    if isinstance(layer, _ConvTransposeNd):
+        return "transposed convolution: no sparse kernels exist"
     outputs, inputs = layer.weight.shape[:2]
     if not isinstance(layer, nn.Linear) and layer.groups > 1:
         return f"grouped convolution ({layer.groups} groups): no sparse kernels exist"

@@ -6,11 +6,12 @@ settled by the decision that hangs on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from madx.errors import RecipeError
 from madx.models.copies import copied
@@ -170,7 +171,13 @@ def removes_channels(config: PruneConfig) -> bool:
 
 def _channel_counts(dense: nn.Module, pruned: nn.Module, reasons: Mapping[str, str]) -> tuple[int, int]:
     inner = [layer for layer in coverage(dense, pruned, {}, reasons).layers if layer.reason != MAKES_OUTPUTS]
-    return sum(layer.shape_before[0] for layer in inner), sum(layer.shape_after[0] for layer in inner)
+    before = sum(_outputs(dense.get_submodule(layer.name), layer.shape_before) for layer in inner)
+    return before, sum(_outputs(pruned.get_submodule(layer.name), layer.shape_after) for layer in inner)
+
+
+def _outputs(layer: nn.Module, shape: Sequence[int]) -> int:
+    """Output channels of a layer whose weight has this shape; a transposed convolution's has its inputs first."""
+    return layer.out_channels if isinstance(layer, _ConvTransposeNd) else shape[0]
 
 
 def _combined(channels: Masks, held: Masks) -> Masks:

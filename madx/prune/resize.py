@@ -1,6 +1,7 @@
 """A network in the shapes of its channel-pruned weights: how a pruned network is loaded again.
 
-A state is a state dict: tensors by the network's own names, in the pruned shapes.
+A state is a state dict: tensors by the network's own names, in the pruned shapes. What is no tensor follows from them:
+sizes that layers keep for themselves, and the number of heads that an attention module keeps (`heads`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from madx.errors import ModelError
+from madx.prune.heads import numbers_after
 
 
 def resize_to_(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -23,6 +25,7 @@ def resize_to_(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         ModelError: `state` does not belong to a channel-pruned version of this network; the module is as it was.
     """
     _check_fits(module, state)
+    numbers = numbers_after(module, state)
     for name, layer in module.named_modules():
         prefix = f"{name}." if name else ""
         for kind, parameter in layer.named_parameters(recurse=False):
@@ -33,6 +36,8 @@ def resize_to_(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             if prefix + kind in state and state[prefix + kind].shape != buffer.shape:
                 setattr(layer, kind, state[prefix + kind].to(buffer).clone())
         _update_sizes_(layer)
+    for name, attribute, number in numbers:
+        setattr(module.get_submodule(name), attribute, number)
     module.load_state_dict(dict(state))
 
 

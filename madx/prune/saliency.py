@@ -21,11 +21,10 @@ from torch.func import functional_call
 
 from madx.errors import ModelError
 from madx.models.folding import folded
-from madx.models.layers import per_output
 from madx.models.modes import evaluating
 from madx.models.precision import PLAIN, ComputeFormat
 from madx.prune.curvature import input_product, watched_pass
-from madx.prune.layers import ScoredLayer, parameter_name, scored_parameters
+from madx.prune.layers import Call, ScoredLayer, by_output, parameter_name, scored_layers, scored_parameters
 
 MASK_STEPS = 20
 """Steps of the masks of each batch."""
@@ -107,18 +106,19 @@ def mad_saliency(model: nn.Module, x_adv: Tensor, y: Tensor, masks: dict[str, Te
     removed = {name: parameter.detach() - masked[name] for name, parameter in parameters.items()}
     products: dict[str, Tensor] = {}
 
-    def add_product(layer_name: str, layer: ScoredLayer, inputs: Tensor) -> None:
+    def add_product(layer_name: str, layer: ScoredLayer, call: Call) -> None:
         names = {kind: parameter_name(layer_name, kind) for kind in ("weight", "bias")}
         perturbation = {kind: removed[name] for kind, name in names.items() if name in removed}
-        for kind, product in input_product(layer, inputs, perturbation).items():
+        for kind, product in input_product(layer, call, perturbation).items():
             products[names[kind]] = products.get(names[kind], 0) + product
 
     curvatures = watched_pass(model, x_adv, y, look=add_product, values=masked)
     saliency: dict[str, Tensor] = {}
+    layers = scored_layers(model)
     for name, product in products.items():
-        curvature = curvatures.get(name.rpartition(".")[0])
-        if curvature is not None:
-            saliency[name] = 0.5 * per_output(curvature, product) * removed[name] * product
+        layer = name.rpartition(".")[0]
+        if layer in curvatures:
+            saliency[name] = 0.5 * by_output(layers[layer], curvatures[layer], product) * removed[name] * product
     return saliency
 
 

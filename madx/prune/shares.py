@@ -59,7 +59,8 @@ def _step(units: Sequence[Met], parts: Sequence[Sequence[int]], round_to: int) -
         each = [_by_layer(units[number]) for number in part]
         for of, count in each[0].items():
             alike = all(other[of] == count for other in each)
-            channels[of] = channels.get(of, 0) + (count if alike else 1)
+            if of.layer:  # a bias learnt for each head is no width
+                channels[of] = channels.get(of, 0) + (count if alike else 1)
     return math.lcm(*(round_to // math.gcd(round_to, count) for count in channels.values()))
 
 

@@ -6,7 +6,7 @@ without some. A group that cannot go stays whole and says why, and the others go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,7 @@ from madx.models.copies import copied
 from madx.prune.agreement import Comparison, check_same_function
 from madx.prune.coupling import coupled, why_whole
 from madx.prune.groups import ChannelGroup, Cut, cuts
+from madx.prune.heads import all_heads, heads_of, in_step, tied_by_width, why_heads_stay
 from madx.prune.layers import NOT_USED, SCORED_LAYERS, listed_layers
 from madx.prune.passes import Reader, Source
 from madx.prune.probing import probe
@@ -92,7 +93,7 @@ def _tried(
         problems = {id(group): problem or known.get(_identity(group), "") for group, problem, _ in proposals}
         groups = [group for group, _, _ in proposals if not problems[id(group)]]
         if all(grouped <= aligned for group, _, grouped in proposals if problems[id(group)]):
-            groups, refused = _removable(trial, groups)
+            groups, refused = _chosen(trial, groups)
             problems |= {id(group): problem for group, problem in refused}
             known |= {_identity(group): problem for group, problem in refused}
         better = frozenset[Source | Reader]().union(
@@ -145,6 +146,39 @@ def without_channels(
     return state, survivors
 
 
+def _chosen(trial: _Trial, groups: list[ChannelGroup]) -> tuple[list[ChannelGroup], list[tuple[ChannelGroup, str]]]:
+    """The groups that can go, some of them with another share, and the others with the reason.
+
+    Attention that takes the width of its heads from the width of what comes in loses heads and incoming channels in
+    step, or neither: such groups are tried together.
+    """
+    heads = trial.heads
+    if any(heads_of(group, heads) for group in groups):
+        for attempt in (groups, in_step(groups, heads)):
+            if not trial.problem(attempt):
+                return attempt, []
+    found, refused = _removable(trial, groups)
+    for tied in tied_by_width([group for group, _ in refused], heads):
+        found = [*found, *_together(trial, found, in_step(tied, heads))]
+    going = {group.makers: group for group in found}
+    left = [(group, problem + why_heads_stay(group, heads)) for group, problem in refused if group.makers not in going]
+    return [going[group.makers] for group in groups if group.makers in going], left
+
+
+def _together(trial: _Trial, found: list[ChannelGroup], tied: list[ChannelGroup]) -> list[ChannelGroup]:
+    """Of groups that cannot go by themselves, those that can go with each other: all but a few in a row, if any."""
+    size = len(tied)
+    while tied:
+        for start in range(0, len(tied), size):
+            rest = tied if size == len(tied) else [*tied[:start], *tied[start + size :]]
+            if rest and not trial.problem([*found, *rest]):
+                return rest
+        if size == 1:
+            break
+        size = -(-size // 2)
+    return []
+
+
 def _removable(trial: _Trial, groups: list[ChannelGroup]) -> tuple[list[ChannelGroup], list[tuple[ChannelGroup, str]]]:
     """The groups that can go together, and the others with the reason; halves are tried where the whole fails."""
     problem = trial.problem(groups)
@@ -171,17 +205,29 @@ class _Trial:
 
     def __init__(self, module: nn.Module, shape: torch.Size) -> None:
         self._module = _stirred(module)
+        self.heads = all_heads(self._module)
         self._comparison = Comparison(self._module, shape)
 
     def problem(self, groups: Sequence[ChannelGroup]) -> str:
         """Why the network does not do without channels of these groups, or nothing."""
-        for trial in range(_TRIALS if groups else 0):
-            generator = torch_generator(0, "trial", trial)
-            scores = {group.key: torch.rand(group.channels, generator=generator) for group in groups}
+        for scores in self._choices(groups) if groups else ():
             state, masks = _smaller(self._module, _cuts(self._module, groups, scores))
             if problem := self._comparison.disagreement(state, masks):
                 return problem
         return ""
+
+    def _choices(self, groups: Sequence[ChannelGroup]) -> Iterator[dict[str, Tensor]]:
+        """Scores to remove by: random ones, and the reverse of the first where few heads compete.
+
+        By chance the first heads may stay both times, and what depends on a head's place would not show.
+        """
+        tried = []
+        for trial in range(_TRIALS):
+            generator = torch_generator(0, "trial", trial)
+            tried.append({group.key: torch.rand(group.channels, generator=generator) for group in groups})
+        if any(heads_of(group, self.heads) for group in groups):
+            tried.append({key: -scores for key, scores in tried[0].items()})
+        yield from tried
 
 
 def _stirred(module: nn.Module) -> nn.Module:

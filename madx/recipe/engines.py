@@ -27,5 +27,6 @@ ENGINE_KINDS: Table[EngineKind] = Table(
         "tensorrt": EngineKind("madx.deploy.tensorrt:TensorRtBackend", on_gpu=True),
         "tensorrt-rtx": EngineKind("madx.deploy.tensorrt:TensorRtBackend", on_gpu=True),
     },
+    runs=lambda kind: [kind.backend.partition(":")[0]],
 )
 """By the name that a recipe calls it."""

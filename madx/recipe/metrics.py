@@ -155,6 +155,7 @@ METRICS: Table[Metric] = Table(
             at_best="files were as small as can be",
         ),
     },
+    runs=lambda metric: [module] if (module := getattr(metric.find, "__module__", None)) else [],
 )
 """By the name that a recipe calls it; the order is that of the docs."""
 

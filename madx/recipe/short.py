@@ -87,21 +87,25 @@ def name_of(engine: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", engine.stem).strip("-._") or "engine"
 
 
-def skeleton(
-    engine: Path, *, seed: int, threat: Mapping[str, Any], verify: Mapping[str, Any], precision: str = "fp32"
-) -> dict[str, Any]:
-    """A recipe's content, still without its data; of an engine's file that computes in `precision`."""
-    usual = EngineConfig()
-    named = {"engines": [{"kind": usual.kind, "precision": precision}]}
+def skeleton(engine: Path, *, seed: int, threat: Mapping[str, Any], verify: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's content, still without its data and its engine's precision."""
     return {
         "version": RECIPE_VERSION,
         "name": name_of(engine),
         "seed": seed,
         "data": {},
         "threat": dict(threat),
-        **({} if precision == usual.precision else {"export": named}),
         "verify": dict(verify),
     }
+
+
+def with_precision(content: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """The content with the usual engine in that precision, where it is not the usual one and nothing names engines."""
+    usual = EngineConfig()
+    export = content.get("export") or {}
+    if precision == usual.precision or "engines" in export:
+        return dict(content)
+    return {**content, "export": {**export, "engines": [{"kind": usual.kind, "precision": precision}]}}
 
 
 def seen_from(path: Path, folder: Path) -> str:

@@ -26,7 +26,7 @@ from madx.verify.parity import Parity
 from madx.verify.soundness import Soundness
 from madx.verify.timings import Latency
 
-FORMAT = 9
+FORMAT = 10
 """Of the files that measurements are kept in; a run whose files have another one is measured again."""
 Kind = Literal["white-box", "engine in the loop", "query", "8-bit"]
 """What an attack knew: gradients of the twin; these and the engine's logits; the engine's logits alone; or nothing,

@@ -118,7 +118,8 @@ def _advice(latency: Latency, gate: GateConfig) -> tuple[int | None, str]:
 
 def latency_doubts(latency: Latency) -> tuple[Doubt, ...]:
     """Why a time may not be what is asked for: of other images, or of a reference that its number type makes slow."""
-    return (*image_doubts(latency), *(Doubt(str(one), Remedy.GIVE_TWIN) for one in latency.facts.get("doubts", ())))
+    recorded: Mapping[str, str] = latency.facts.get("doubts", {})
+    return (*image_doubts(latency), *(Doubt(sentence, Remedy(remedy)) for sentence, remedy in recorded.items()))
 
 
 def image_doubts(latency: Latency) -> tuple[Doubt, ...]:

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from madx.errors import RecipeError
-from madx.pipeline.alone import _sizes
+from madx.pipeline.alone import _opened, _sizes
 from madx.recipe import METRICS, GateConfig, Recipe, load_recipe
 from madx.recipe.short import gate_of, name_of, seen_from, text_of
 
@@ -353,7 +353,13 @@ def test_what_is_refused_leaves_a_verdict_and_its_recipe_and_a_recipe_of_ones_ow
 def test_a_file_is_read_as_onnx_whatever_its_name_ends_with(here: Path, name: str) -> None:
     """The package onnx takes some endings for other ways to write a network, and stops in their parsers."""
     (here / "new.onnx").rename(here / name)
-    assert _sizes(here / name) == ((1, 8, 8), 10)
+    assert _sizes(_opened(here / name)) == ((1, 8, 8), 10)
+
+
+def test_a_verdict_comes_of_a_file_whatever_its_name_ends_with(here: Path, cli: Cli) -> None:
+    (here / "new.onnx").rename(here / "new.json")
+    answer = verify(cli, *CLEAN, "--images", 60, "--force", engine="new.json")
+    assert answer.code in (0, 3), message(answer)
 
 
 def test_the_recipe_is_there_before_anything_is_measured(here: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,16 +442,44 @@ def test_twins_and_pieces_work_as_with_a_recipe(here: Path, released: Path, cli:
     assert (found[0]["clean_drop"], found[0]["parity_flips"]) == ("PASS", "PASS")
 
 
+def halved(path: Path) -> onnx.ModelProto:
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return model
+
+
+@pytest.mark.parametrize(
+    ("width", "options"), [(3, ()), (10, ("--set", "verify.output.name=scores"))], ids=["by its shape", "by its name"]
+)
+def test_the_precision_is_that_of_the_output_that_is_judged(
+    here: Path, cli: Cli, width: int, options: tuple[str, ...]
+) -> None:
+    """Beside float16 scores, something that float32 computes and nobody judges."""
+    model = halved(here / "new.onnx")
+    weights = np.zeros((64, width), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "V"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Cast", ["f"], ["f32"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["f32", "V"], ["v"]),
+        ]
+    )
+    model.graph.output.append(helper.make_tensor_value_info("v", TensorProto.FLOAT, ["n", width]))
+    onnx.save(model, here / "new.onnx")
+    gates = ("--gate", "robust_accuracy>=0.1", "--images", 60, "--force")
+    answer = verify(cli, *gates, *options, reference=None)
+    assert answer.code in (0, 3), message(answer)
+    assert verdict(here / "runs/new-engine")["gates"][0]["engine"] == "ort-cpu-fp16"
+
+
 def test_an_engine_of_float16_is_judged_as_what_it_is(here: Path, cli: Cli) -> None:
     """Nobody named its precision, so it is read from the file and stands in the recipe that is written."""
     for name in ("old", "new"):
-        model = onnx.load(here / f"{name}.onnx")
-        for tensor in model.graph.initializer:
-            if tensor.data_type == TensorProto.FLOAT:
-                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.tensor_type.elem_type = TensorProto.FLOAT16
-        onnx.save(model, here / f"{name}.onnx")
+        onnx.save(halved(here / f"{name}.onnx"), here / f"{name}.onnx")
     answer = verify(cli, *CLEAN, "--gate", "robust_drop <= 9/10", "--images", 200)
     assert answer.code == 3, answer.err  # attacks could only ask
     assert "{kind: ort-cpu, precision: fp16}" in (here / "runs/new-engine/recipe.yaml").read_text()

@@ -20,7 +20,9 @@ import pytest
 import scipy.io
 import torch
 
+from madx.data import places
 from madx.data.formats import FORMATS, open_arrays
+from madx.data.inspecting import recognised
 from madx.data.naming import choose, kind_of, part_of, words
 from madx.data.published import CIFAR10, read_cifar
 from madx.data.readers import READERS, read
@@ -361,6 +363,61 @@ def test_two_formats_or_two_folders_or_none_are_asked_about(tmp_path):
         read(DataConfig(name="npz", path=tmp_path / "up"))
 
 
+@pytest.mark.parametrize("keep", ["npy", "npz"])
+def test_folders_that_are_called_by_the_parts_are_one_set(tmp_path, keep):
+    for part, count in (("train", 6), ("Test", 4)):
+        folder = tmp_path / "sets" / part
+        folder.mkdir(parents=True)
+        if keep == "npz":
+            np.savez(folder / "data.npz", x=PIXELS[:count], y=LABELS[:count])
+        else:
+            np.save(folder / "images.npy", PIXELS[:count])
+            np.save(folder / "labels.npy", LABELS[:count])
+    training, test = read(DataConfig(name="arrays", path=tmp_path))
+    assert (training.labels.tolist(), test.labels.tolist()) == (LABELS.tolist(), LABELS[:4].tolist())
+    np.testing.assert_array_equal(test.images(np.arange(4)), PIXELS[:4] / np.float32(255))
+
+
+def test_a_batch_that_is_missing_among_others_is_said(tmp_path):
+    write_batches(tmp_path)
+    said = open_arrays("pickles", tmp_path).remarks
+    assert any("the pieces 3, 4, 5 and 4 more" in remark for remark in said)
+    (tmp_path / "cifar-10-batches-py/data_batch_10").rename(tmp_path / "cifar-10-batches-py/data_batch_3")
+    assert open_arrays("pickles", tmp_path).remarks == ()
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"<!DOCTYPE html><html>"])
+@pytest.mark.parametrize("name", ["set.npz", "x.npy", "train-images-idx3-ubyte", "set.pt"])
+def test_a_pointer_or_a_web_page_in_the_place_of_a_file_is_told_as_such(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"git lfs pull|web page"):
+        read(DataConfig(name="arrays", path=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("set.h5", "HDF5: open it with h5py"),
+        ("images.zip", "unpack it"),
+        ("train.tar.gz", "unpack it"),
+        ("a-train.tfrecord-00000-of-00002", "TensorFlow's records"),
+        ("a.feather", r"call it \.arrow"),
+        ("train.safetensors", r"torch\.save"),
+        ("data_batch_1.bin", "data.name: cifar10"),
+        ("train.csv", "if it holds pixels"),
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
+def test_what_is_known_and_not_read_is_told_with_what_to_do(tmp_path, name, words, whole):
+    (tmp_path / name).write_bytes(b"-")
+    for data in ("arrays", "imagefolder"):
+        with pytest.raises(DataError, match=words):
+            read(DataConfig(name=data, path=tmp_path if whole else tmp_path / name))
+    if not whole:
+        with pytest.raises(DataError, match=words):
+            recognised(tmp_path / name)
+
+
 def test_a_file_of_svhn_has_a_reader_of_its_own(tmp_path):
     scipy.io.savemat(tmp_path / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1], [10]]})
     with pytest.raises(DataError, match=r"the label 10 means 0: say data\.name: svhn"):
@@ -459,6 +516,122 @@ def test_channels_are_undone_each_with_its_own_numbers(tmp_path):
         images_of(path, range=[0, 1])
 
 
+@pytest.mark.parametrize(
+    ("images", "keys", "words"),
+    [
+        (PIXELS // 16, {}, r"data\.range: \[0, 15\]"),
+        (SHARES / 8, {}, r"data\.range: \[0, 0\.125\]"),
+        (PIXELS > 99, {}, r"of type bool.*data\.range: \[0, 1\]"),
+        (PIXELS.astype(np.uint16), {"range": [0, 65535]}, "all of them black"),
+        (PIXELS.reshape(6, -1), {}, "flat rows"),
+        (np.moveaxis(PIXELS, 0, -1), {"layout": "nhwc"}, r"moveaxis\(images, 3, 0\)"),
+        (np.moveaxis(PIXELS, 0, 1), {}, r"moveaxis\(images, 1, 0\)"),
+    ],
+    ids=["4 bits", "4 bits divided", "truth", "8 bits of 16", "rows", "last axis", "second axis"],
+)
+def test_values_and_axes_that_are_probably_others_are_asked_about(tmp_path, images, keys, words):
+    path = tmp_path / "a.npz"
+    np.savez(path, x_test=images, y_test=LABELS)
+    with pytest.raises(DataError, match=words):
+        read(DataConfig(name="npz", path=path, **keys))
+
+
+def test_what_the_messages_say_of_dark_and_true_and_false_is_read(tmp_path):
+    dark = images_of(save(tmp_path / "a.npz", PIXELS // 16), range=[0, 15])
+    np.testing.assert_array_equal(dark, (PIXELS // 16) / np.float32(15))
+    as_dark = images_of(save(tmp_path / "a.npz", PIXELS // 16), range=[0, 255])
+    np.testing.assert_array_equal(as_dark, (PIXELS // 16) / np.float32(255))
+    np.testing.assert_array_equal(images_of(save(tmp_path / "a.npz", PIXELS > 99), range=[0, 1]), PIXELS > 99)
+    twelve = read(DataConfig(name="npz", path=save(tmp_path / "a.npz", PIXELS.astype("u2") * 16), range=[0, 65535]))
+    assert any("all images are dark" in remark for remark in twelve[0].remarks)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "keys", "words"),
+    [
+        (PIXELS.astype("f4"), SHARES, {"range": [0, 255]}, "all of them black"),
+        (SHARES * 2 - 1, SHARES, {"range": [-1, 1]}, "convert the one"),
+        (SHARES, SHARES * 2 - 1, {"range": [-1, 1]}, "convert the one"),
+        ((SHARES - 0.5) / 0.5, SHARES, {"normalised": {"mean": [0.5] * 3, "std": [0.5] * 3}}, "convert the one"),
+    ],
+    ids=["255", "-1 to 1", "the other part", "normalised"],
+)
+def test_a_unit_that_only_one_part_has_is_refused(tmp_path, train, test, keys, words):
+    """Both readings are within what the recipe says, and one of them is wrong."""
+    path = save(tmp_path / "a.npz", train, x_test=test[:3])
+    with pytest.raises(DataError, match=words):
+        read(DataConfig(name="npz", path=path, **keys))
+
+
+def test_numbers_that_may_be_names_of_other_classes_are_asked_about(tmp_path):
+    path = save(tmp_path / "a.npz", PIXELS)
+    with pytest.raises(DataError, match="label 1 may be the number of a class, or the name of class 2"):
+        read(DataConfig(name="npz", path=path, classes=["0", "2", "1"]))
+    assert read(DataConfig(name="npz", path=path, classes=["1", "2", "3"]))[0].names == ("1", "2", "3")  # 0 is no name
+
+
+def test_double_is_the_type_of_matlabs_labels_and_fractions_are_none(tmp_path):
+    parts = {"x_test": np.moveaxis(PIXELS, 0, -1), "y_test": LABELS + 0.0}
+    scipy.io.savemat(tmp_path / "a.mat", parts)
+    assert read(DataConfig(name="mat", path=tmp_path / "a.mat"))[1].labels.tolist() == LABELS.tolist()
+    scipy.io.savemat(tmp_path / "a.mat", parts | {"y_test": LABELS + 0.5})
+    with pytest.raises(DataError, match="expected integers"):
+        read(DataConfig(name="mat", path=tmp_path / "a.mat"))
+
+
+def test_what_is_missing_or_too_much_is_told(tmp_path):
+    np.save(tmp_path / "x_test.npy", PIXELS)
+    with pytest.raises(DataError, match=r"images and nothing that could be the other.*keys x_test;"):
+        read(DataConfig(name="npy", path=tmp_path))
+    np.save(tmp_path / "y_test.npy", LABELS)
+    with (tmp_path / "x_test.npy").open("ab") as file:
+        np.save(file, LABELS)  # as np.save(file, x); np.save(file, y) leaves it
+    with pytest.raises(DataError, match=r"bytes more than .*several arrays in one file"):
+        read(DataConfig(name="npy", path=tmp_path))
+    (tmp_path / "x_test.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"x_test\.npy is empty"):
+        read(DataConfig(name="npy", path=tmp_path))
+
+
+def test_values_a_little_beyond_are_not_said_to_run_to_255(tmp_path):
+    with pytest.raises(DataError, match=r"clip them .*data\.range: \[-0\.01, 1\.01\]"):
+        images_of(save(tmp_path / "a.npz", SHARES * 1.02 - 0.01))
+
+
+@pytest.mark.parametrize("keep", ["pt", "pkl"])
+@pytest.mark.parametrize("samples", [True, False], ids=["pairs", "lists"])
+def test_images_that_are_kept_one_by_one_are_a_set(tmp_path, keep, samples):
+    images = [torch.from_numpy(image.copy()) if keep == "pt" else image for image in PIXELS]
+    labels = LABELS.tolist()
+    content = list(zip(images, labels, strict=True)) if samples else {"images": images, "labels": labels}
+    path = tmp_path / f"test.{keep}"
+    if keep == "pt":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    _, test = read(DataConfig(name="arrays", path=path, split="test"))
+    np.testing.assert_array_equal(test.images(np.arange(6)), SHARES)
+    assert test.labels.tolist() == labels
+    path.write_bytes(pickle.dumps({"images": [PIXELS[0], PIXELS[1], PIXELS[2, :, :5]], "labels": [0, 1, 0]}))
+    with pytest.raises(DataError, match="2 shapes; images must be of one size"):
+        read(DataConfig(name="pickles", path=path, split="test"))
+
+
+def test_a_list_that_repeats_one_array_is_held_against_the_memory_first(tmp_path, monkeypatch):
+    image = np.zeros((3, 8, 8), np.uint8)
+    path = tmp_path / "test.pkl"
+    path.write_bytes(pickle.dumps({"images": [image] * 50, "labels": [0, 1] * 25}))
+    monkeypatch.setattr(places, "available_memory", lambda: 12_000)
+    with pytest.raises(DataError, match="of memory are free"):
+        read(DataConfig(name="pickles", path=path, split="test"))
+
+
+def test_labels_of_minus_one_are_told_as_what_they_mostly_are(tmp_path):
+    path = save(tmp_path / "a.npz", PIXELS, y_train=LABELS - 1)
+    with pytest.raises(DataError, match="images without a label"):
+        images_of(path)
+
+
 def test_the_layout_where_it_is_not_clear(tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (6, 5, 7, 9), dtype=np.uint8)
     path = save(tmp_path / "a.npz", images)
@@ -491,7 +664,7 @@ def test_every_option_of_the_data_is_part_of_the_stages_keys():
 def test_what_is_missing_for_tables_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name in ("parquet", "arrow"):
-        (tmp_path / f"train.{name}").touch()
+        (tmp_path / f"train.{name}").write_bytes(b"-")
         with pytest.raises(DataError, match=r"needs the package pyarrow: pip install 'madx\[datasets\]'"):
             read(DataConfig(name=name, path=tmp_path))
 

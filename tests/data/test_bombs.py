@@ -106,7 +106,7 @@ def test_no_more_of_a_packed_file_is_unpacked_than_it_says(tmp_path):
     parts = [packer.compress(idx_header(10)), *(packer.compress(block) for _ in range(2)), packer.flush()]
     (tmp_path / "a-idx1-ubyte.gz").write_bytes(b"".join(parts))
     with pytest.raises(DataError, match=r"promises \[10\] entries, but more than 10 follow"):
-        open_arrays("arrays", tmp_path / "a-idx1-ubyte.gz").arrays[""]()
+        open_arrays("arrays", tmp_path / "a-idx1-ubyte.gz").arrays["a-idx1-ubyte"]()
 
 
 def test_twins_are_not_unpacked_beyond_where_they_differ(tmp_path):

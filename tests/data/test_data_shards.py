@@ -381,3 +381,90 @@ def test_a_label_that_claims_more_than_a_label_has(tmp_path, monkeypatch):
     write_labels(tmp_path / "train.tar", [1, 1000, 2])
     with pytest.raises(DataError, match=r"00001\.cls says that it has 4 bytes, and a label at most 3"):
         read(DataConfig(name="webdataset", path=tmp_path))
+
+
+def test_a_stream_that_is_cut_off_between_two_batches_is_refused(tmp_path):
+    """Pyarrow reads what is left as a shorter table, without a word."""
+    pa = pytest.importorskip("pyarrow")
+    path = tmp_path / "test.arrow"
+    found = table([0, 1, 2, 3])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, found.schema) as stream:
+        stream.write_table(found, max_chunksize=1)
+    whole = path.read_bytes()
+    assert len(read(DataConfig(name="arrow", path=path))[1].labels) == 4
+    messages, ends = pa.BufferReader(whole), []
+    while messages.tell() < len(whole) - 8:
+        pa.ipc.read_message(messages)
+        ends.append(messages.tell())
+    path.write_bytes(whole[: ends[-2]])
+    assert len(pa.ipc.open_stream(path.read_bytes()).read_all()) == 3  # the loss that nobody tells
+    with pytest.raises(DataError, match="has no end of a stream"):
+        read(DataConfig(name="arrow", path=path))
+
+
+def test_files_that_count_themselves_are_all_there(tmp_path):
+    for number in (0, 2):
+        write_tar(tmp_path / f"test-{number:05}-of-00003.tar", [number])
+    with pytest.raises(DataError, match=r"1 of the 3 files test-\*-of-00003 are missing, the first of them number 1"):
+        read(DataConfig(name="webdataset", path=tmp_path))
+    write_tar(tmp_path / "test-00001-of-00003.tar", [1])
+    assert len(read(DataConfig(name="webdataset", path=tmp_path))[1].labels) == 3
+
+
+@pytest.mark.parametrize("kind", ["large_string", "dictionary"])
+def test_text_is_a_label_however_a_table_lays_it_out(tmp_path, kind):
+    """As polars and pandas write it."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    wanted = pa.large_string() if kind == "large_string" else pa.dictionary(pa.int32(), pa.string())
+    columns = {"image": [png(image) for image in PIXELS[:3]], "label": pa.array(["b", "a", "b"], wanted)}
+    pq.write_table(pa.table(columns), tmp_path / "test.parquet")
+    _, test = read(DataConfig(name="parquet", path=tmp_path))
+    assert (test.names, test.labels.tolist()) == (("a", "b"), [1, 0, 1])
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_column_that_says_of_two_parts_is_no_single_part(tmp_path, kind):
+    """The rows for training would be in the gate."""
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    path = tmp_path / f"data.{kind}"
+    for parts in (["train"] * 5, ["train", "train", "train", "test", "test"]):
+        found = table([0, 1, 2, 3, 4], split=parts)
+        if kind == "parquet":
+            pq.write_table(found, path)
+        else:
+            write_stream(path, found)
+        if len(set(parts)) == 1:
+            assert len(read(DataConfig(name=kind, path=path))[0].labels) == 5
+    with pytest.raises(DataError, match=r"column split says that rows are of several parts \(test, train\)"):
+        read(DataConfig(name=kind, path=path))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("labels", [[0, 1], [1]], "several labels for an image are not supported"),
+        ("labels", [0.0, 1.0], r"labels \(double\)"),
+        ("label", [0, 1], r"arrays of numbers are to be kept as \.npz"),
+    ],
+)
+def test_columns_that_are_neither_images_nor_labels_are_told_with_the_reason(tmp_path, column, values, words):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    images = [png(image) if column == "labels" else [1, 2] for image in PIXELS[:2]]
+    pq.write_table(pa.table({"image": images, column: values}), tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=words):
+        read(DataConfig(name="parquet", path=tmp_path))
+
+
+def test_an_archive_of_class_folders_is_to_be_unpacked(tmp_path):
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        member = tarfile.TarInfo("train/a/0.png")
+        member.size = len(content := png(np.zeros((4, 4, 3), np.uint8)))
+        archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"unpack it: data\.name: imagefolder"):
+        read(DataConfig(name="webdataset", path=tmp_path))

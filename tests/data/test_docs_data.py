@@ -245,6 +245,7 @@ SAMPLES: dict[str, list[Sample]] = {
     "{name: imagefolder, path: images, image_size: 32}": [
         *((parts(*names), FOLDERS) for names in (("train", "test"), ("Training", "valid"), ("TRAIN", "Eval"))),
         *((parts(*names), FOLDERS) for names in (("train", "dev"), ("train", "VALIDATION"), ("training", "testing"))),
+        *((parts(*names), FOLDERS) for names in (("seg_train/seg_train", "seg_test"), ("train_256", "val_256"))),
         (lambda folder: photos(folder / "images/val", {"ant": 4, "bee": 3}), FOLDERS._replace(train=None, test=7)),
         (lambda folder: photos(folder / "images", {"ant": 4, "bee": 3}), FOLDERS._replace(test=None)),
         (write_tiny_imagenet, FOLDERS._replace(classes=("n1", "n2"))),
@@ -288,6 +289,17 @@ SAMPLES: dict[str, list[Sample]] = {
                 lambda folder: photos(folder / "images/train", {"ant": 2, "bee": 2}),
             ),
             Found(4, 3, (3, 224, 224), ("ant", "bee")),
+        ),
+    ],
+    "{name: imagefolder, path: images, image_size: 224, train_labels: train.csv, labels: test.csv}": [
+        (
+            flat(
+                "images",
+                "train.csv",
+                "file,label\n0.png,bee\n1.png,ant\n",
+                lambda folder: (folder / "test.csv").write_text("file,label\n2.png,bee\n"),
+            ),
+            Found(2, 1, (3, 224, 224), ("ant", "bee")),
         ),
     ],
     "{name: imagefolder, path: imagenet, image_size: 224, resize: 256, labels: "

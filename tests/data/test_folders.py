@@ -13,6 +13,7 @@ from PIL import Image
 
 from madx.data import Split
 from madx.data import files as folders
+from madx.data.classes import class_names
 from madx.data.copies import distinct
 from madx.data.decoding import Decoding
 from madx.data.decoding import decode as decode_bytes
@@ -118,6 +119,23 @@ def test_the_order_of_the_outputs_is_the_users(tmp_path, listed):
     assert training.labels.tolist() == list(range(11))
     assert test.labels.tolist() == [2, 10]
     assert (training.classes, training.names) == (12, tuple(names))
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        (["0 b", "1 a"], ("b", "a")),
+        (["2: a", "1: b"], ("b", "a")),
+        (["name,id", "a,1", "b,0"], ("b", "a")),
+        (["a\t1", "b\t0"], ("b", "a")),
+        (["n00000002 tench, Tinca", "n00000001 goldfish"], ("n00000002", "n00000001")),
+        (["digit 1", "digit 0"], ("digit 1", "digit 0")),
+        (["0 b", "2 a"], ("0 b", "2 a")),
+    ],
+)
+def test_a_class_map_may_number_or_describe_its_names(tmp_path, lines, names):
+    (tmp_path / "map.txt").write_text("\n".join(lines))
+    assert class_names(DataConfig(name="npz", path=tmp_path, class_map=tmp_path / "map.txt")) == names
 
 
 @pytest.mark.parametrize(

@@ -293,3 +293,162 @@ def test_a_question_is_asked_once_with_how_many_images_it_is_about(tmp_path):
         Image.new("RGB", (6, 6)).save(root / "a" / f"turned{number}.png", exif=tag)
     with pytest.raises(DataError, match=r"turned0\.png has a rotation .*\(3 of 7 images are such\)$"):
         read_folders(config(root))[0].digests(np.arange(7))
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training_set/training_set", "test_set/test_set"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("train_256", "val_256"),
+        ("trainset", "testset"),
+        ("Train Images", "Test Images"),
+        ("train/train", "test"),
+    ],
+)
+def test_parts_whose_names_say_so_in_one_of_their_words_are_no_classes(tmp_path, train, test):
+    fill(tmp_path / train, {"a": 2, "b": 1})
+    fill(tmp_path / test, {"a": 1, "b": 1})
+    fill(tmp_path / "seg_pred", {"c": 1})
+    training, found = read_folders(config(tmp_path))
+    assert (training.names, training.labels.tolist(), found.labels.tolist()) == (("a", "b"), [0, 0, 1], [0, 1])
+    assert any("seg_pred" in remark for remark in found.remarks)  # what is not read is said
+
+
+def test_classes_may_be_called_like_parts(tmp_path):
+    fill(tmp_path, {"train station": 2, "test tube": 2, "train of thought": 2})
+    assert read_folders(config(tmp_path))[0].classes == 3
+    fill(tmp_path / "vehicles", {"bus": 2, "train": 2})
+    with pytest.raises(DataError, match=r"train is a class.*data\.classes"):
+        read_folders(config(tmp_path / "vehicles"))
+    training, test = read_folders(config(tmp_path / "vehicles", classes=["train", "bus"]))
+    assert (training.labels.tolist(), test) == ([0, 0, 1, 1], None)
+
+
+def test_folders_in_class_folders_that_may_be_parts_or_classes(tmp_path):
+    fill(tmp_path / "parts", {"a/train": 2, "a/test": 1, "b/train": 2, "b/test": 1})
+    with pytest.raises(DataError, match=r"called test, train.*train/CLASS"):
+        read_folders(config(tmp_path / "parts"))
+    fill(tmp_path / "domains", {"amazon/mug": 2, "amazon/pen": 2, "dslr/mug": 2, "dslr/pen": 2})
+    training, _ = read_folders(config(tmp_path / "domains"))
+    assert any("mug, pen are not told apart" in remark for remark in training.remarks)
+    fill(tmp_path / "ids", {"a/images": 2, "b/images": 2})
+    assert read_folders(config(tmp_path / "ids"))[0].remarks == ()
+
+
+def test_a_set_in_a_folder_of_its_own_is_found_by_what_the_message_says(tmp_path):
+    fill(tmp_path / "dataset", {"train/a": 2, "train/b": 1, "test/a": 1})
+    with pytest.raises(DataError) as told:
+        read_folders(config(tmp_path))
+    assert str(told.value).endswith(f"data.path: {tmp_path / 'dataset'}")
+    fill(tmp_path / "alone", {"train/a": 2, "train/b": 1})
+    with pytest.raises(DataError) as told:
+        read_folders(config(tmp_path / "alone"))
+    assert str(told.value).endswith(f"data.path: {tmp_path / 'alone/train'}")
+
+
+def flat(root: Path, header: str, rows: list[str]) -> dict[str, object]:
+    """A folder of as many images as there are rows of a table, whose first column names them."""
+    for number in range(len(rows)):
+        save(root / "images" / f"{number}.png")
+    text = "\n".join([header, *(f"{number}.png,{row}" for number, row in enumerate(rows))])
+    (root / "t.csv").write_text(text, encoding="utf-8")
+    return {"labels": root / "t.csv", "split": "test"}
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "words"),
+    [
+        ("file,label,split", ["a,train", "b,train", "a,test"], r"'split'.*data\.train_labels"),
+        ("file,label,is_training_image", ["a,1", "b,0"], r"several parts.*data\.labels"),
+        ("file,label", ["0", "", "1"], "1 rows have no class"),
+        ("file,label", ["a", "NaN", "b"], "1 rows have no class"),
+        ("file,label", ["a", "3", "b"], "some classes are numbers"),
+        ("file,label", ["0", "1.5", "1"], "whole numbers"),
+        ("file,label", ["0", "-1", "1"], "whole numbers"),
+        ("file,label", ["cat", "dog", "dog|cat"], "several classes of one image"),
+        ("file,label", ["scab", "rust", "rust scab"], "several classes of one image"),
+        ("file,MEL,NV,BCC", ["1,0,0", "0,1,0", "0,0,1"], "for each of 3 classes"),
+        ("file,class_id,class_name", ["0,b", "1,a", "1,b"], "one number for each name"),
+        ("file,class_id,class_name", ["3,b", "7,a", "3,b"], "from 0 or 1 on"),
+    ],
+)
+def test_a_table_that_does_not_give_each_image_of_one_part_one_class_is_refused(tmp_path, header, rows, words):
+    keys = flat(tmp_path, header, rows)
+    with pytest.raises(DataError, match=words):
+        read_folders(config(tmp_path / "images", **keys))
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "names", "labels"),
+    [
+        ("file,class_id,class_name", ["0,zebra", "1,ant", "0,zebra"], ("zebra", "ant"), [0, 1, 0]),
+        ("file,Class ID,species", ["2,ant", "1,zebra", "2,ant"], ("zebra", "ant"), [1, 0, 1]),
+        ("Filename,Width,Height,ClassId", ["8,8,2", "8,9,0", "9,8,1"], (), [2, 0, 1]),
+        ("file,label", [f"{number}.0" for number in range(11)], (), list(range(11))),
+    ],
+)
+def test_numbers_of_classes_in_a_table_are_their_order(tmp_path, header, rows, names, labels):
+    keys = flat(tmp_path, header, rows)
+    _, test = read_folders(config(tmp_path / "images", **keys))
+    by_name = dict(zip(called(test), test.labels.tolist(), strict=True))
+    assert (test.names, [by_name[f"{number}.png"] for number in range(len(rows))]) == (names, labels)
+
+
+def test_a_name_that_looks_like_two_classes_is_one_if_the_recipe_lists_it(tmp_path):
+    keys = flat(tmp_path, "file,label", ["tiger", "shark", "tiger shark"])
+    _, test = read_folders(config(tmp_path / "images", classes=["tiger", "shark", "tiger shark"], **keys))
+    assert test.labels.tolist() == [0, 1, 2]
+
+
+def test_numbers_in_a_table_are_the_folders_that_are_called_by_them(tmp_path):
+    fill(tmp_path / "train", {"01": 2, "02": 2, "03": 1})
+    for number in range(2):
+        save(tmp_path / "test" / f"{number}.png")
+    (tmp_path / "t.csv").write_text("0.png,1\n1.png,2\n")
+    assert read_folders(config(tmp_path, labels=tmp_path / "t.csv"))[1].labels.tolist() == [0, 1]
+    (tmp_path / "t.csv").write_text("0.png,0\n1.png,2\n")
+    with pytest.raises(DataError, match="called by numbers"):
+        read_folders(config(tmp_path, labels=tmp_path / "t.csv"))
+
+
+def test_a_table_in_another_encoding(tmp_path):
+    keys = flat(tmp_path, "file,label", ["café", "ant"])
+    text = (tmp_path / "t.csv").read_text(encoding="utf-8")
+    (tmp_path / "t.csv").write_text(text, encoding="utf-16")
+    assert read_folders(config(tmp_path / "images", **keys))[1].names == ("ant", "café")
+    (tmp_path / "t.csv").write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match="save it as CSV in UTF-8"):
+        read_folders(config(tmp_path / "images", **keys))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x.heic", "convert it to PNG"),
+        ("x.dcm", "convert it to PNG"),
+        ("x.npy", r"stack them \(np\.savez"),
+        ("x", "give it its ending"),
+        ("x.zip", "unpack it"),
+    ],
+)
+def test_what_lies_in_class_folders_and_is_not_read_is_told_with_what_to_do(tmp_path, name, words):
+    fill(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "a" / name).write_bytes(b"-")
+    with pytest.raises(DataError, match=words):
+        read_folders(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html>", "web page"),
+        (b"\0\0\0\x18ftypavif", "HEIC or AVIF"),
+    ],
+)
+def test_what_an_image_file_holds_in_truth_is_said(tmp_path, content, words):
+    fill(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "a" / "x.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        load_splits(config(tmp_path, selection=1), 0)

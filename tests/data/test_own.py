@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from madx.data import collecting
 from madx.data.classes import class_names
 from madx.data.own import read_arrays as read_npz
 from madx.data.own import read_factory
@@ -68,7 +70,7 @@ def test_npz_with_other_keys_says_which_are_wanted(tmp_path):
 def test_npz_that_is_none(tmp_path, content):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.npz cannot be read"):
+    with pytest.raises(DataError, match=r"a\.npz (cannot be read|is empty)"):
         read_npz(DataConfig(name="npz", path=path))
 
 
@@ -134,6 +136,83 @@ def test_factory_of_arrays_or_tensors(factory, pair, value):
 def test_bad_factories_are_one_clear_error(factory, body, words):
     with pytest.raises(DataError, match=words):
         read_factory(factory(body))
+
+
+LOADED = "np.load('x.npy', mmap_mode='r+')"
+MAPPED = {
+    "the map": LOADED,
+    "as an array": f"np.asarray({LOADED})",
+    "a view of a view": f"np.asarray({LOADED})[::-1].reshape(-1, 5, 5)[1:-1][:, None]",
+}
+HIDDEN = {
+    "a tensor": f"torch.from_numpy({LOADED})",
+    "a buffer": "np.frombuffer(mmap.mmap(os.open('x.npy', os.O_RDWR), 0), np.uint8, 250, 128).reshape(-1, 1, 5, 5)",
+}
+
+
+@pytest.fixture
+def read_mapped(factory):
+    """The test part of a factory that gives this of a file; the labels are of as many images."""
+    np.save("x.npy", np.random.default_rng(0).integers(0, 256, (10, 1, 5, 5)).astype(np.uint8))
+
+    def read(images):
+        body = f"import mmap, os; images = {images}; return {{'test': (images, np.arange(len(images)) % 2)}}"
+        return read_factory(factory(body))[1]
+
+    return read
+
+
+def rewrite(*, size=None):
+    """Other pixels, or a shorter file, in the same place and with the same time."""
+    path = Path("x.npy")
+    before = path.stat()
+    with path.open("r+b") as file:
+        if size is None:
+            file.seek(128)
+            file.write(bytes(250))
+        else:
+            file.truncate(size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("images", MAPPED.values(), ids=MAPPED)
+@pytest.mark.parametrize("size", [None, 60])
+def test_pixels_that_change_under_a_run_end_it_however_a_map_is_handed_over(read_mapped, images, size):
+    """Under the old size and time too; and a file that is cut off is noticed before it is read, which would kill."""
+    source = read_mapped(images)
+    rows = np.arange(len(source.labels))
+    list(source.identity(rows))
+    source.images(rows)
+    rewrite(size=size)
+    with pytest.raises(DataError, match=r"x\.npy was changed while madx was at work"):
+        source.images(rows)
+
+
+@pytest.mark.parametrize("images", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize("size", [None, 60])
+def test_what_may_be_a_map_and_does_not_show_it_is_copied(read_mapped, images, size):
+    source = read_mapped(images)
+    before = source.images(np.arange(10))
+    rewrite(size=size)
+    np.testing.assert_array_equal(source.images(np.arange(10)), before)
+
+
+@pytest.mark.parametrize("images", HIDDEN.values(), ids=HIDDEN)
+def test_what_is_too_large_to_be_copied_is_held_against_its_digests(read_mapped, images, monkeypatch):
+    monkeypatch.setattr(collecting, "COPIED", 0)
+    source = read_mapped(images)
+    source.images(np.arange(10))
+    rewrite()
+    with pytest.raises(DataError, match=r"memory of the images .* was changed"):
+        source.images(np.arange(10))
+
+
+def test_arrays_of_the_factorys_own_are_neither_copied_nor_held(factory):
+    kept = np.zeros((4, 1, 5, 5), np.uint8)
+    images, _ = collecting.collected((kept[::2], np.arange(2)), "here")
+    assert np.shares_memory(images, kept)
+    source = read_factory(factory(f"return {{'test': {GOOD_PAIR}}}"))[1]
+    assert (source.held, source.stamp) == (False, None)
 
 
 def test_factory_that_cannot_be_imported(factory):

@@ -17,6 +17,7 @@ from madx.data.sources import ArraySource
 from madx.data.splits import Split, load_splits
 from madx.errors import DataError
 from madx.recipe import DataConfig
+from madx.seeds import numpy_generator
 
 
 class Numbered:
@@ -96,6 +97,25 @@ def test_the_split_never_changes_between_versions_of_madx():
     found = load_splits(DIGITS, 0)
     assert found.gate.index[:5].tolist() == [619, 63, 1722, 1355, 145]
     assert found.train.index[:5].tolist() == [733, 897, 599, 1790, 467]
+
+
+def test_the_gate_is_drawn_by_its_own_stream_whatever_else_there_is(with_sets):
+    """With a test set of its own, and where test images are all there are: the order of one seed is always the same."""
+    config, seeds = DataConfig(name="digits", selection=20), (0, 1, 2)
+    gates = {}
+    for training in (numbered(100), numbered(40), None):
+        with_sets(training, numbered(40))
+        found = [load_splits(config, seed, trains=training is not None).gate.index.tolist() for seed in seeds]
+        gates[None if training is None else len(training.labels)] = found
+    for seed, order in zip(seeds, gates[None], strict=True):
+        assert order == numpy_generator(seed, "split", "gate").permutation(np.arange(40)).tolist()
+    assert gates[100] == gates[40] == gates[None]
+    assert len({tuple(order) for order in gates[None]}) == 3
+    with_sets(numbered(40), numbered(40))
+    other = load_splits(config, 0)
+    both = [*other.selection.index, *other.train.index]
+    assert sorted(both) == list(range(40))
+    assert both != gates[None][0], "the selection must tell nothing of the order of the gate"
 
 
 def test_smaller_parts_are_beginnings_of_larger_ones():

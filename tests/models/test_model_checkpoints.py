@@ -206,6 +206,24 @@ def test_a_tied_tensor_may_be_saved_once(tmp_path: Path) -> None:
     assert "0.weight and 1.weight are one tensor" in message
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("older", [True, False])
+def test_weight_norm_of_another_version_of_torch_loads(older: bool, tmp_path: Path) -> None:
+    """What torch's own reading does too: weight_g and weight_v are original0 and original1."""
+
+    def made(norm: Callable[[nn.Module], nn.Module]) -> nn.Module:
+        return nn.Sequential(norm(nn.Conv2d(1, 4, 3)), norm(nn.Linear(4, 3)))
+
+    kinds = (nn.utils.weight_norm, nn.utils.parametrizations.weight_norm)
+    source, target = (made(kind) for kind in (kinds if older else kinds[::-1]))
+    found = load_weights(target, save(source.state_dict(), tmp_path / "weights.pt"))
+    assert "another version of torch's weight_norm" in found.describe()
+    for one, other in zip(source, target, strict=True):
+        nn.utils.parametrize.remove_parametrizations(*((other, "weight") if older else (one, "weight")))
+        nn.utils.remove_weight_norm(one if older else other)
+        torch.testing.assert_close(one.weight, other.weight)
+
+
 # -- what is asked about, and the setting that answers --------------------------------------------------------
 
 WHICH: dict[str, tuple[Callable[[], Any], str, dict[str, str]]] = {
@@ -271,6 +289,36 @@ WHICH: dict[str, tuple[Callable[[], Any], str, dict[str, str]]] = {
         {"strip_prefix": "ema_"},
     ),
 }
+
+
+def renamed(*names: str, by: Callable[[Tensor], Tensor] = lambda value: value) -> State:
+    """The state with the first convolution's weight under other names, or as another kind of tensor."""
+    values = state()
+    weight = values.pop("conv1.weight")
+    return values | {f"conv1.{name}": by(weight) for name in names}
+
+
+TOLD: dict[str, tuple[Callable[[], Any], str]] = {
+    "masks": (lambda: renamed("weight_orig", "weight_mask"), "call its remove() for each layer"),
+    "weight_norm": (lambda: renamed("weight_g", "weight_v"), "torch.nn.utils.remove_weight_norm"),
+    "spectral_norm": (lambda: renamed("weight_orig", "weight_u"), "torch.nn.utils.remove_spectral_norm"),
+    "parametrised": (lambda: renamed("parametrizations.weight.original"), "remove_parametrizations before saving"),
+    "sparse": (lambda: renamed("weight", by=lambda value: value.to_sparse()), "Save value.to_dense()"),
+    "quantised": (
+        lambda: renamed("weight", by=lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8)),
+        "Save value.dequantize()",
+    ),
+    "without data": (lambda: renamed("weight", by=lambda value: value.to("meta")), "on the device 'meta'"),
+    "low rank": (lambda: state() | {"linear.lora_A": torch.ones(2, 8)}, "merge them before saving"),
+    "plural": (lambda: under("model.") | {"norm.means": torch.zeros(1)}, "model.args.normalise: {mean: [0]}"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor.*")
+@pytest.mark.parametrize("name", TOLD)
+def test_what_names_and_kinds_tell_of_how_a_file_was_made_is_told(name: str, tmp_path: Path) -> None:
+    content, words = TOLD[name]
+    assert words in asked(content(), tmp_path)
 
 
 @pytest.mark.parametrize("name", WHICH)

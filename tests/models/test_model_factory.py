@@ -95,6 +95,29 @@ def in_place():
             gate = torch.sigmoid(self.first(x.flatten(1)))
             return self.last(gate.mul_(gate.exp()))
     return InPlace()
+
+def locked():
+    import threading
+    net = Net()
+    net.lock = threading.Lock()
+    return net
+
+def exported():
+    class Exported(Net):  # as torch.export's do
+        def train(self, mode=True):
+            raise NotImplementedError("Calling train() is not supported yet.")
+    return Exported()
+
+def complex_weight():
+    net = Net()
+    net.filter = nn.Parameter(torch.ones(4, dtype=torch.complex64))
+    return net
+
+def two_images():
+    class Two(Net):
+        def forward(self, x, mask):
+            return super().forward(x * mask)
+    return Two()
 """
 SHAPE = (3, 8, 8)
 
@@ -170,12 +193,16 @@ BAD = [
     pytest.param("wrong_type", {}, ["returned str"], id="returns text"),
     pytest.param("net", {"inputs": 64}, ["failed on a float32 batch [2, 3, 8, 8]", "RuntimeError"], id="input size"),
     pytest.param("net", {"classes": 10}, ["gives float32 [2, 10]", "expected", "[2, 3]"], id="classes"),
-    pytest.param("pair", {}, ["gives tuple", "[2, 3]"], id="two outputs"),
+    pytest.param("pair", {}, ["gives tuple", "[2, 3]", "gives the logits alone"], id="two outputs"),
     pytest.param("labels", {}, ["gives int64 [2, 3]"], id="labels"),
     pytest.param("loses_batch", {}, ["gives float32 [3]"], id="loses the batch"),
     pytest.param("script", {}, ["TorchScript", "Return the Python network"], id="script"),
     pytest.param("traced_inside", {}, ["TorchScript", "Return the Python network"], id="traced part"),
     pytest.param("in_place", {}, ["backward pass fails", "RuntimeError", "x = x * y"], id="in place"),
+    pytest.param("locked", {}, ["cannot be copied", "lock", "Make locks"], id="what cannot be copied"),
+    pytest.param("exported", {}, ["switched between training", "return the Python network"], id="exported"),
+    pytest.param("complex_weight", {}, ["complex numbers (filter)", "view_as_real"], id="complex weight"),
+    pytest.param("two_images", {}, ["missing 1 required", "its only argument"], id="two inputs"),
     pytest.param("extra", {}, ["_extra_state", "no tensor"], id="extra state"),
 ]
 

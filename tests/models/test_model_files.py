@@ -2,16 +2,23 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gzip
 import io
 import os
 import pickle
+import re
 import shlex
 import subprocess
 import sys
+import tarfile
+import uuid
 import zipfile
-from collections import defaultdict
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -51,7 +58,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def test_damaged_files_are_one_clear_error(name: str, damage: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(DAMAGES[damage](files()[name]))
     message = refused(network(), tmp_path / name)
-    assert "this is no whole" in message or "other than tensors" in message
+    assert re.search("this is no (whole|weights file)|other than tensors", message)
 
 
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".safetensors", ".weights", ""])
@@ -132,6 +139,28 @@ class Settings(argparse.Namespace):
     """A class of a training script's own."""
 
 
+def settings_of(module: str, name: str) -> Any:
+    """A dictionary with attributes, of a class that a pickle finds under that name."""
+    kind = type(name, (dict,), {"__module__": module})
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        sys.modules.setdefault(".".join(parts[:count]), ModuleType(parts[count - 1]))
+    setattr(sys.modules[module], name, kind)
+    found = kind(lr=0.1, keys=3)
+    found.__dict__.update(found)
+    return found
+
+
+@pytest.fixture
+def own_modules() -> Iterator[None]:
+    """What `settings_of` adds goes again."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if not getattr(sys.modules[name], "__file__", None):
+            del sys.modules[name]
+
+
 BESIDE: dict[str, Callable[[], Any]] = {
     "settings": lambda: argparse.Namespace(lr=0.1, nested=argparse.Namespace(eps=8 / 255)),
     "numpy's numbers": lambda: [np.float64(61.2), np.int64(3), np.float32(0.5), np.bool_(True), np.array([1.0, 2.0])],
@@ -141,9 +170,22 @@ BESIDE: dict[str, Callable[[], Any]] = {
     "nested defaults": lambda: defaultdict(list, {"a": [1]}),
     "sets and complex numbers": lambda: ({1, 2}, 1j, b"bytes", None),
     "torch's version": lambda: torch.__version__,
+    "days, zones, fractions": lambda: [
+        datetime.date(2026, 1, 1),
+        datetime.UTC,
+        Fraction(1, 3),
+        Decimal("0.1"),
+    ],
+    "ranges, sets, queues": lambda: [range(3), slice(1, 2), frozenset([1]), deque([1], maxlen=3), uuid.UUID(int=1)],
+    "settings of other packages": lambda: settings_of("easydict", "EasyDict"),
+    "settings that are frozen": lambda: settings_of("yacs.config", "CfgNode"),
+    "what Lightning called callbacks by": lambda: {
+        type(settings_of("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")): {"best": 0.5}
+    },
 }
 
 
+@pytest.mark.usefixtures("own_modules")
 @pytest.mark.parametrize("name", BESIDE)
 @pytest.mark.parametrize("new", [True, False])
 def test_data_beside_the_weights_is_left_alone(name: str, new: bool, tmp_path: Path) -> None:
@@ -269,3 +311,86 @@ def test_names_that_are_long_or_odd_do_no_harm(tmp_path: Path) -> None:
     odd = {name: torch.zeros(1) for name in ("", ".", "..", "a" * 100_000, "." * 100_000, "é\x00", "linear.bias.")}
     torch.save({**network(seed=1).state_dict(), **odd}, tmp_path / "weights.pt")
     assert "beside it stands" in refused(network(), tmp_path / "weights.pt")
+
+
+# -- files of other kinds, and bytes that are not what was written -----------------------------------------------
+
+
+def write_other(kind: str, path: Path) -> None:
+    """A file that is often given for weights."""
+    values = network(seed=1).state_dict()
+    inside = io.BytesIO()
+    torch.save(values, inside)
+    if kind == "npz":
+        np.savez(path, **{name: value.numpy() for name, value in values.items()})
+    elif kind == "arrays":
+        torch.save({"model": {name: value.numpy() for name, value in values.items()}}, path)
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("best.pth", inside.getvalue())
+    elif kind == "tar":
+        with tarfile.open(path, "w") as archive:
+            info = tarfile.TarInfo("best.pth")
+            info.size = len(inside.getvalue())
+            archive.addfile(info, io.BytesIO(inside.getvalue()))
+    elif kind == "torch.export":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/archive_format", "pt2")
+    else:
+        head = {
+            "gzip": gzip.compress(inside.getvalue()),
+            "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "web page": b"\n<!DOCTYPE html><title>Sign in</title>",
+            "JSON": b'{"weight_map": {}}',
+            "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(99),
+        }
+        path.write_bytes(head[kind])
+
+
+OTHERS = {
+    "npz": "torch.from_numpy(a)",
+    "arrays": "holds arrays of numpy where a state dict has tensors",
+    "zip": "it holds best.pth. Unpack it",
+    "tar": "a tar archive: unpack it",
+    "torch.export": "torch.export.load",
+    "gzip": "packed by gzip: unpack it",
+    "Git LFS": "run git lfs pull",
+    "web page": "download the file itself",
+    "JSON": "give the file that it speaks of",
+    "HDF5": "HDF5, as Keras saves",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_file_of_another_kind_is_called_what_it_is(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / ("weights.npz" if kind == "npz" else "weights.bin")
+    write_other(kind, path)
+    assert OTHERS[kind] in refused(network(), path)
+
+
+@pytest.mark.slow  # one more process that imports torch
+def test_the_line_that_converts_arrays_of_numpy_does(tmp_path: Path) -> None:
+    path = tmp_path / "weights.npz"
+    write_other("npz", path)
+    converted(refused(network(seed=2), path), tmp_path)
+    target = network(seed=2)
+    load_weights(target, tmp_path / "weights-weights.pt")
+    assert state_digest(target) == state_digest(network(seed=1))
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_weight_that_is_not_what_was_written_is_refused(sums: bool, tmp_path: Path) -> None:
+    """One bit of one number: torch's own reader does not look at the archive's checksums."""
+    path, source = tmp_path / "weights.pt", network(seed=1)
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(sums)
+    torch.save(source.state_dict(), path)
+    torch.serialization.set_crc32_options(before)
+    target = network(seed=2)
+    load_weights(target, path)  # also one that was written without any
+    assert state_digest(target) == state_digest(source)
+    if sums:
+        payload = bytearray(path.read_bytes())
+        payload[payload.find(source.state_dict()["conv1.weight"].numpy().tobytes()) + 3] ^= 1
+        path.write_bytes(payload)
+        assert "no whole torch checkpoint" in refused(target, path)

@@ -93,6 +93,16 @@ def test_order_and_scale_at_once_are_found_and_told_as_keys_for_a_file(name: str
     assert (keys.channel_order, keys.scale, keys.mean) == ("bgr", 255, tuple(CAFFE[name]))
 
 
+@pytest.mark.parametrize("name", [name for name, (mean, _) in NORMALISATIONS.items() if len(mean) in (1, 3)])
+def test_every_normalisation_is_found_in_the_other_order_of_the_channels_too(name: str) -> None:
+    norm = Normalise(*([*values] * (3 // len(values)) for values in NORMALISATIONS[name]))
+    found = fit(wants=lambda fed: fed.flip(1) * norm.std + norm.mean)
+    assert found.better is not None
+    assert found.better.clean == 1.0
+    assert "BGR" in found.better.name
+    assert "channel_order: bgr" in next(row for row in usual_rows(data()[0]) if row.name == found.better.name).fed
+
+
 def test_what_a_row_tells_of_a_file_is_what_a_recipe_takes() -> None:
     """And does the same to the images."""
     images = data(8)[0]

@@ -36,6 +36,29 @@ def chain(classes=10):
 def by_heart(classes=10):
     return nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), Sixteen(), nn.Linear(16, classes))
 
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 4
+        self.qkv, self.proj = nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x):
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
+
+class Attentive(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.patches, self.attn, self.head = nn.Conv2d(1, 32, 2, 2), Attention(), nn.Linear(32, classes)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        return self.head((x + self.attn(x)).mean(1))
+
+def attentive(classes=10):
+    return Attentive(classes)
+
 class Sixteen(nn.Module):
     def forward(self, x):
         return x.view(-1, 16)
@@ -78,6 +101,18 @@ def test_what_is_listed_has_no_saliency(criterion: str, call: Cli) -> None:
     assert list(covered) == ["conv", "bypassed", "spare", "head"]
     for name, reason in REASONS.items():
         assert (covered[name]["reason"], covered[name]["kept"]) == (reason, covered[name]["weights"])
+
+
+def test_heads_that_went_are_known_from_the_weights(call: Cli) -> None:
+    """The export builds the network anew, from the recipe and the pruned weights, and compares the file with it."""
+    shown = call("inspect", "attentive", "prune.structure=channels", options=("--groups",))
+    assert "2 of 4 heads (attn.num_heads) go: made by attn.qkv, read by attn.proj" in shown.out.splitlines()
+    for command in ("train", "prune", "export"):
+        answer = call(command, "attentive", "prune.structure=channels")
+        assert answer.code == 0, answer.err
+    weights = load_file("run/pruned/model.safetensors")
+    assert weights["attn.qkv.weight"].shape == (48, 16)
+    assert weights["attn.proj.weight"].shape == (16, 16)
 
 
 def test_a_network_that_cannot_lose_channels_is_refused_before_its_saliency(call: Cli) -> None:

@@ -271,6 +271,17 @@ def test_what_is_advised_does_what_was_tried(said_already: dict) -> None:
         assert np.abs(told - tried).max() < 5e-3 * max(1, np.abs(tried).max()), (row.name, keys)
 
 
+@pytest.mark.parametrize(("given", "other"), [("NCHW", "NHWC"), ("NHWC", "NCHW")])
+def test_colours_all_in_a_row_are_tried_in_the_other_layout(given: str, other: str) -> None:
+    images = torch.rand((4, 3, 5, 6), generator=torch.Generator().manual_seed(0))
+    row = Interface(shape=(3, 5, 6), classes=10, image=(90,), layout=given)  # type: ignore[arg-type]
+    rows = takeover._rows_for(Side("engine", None, None, interface=row), images)  # type: ignore[arg-type]
+    found = next(one for one in rows if "layout" in one.advice)
+    assert found.advice == f"add this to the recipe: verify: {{input: {{layout: {other}}}}}"
+    told = replace(row, layout=other)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(row.fed(found.change(images).numpy()), told.fed(images.numpy()))
+
+
 BETTER = Better("0 to 255", "add this to the recipe: x", None, 50, clean=0.92, as_given=0.78, gain=0.02, alike=())
 LIKES = Fit(100, 0.78, (0.7, 0.85), 0.1, "above chance", 0, (), BETTER, linear=None, linear_gain=0.0)
 

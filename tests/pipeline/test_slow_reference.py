@@ -11,12 +11,14 @@ from onnx import helper, numpy_helper
 
 from madx.deploy.engine import backend
 from madx.deploy.export import export_onnx
+from madx.errors import ExportError
 from madx.models import build_model
 from madx.pipeline import timing
 from madx.pipeline.sides import Side
 from madx.pipeline.timed_images import Shown
 from madx.pipeline.timing import fastest_reference
 from madx.recipe import EngineConfig, ModelConfig
+from madx.verify.remedies import Remedy
 
 SHAPE = (1, 8, 8)
 CONFIG = EngineConfig(threads=1)
@@ -32,8 +34,24 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def honest(network):
-    return export_onnx(network, SHAPE, opset=20).payload
+def artifacts(network):
+    """Its exports by precision; each takes seconds."""
+    return {one: export_onnx(network, SHAPE, opset=20, precision=one) for one in ("fp32", "fp16")}
+
+
+@pytest.fixture
+def exported_once(artifacts, monkeypatch):
+    monkeypatch.setattr(timing, "checked_onnx", lambda _context, _module, precision: artifacts[precision])
+
+
+@pytest.fixture(scope="module")
+def honest(artifacts):
+    return artifacts["fp32"].payload
+
+
+@pytest.fixture(scope="module")
+def half(artifacts):
+    return artifacts["fp16"].payload
 
 
 def slowed(payload, nodes=150):
@@ -49,7 +67,9 @@ def slowed(payload, nodes=150):
     return model.SerializeToString()
 
 
-def chosen(network, payload, role="reference", *, precision="fp32", numbers="fp32", candidate="fp32"):
+def chosen(
+    network, payload, role="reference", *, precision="fp32", numbers="fp32", candidate="fp32", candidate_numbers=None
+):
     context = SimpleNamespace(
         splits=SimpleNamespace(train=SimpleNamespace(shape=SHAPE, classes=10)),
         recipe=SimpleNamespace(
@@ -59,7 +79,7 @@ def chosen(network, payload, role="reference", *, precision="fp32", numbers="fp3
     config = CONFIG.of_precision(precision)
     load = partial(backend(CONFIG.kind).load, payload, config)
     given = Side(role, load(), network, load, precision=precision, numbers=numbers)
-    other = replace(given, role="engine", precision=candidate, numbers=candidate)
+    other = replace(given, role="engine", precision=candidate, numbers=candidate_numbers or candidate)
     found = fastest_reference(context, CONFIG, given, other, Shown(IMAGES, np.arange(4)[:, None], 2))
     np.testing.assert_allclose(found.load()(IMAGES), load()(IMAGES), rtol=1e-3, atol=2e-2)
     return found, found.load is load
@@ -111,10 +131,9 @@ def slow_in_fp16(monkeypatch):
     monkeypatch.setattr(timing, "median_seconds", lambda timers, **_: [told[one] for one in timers])
 
 
-@pytest.mark.usefixtures("slow_in_fp16")
-def test_a_slow_number_type_of_the_reference_buys_no_speed_up(network):
+@pytest.mark.usefixtures("slow_in_fp16", "exported_once")
+def test_a_slow_number_type_of_the_reference_buys_no_speed_up(network, half):
     """Its twin is timed in the candidate's precision too; where there is none, nobody knows, and nothing passes."""
-    half = export_onnx(network, SHAPE, opset=20, precision="fp16").payload
     asked = {"precision": "fp16", "numbers": "fp16"}
     found, as_given = chosen(network, half, **asked)
     assert (as_given, found.doubts, found.load.args[1].precision) == (False, [], "fp32")
@@ -122,11 +141,83 @@ def test_a_slow_number_type_of_the_reference_buys_no_speed_up(network):
     assert chosen(network, half, **asked, candidate="fp16")[1]
 
     found, as_given = chosen(None, half, **asked)
-    assert (as_given, len(found.doubts)) == (True, 1)
+    assert (as_given, [doubt.remedy for doubt in found.doubts]) == (True, [Remedy.GIVE_TWIN])
     assert "computes in fp16 and the candidate in fp32" in found.doubts[0]
     assert "--reference-twin" in found.doubts[0]
     assert not chosen(None, half, **asked, candidate="fp16")[0].doubts
 
 
-def test_a_slow_number_type_in_parts_is_another_too(honest):
-    assert chosen(None, honest, numbers="fp16 and fp32")[0].doubts
+@pytest.mark.usefixtures("slow_in_fp16", "exported_once")
+def test_float16_by_name_alone_is_held_against_float32(network, half):
+    """Of a product that nobody knows the type of, the recipe's word is taken; the clock takes nobody's."""
+    asked = {"precision": "fp16", "candidate": "fp16", "candidate_numbers": "unknown numbers"}
+    for numbers in ("fp16", "fp16 and unknown numbers"):
+        found, as_given = chosen(network, half, numbers=numbers, **asked)
+        assert (as_given, found.doubts, found.load.args[1].precision) == (False, [], "fp32")
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "doubted"),
+    [
+        ("fp16 and fp32", "fp32", True),
+        ("fp16 and fp32", "fp16 and fp32", True),
+        ("int8 and fp32", "int8 and fp32", True),
+        ("unknown numbers", "unknown numbers", True),
+        ("fp64", "fp32", True),
+        ("fp64", "fp64", False),
+        ("fp32", "int8 and fp32", False),
+        ("fp32", "unknown numbers", False),
+        ("fp32", "fp16", False),
+    ],
+)
+def test_without_a_twin_only_plain_numbers_are_believed(honest, reference, candidate, doubted):
+    """A name of two files says nothing of shares; and float32 beside whatever is what a release asks."""
+    found, as_given = chosen(None, honest, numbers=reference, candidate_numbers=candidate)
+    assert (as_given, [doubt.remedy for doubt in found.doubts]) == (True, [Remedy.GIVE_TWIN] * doubted)
+
+
+HALF_IS_FAST = {"fp32": 1.0, "fp16": 0.5}
+
+
+@pytest.mark.usefixtures("slow_in_fp16", "exported_once")
+def test_nobody_deployed_the_float16_of_a_float32_reference(network, honest, monkeypatch):
+    """On a GPU it is twice as fast, and the candidate would be held against it."""
+    monkeypatch.setattr("test_slow_reference.SECONDS", HALF_IS_FAST)
+    found, as_given = chosen(network, honest, candidate="fp16")
+    assert (as_given, found.remarks, found.doubts) == (True, [], [])
+
+
+@pytest.fixture
+def unconvertible(artifacts, monkeypatch):
+    """A network that one precision refuses; call it with that precision."""
+
+    def refuse(precision):
+        def exported(_context, _module, wanted):
+            if wanted == precision:
+                raise ExportError(f"there is no {precision} of it")
+            return artifacts[wanted]
+
+        monkeypatch.setattr(timing, "checked_onnx", exported)
+
+    return refuse
+
+
+@pytest.mark.usefixtures("slow_in_fp16")
+def test_an_export_that_fails_takes_no_other_along(network, half, unconvertible):
+    unconvertible("fp16")
+    found, as_given = chosen(network, half, precision="fp16", numbers="fp16")
+    assert (as_given, found.doubts, found.load.args[1].precision) == (False, [], "fp32")
+    assert "takes 3.00 times as long" in found.remarks[0]
+    assert "in fp16 is not known: there is no fp16 of it" in found.remarks[1]
+
+
+def test_an_export_that_was_needed_and_failed_is_a_doubt_of_its_own(network, honest, unconvertible):
+    """Giving the twin once more would not help; float32 beside float32 needs none."""
+    unconvertible("fp16")
+    found, _ = chosen(network, honest, numbers="int8 and fp32", candidate="fp16")
+    assert [doubt.remedy for doubt in found.doubts] == [Remedy.GIVE_REFERENCE]
+    assert "there is no fp16 of it" in found.doubts[0]
+    assert not chosen(network, honest, candidate="fp16")[0].doubts
+    unconvertible("fp32")
+    found, as_given = chosen(network, honest)
+    assert (as_given, found.doubts, len(found.remarks)) == (True, [], 1)

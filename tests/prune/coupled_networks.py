@@ -333,7 +333,7 @@ NETWORKS = {
         padded_shortcut, ("parts.one.0",), {"parts.stem.0": "does not run", "parts.two.0": "does not run"}
     ),
     "mixer": Coupled(mixer, ("parts.wide", "parts.in")),
-    "transformer": Coupled(Transformer, ("wide",), {"qkv": "channels"}),
+    "transformer": Coupled(Transformer, ("wide", "qkv", "patches", "proj")),
     "one-channel gate": Coupled(
         lambda: chain(conv_bn(3, 8), gated(8), conv_bn(8, 8), width=8), ("0.0", "2.0"), {"1.parts.gate": "mixed"}
     ),
@@ -358,7 +358,7 @@ NETWORKS = {
     ),
     "a width known by heart": Coupled(by_heart, ("0.0",), {"1.0": "fixed their number"}),
     "transposed": Coupled(
-        lambda: chain(conv_bn(3, 8), nn.ConvTranspose2d(8, 12, 2, 2), conv_bn(12, 8), width=8), ("0.0", "2.0")
+        lambda: chain(conv_bn(3, 8), nn.ConvTranspose2d(8, 12, 2, 2), conv_bn(12, 8), width=8), ("0.0", "1", "2.0")
     ),
     "tracked instance norm": Coupled(
         lambda: chain(

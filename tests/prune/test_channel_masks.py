@@ -118,8 +118,8 @@ def test_a_removed_channel_has_a_slope() -> None:
         assert (slopes[group.key][gone] != 0).all()
 
 
-def test_what_no_score_knows_can_read_and_make_channels() -> None:
-    """A transposed convolution has no saliency; its inputs stand on the first axis."""
+def test_transposed_convolutions_read_and_make_channels() -> None:
+    """Their inputs stand on the first axis of the weight."""
     given = case(
         lambda: nn.Sequential(
             nets.conv_bn(2, 8), nn.ConvTranspose2d(8, 12, 2), nets.conv_bn(12, 8), nn.Flatten(), nets.head(200)

@@ -29,8 +29,12 @@ def rule_of(case: Coupled) -> Rule:
 
 def outputs(network: nn.Module) -> dict[str, int]:
     """Output channels of every layer."""
-    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
-    return {name: layer.weight.shape[0] for name, layer in layers.items()}
+    layers = network.named_modules()
+    return {
+        name: layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        for name, layer in layers
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+    }
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
@@ -59,6 +63,13 @@ def test_nothing_is_cut_further_than_was_decided() -> None:
     rule = rule_of(case)
     magnitudes = {name: value.detach().abs() for name, value in scored_parameters(rule.dense).items()}
     assert rule.remove(magnitudes).channels == (32, 16)
+
+
+def test_channels_of_transposed_convolutions_are_counted_by_what_they_make() -> None:
+    """12 of one that reads 8: they are not the first axis of its weight."""
+    rule = rule_of(coupled_networks.NETWORKS["transposed"])
+    magnitudes = {name: value.detach().abs() for name, value in scored_parameters(rule.dense).items()}
+    assert rule.remove(magnitudes).channels == (8 + 12 + 8, 4 + 8 + 4)
 
 
 def test_where_nothing_can_go_every_layer_is_named() -> None:

@@ -52,6 +52,38 @@ def test_scores_fit_their_parameters(name: str, network: nn.Module) -> None:
         assert score.unique().numel() > 1
 
 
+def around(layer: nn.Module) -> nn.Module:
+    """A network with this layer, which reads 6 channels and makes 4, in its middle."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = [nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), layer, nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()]
+        return nn.Sequential(*parts, nn.Linear(16, 5)).double().eval()
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_transposed_convolution_of_stride_1_scores_like_the_convolution_that_it_is(name: str, groups: int) -> None:
+    """The one whose kernel is turned round; entry by entry, in every criterion."""
+    plainly = nn.Conv2d(6, 4, 3, padding=2, dilation=2, groups=groups)
+    turned = nn.ConvTranspose2d(6, 4, 3, padding=2, dilation=2, groups=groups)
+
+    def as_transposed(values: Tensor) -> Tensor:
+        by_group = values.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        return by_group.flip(2, 3)
+
+    turned.load_state_dict({"weight": as_transposed(plainly.weight.detach()), "bias": plainly.bias.detach()})
+    network, same = around(plainly), around(turned)
+    x, y = torch.rand(4, 2, 4, 4, dtype=torch.float64, generator=torch_generator(0, "turned")), torch.arange(4) % 5
+    torch.testing.assert_close(same(x), network(x))
+    expected, found = (CRITERIA[name](net, x, y, torch_generator(0)) for net in (network, same))
+    assert list(found) == list(expected) == [key for key, _ in same.named_parameters()]
+    assert found["2.weight"].shape == (6, 4 // groups, 3, 3)
+    if name != "random":
+        expected["2.weight"] = as_transposed(expected["2.weight"])
+        for key, score in expected.items():
+            torch.testing.assert_close(found[key], score, rtol=1e-7, atol=1e-12 * float(score.abs().max()))
+
+
 @pytest.mark.parametrize("name", CRITERIA)
 def test_image_free_means_what_it_says(name: str, network: nn.Module) -> None:
     (x, y, _), (other, _, _) = batches(2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from madx.prune import mad_saliency
 from madx.prune.curvature import input_product, output_curvature
-from madx.prune.layers import ScoredLayer
+from madx.prune.layers import Call, ScoredLayer, TransposedConvolution
 
 Array = NDArray[np.float64]
 PAD = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -41,11 +41,37 @@ LAYERS: dict[str, tuple[type[ScoredLayer], tuple[int, ...], dict[str, Any]]] = {
         {"kernel_size": 3, "groups": 2, "padding": 2, "padding_mode": "reflect"},
     ),
     "3d": (nn.Conv3d, (2, 3, 4, 3), {"kernel_size": (2, 3, 1), "padding": (0, 1, 1)}),
+    "transposed": (nn.ConvTranspose2d, (3, 3, 4), {"kernel_size": 2}),
+    "transposed, stride and padding": (
+        nn.ConvTranspose2d,
+        (3, 3, 2),
+        {"kernel_size": 3, "stride": (2, 3), "padding": (1, 0), "output_padding": (1, 2)},
+    ),
+    "transposed, gaps": (nn.ConvTranspose2d, (2, 2, 3), {"kernel_size": (1, 2), "stride": (3, 4), "bias": False}),
+    "transposed, dilation": (
+        nn.ConvTranspose2d,
+        (3, 3, 3),
+        {"kernel_size": (3, 2), "stride": 2, "dilation": (2, 3), "padding": 2, "output_padding": 1},
+    ),
+    "transposed, groups": (
+        nn.ConvTranspose2d,
+        (4, 3, 3),
+        {"kernel_size": 3, "stride": 2, "groups": 2, "out": 6, "padding": 1},
+    ),
+    "transposed, depthwise": (nn.ConvTranspose2d, (4, 3, 3), {"kernel_size": 3, "stride": 2, "groups": 4, "out": 4}),
+    "transposed, depth multiplier": (nn.ConvTranspose2d, (3, 2, 2), {"kernel_size": 2, "groups": 3, "out": 6}),
+    "transposed, 1d": (
+        nn.ConvTranspose1d,
+        (4, 5),
+        {"kernel_size": 4, "stride": 2, "padding": 1, "groups": 2, "output_padding": 1},
+    ),
+    "transposed, 3d": (nn.ConvTranspose3d, (2, 2, 2, 1), {"kernel_size": (2, 1, 3), "stride": (1, 2, 1)}),
     "linear": (nn.Linear, (6,), {}),
     "linear without bias": (nn.Linear, (6,), {"bias": False}),
     "linear on positions": (nn.Linear, (5, 6), {}),
     "linear on two axes of positions": (nn.Linear, (3, 2, 6), {}),
 }
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # torch warns that it copies for an even kernel; we want the asymmetric padding all the same.
 EVEN = "ignore:Using padding='same' with even kernel lengths:UserWarning"
 BATCH = 3
@@ -66,6 +92,8 @@ def patches(layer: ScoredLayer, inputs: Tensor) -> Array:
     x = inputs.numpy()
     if isinstance(layer, nn.Linear):
         columns = x.reshape(len(x), -1, 1, x.shape[-1])
+    elif isinstance(layer, TRANSPOSED):
+        columns = spread(layer, x)
     else:
         x = np.pad(x, [(0, 0), (0, 0), *_padding(layer)], mode=PAD[layer.padding_mode])
         spans = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
@@ -81,6 +109,27 @@ def patches(layer: ScoredLayer, inputs: Tensor) -> Array:
     return columns
 
 
+def spread(layer: TransposedConvolution, x: Array) -> Array:
+    """The same of a transposed convolution: every input is put where each tap of the kernel brings it, one by one."""
+    geometry = list(zip(layer.stride, layer.padding, layer.dilation, layer.kernel_size, strict=True))
+    sizes = [
+        (length - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1
+        for length, extra, (stride, padding, dilation, kernel) in zip(
+            x.shape[2:], layer.output_padding, geometry, strict=True
+        )
+    ]
+    columns = np.zeros((len(x), *sizes, x.shape[1], *layer.kernel_size))
+    for at in product(*map(range, x.shape[2:])):
+        for tap in product(*map(range, layer.kernel_size)):
+            to = tuple(
+                place * stride - padding + offset * dilation
+                for place, offset, (stride, padding, dilation, _) in zip(at, tap, geometry, strict=True)
+            )
+            if all(0 <= place < size for place, size in zip(to, sizes, strict=True)):
+                columns[(slice(None), *to, slice(None), *tap)] = x[(slice(None), slice(None), *at)]
+    return columns.reshape(len(x), np.prod(sizes), layer.groups, -1)
+
+
 def _padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[tuple[int, int]]:
     if layer.padding == "same":
         totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
@@ -92,7 +141,10 @@ def _padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[tuple[int, int]]:
 
 def rows(layer: ScoredLayer, values: dict[str, Tensor]) -> Array:
     """[out, in/groups * kernel (+ 1)] of weight and bias."""
-    columns = [values["weight"].detach().flatten(1)]
+    weight = values["weight"].detach()
+    if isinstance(layer, TRANSPOSED):  # [in, out/groups, *kernel]
+        weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    columns = [weight.flatten(1)]
     if layer.bias is not None:
         columns.append(values["bias"].detach()[:, None])
     return torch.cat(columns, dim=1).numpy()
@@ -100,8 +152,9 @@ def rows(layer: ScoredLayer, values: dict[str, Tensor]) -> Array:
 
 def row_groups(layer: ScoredLayer) -> list[int]:
     """Which group each output channel belongs to."""
-    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-    return [row * groups // layer.weight.shape[0] for row in range(layer.weight.shape[0])]
+    if isinstance(layer, nn.Linear):
+        return [0] * layer.out_features
+    return [row * layer.groups // layer.out_channels for row in range(layer.out_channels)]
 
 
 def perturbation(layer: ScoredLayer) -> dict[str, Tensor]:
@@ -136,7 +189,7 @@ def test_input_product_is_the_perturbation_times_a(name: str) -> None:
     columns = patches(layer, inputs)
     a = np.einsum("bsgi,bsgj->gij", columns, columns)
     expected = np.stack([row @ a[group] for row, group in zip(rows(layer, given), row_groups(layer), strict=True)])
-    product_ = input_product(layer, inputs, given)
+    product_ = input_product(layer, Call(inputs), given)
     np.testing.assert_allclose(rows(layer, product_), expected, rtol=1e-10, atol=1e-10)
     assert all(product_[kind].shape == value.shape for kind, value in given.items())
     assert not any(value.requires_grad for value in (*given.values(), *product_.values()))
@@ -146,7 +199,7 @@ def test_input_product_is_the_slope_of_half_the_squares() -> None:
     """Central differences of 1/2 sum |D a|^2, exact for a square."""
     layer, inputs = build("stride and padding")
     given = perturbation(layer)
-    product_ = input_product(layer, inputs, given)
+    product_ = input_product(layer, Call(inputs), given)
     columns = torch.from_numpy(patches(layer, inputs)[:, :, 0])
 
     def half_squares(values: dict[str, Tensor]) -> float:
@@ -218,11 +271,12 @@ def _by_kronecker(a: Array, g: Array, removed: Array) -> Array:
         (nn.Linear(2, 4), (4,), 0, 1),
         (nn.Conv2d(2, 4, 1), (4, 4, 5), 0, 20),
         (nn.Conv1d(2, 4, 1), (4, 5), 0, 5),
+        (nn.ConvTranspose2d(2, 4, 3), (6, 4, 2, 5), 1, 20),
     ],
     ids=[
         *("linear", "positions", "sequence first", "windows", "folded", "learned queries", "one learned query"),
         *("convolution", "frames", "convolution of no image"),
-        *("linear on one item", "convolution of one item", "1-D convolution of one item"),
+        *("linear on one item", "convolution of one item", "1-D convolution of one item", "transposed, frames"),
     ],
 )
 def test_output_curvature_divides_by_positions_only(

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from small_networks import Lambda
 from torch import Tensor, nn
 
-from madx.prune.curvature import ScoredLayer, input_product, output_curvature
+from madx.prune.curvature import input_product, output_curvature
 from madx.prune.diagonal import diagonal_curvature
+from madx.prune.layers import Call, ScoredLayer
 
 LAYERS: dict[str, tuple[ScoredLayer, tuple[int, ...]]] = {
     "conv": (nn.Conv2d(3, 4, 3, stride=2, padding=1), (3, 5, 5)),
@@ -18,6 +19,9 @@ LAYERS: dict[str, tuple[ScoredLayer, tuple[int, ...]]] = {
     "depthwise": (nn.Conv2d(4, 4, 3, padding=1, groups=4), (4, 5, 5)),
     "1d": (nn.Conv1d(2, 3, 3), (2, 6)),
     "3d": (nn.Conv3d(2, 3, 2), (2, 3, 3, 3)),
+    "transposed": (nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1), (3, 3, 2)),
+    "transposed, grouped, dilated": (nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2, dilation=2), (4, 2, 3)),
+    "transposed, depthwise": (nn.ConvTranspose1d(4, 4, 3, stride=2, groups=4, bias=False), (4, 4)),
     "linear": (nn.Linear(5, 4), (5,)),
     "linear on positions": (nn.Linear(5, 4), (3, 5)),
 }
@@ -28,7 +32,7 @@ def test_it_is_what_a_unit_perturbation_meets(name: str) -> None:
     layer, shape = LAYERS[name]
     layer = layer.double()
     x = torch.rand(6, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    y = torch.arange(6) % layer.weight.shape[0]
+    y = torch.arange(6) % (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
     network = Lambda(lambda parts, given: pooled(parts["layer"](given)), layer=layer)
     found = diagonal_curvature(network, x, y)
     output = layer(x).detach().requires_grad_()
@@ -40,8 +44,16 @@ def test_it_is_what_a_unit_perturbation_meets(name: str) -> None:
         for place in torch.cartesian_prod(*(torch.arange(size) for size in parameter.shape)).view(-1, parameter.dim()):
             unit = {other: torch.zeros_like(value) for other, value in parameters.items()}
             unit[kind][tuple(place)] = 1
-            expected = rows[place[0]] * input_product(layer, x, unit)[kind][tuple(place)]
+            expected = rows[row_of(layer, place)] * input_product(layer, Call(x), unit)[kind][tuple(place)]
             torch.testing.assert_close(found[f"parts.layer.{kind}"][tuple(place)], expected)
+
+
+def row_of(layer: ScoredLayer, place: Tensor) -> int:
+    """The output channel that an entry of the weight or bias makes."""
+    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) and len(place) > 1:
+        group = int(place[0]) * layer.groups // layer.in_channels
+        return group * layer.out_channels // layer.groups + int(place[1])
+    return int(place[0])
 
 
 def pooled(outputs: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ NOT_USED = "the forward pass does not use this layer"
 BYPASSED = "the forward pass uses its weight without calling the layer"
 UNREACHED = "no gradient of the logits comes back to its output"
 OTHERWISE = "its output is not that of its weight and bias (a forward pass of its own, or a hook)"
-TRANSPOSED = "transposed convolution, without a saliency of its own; its channels go with those around it"
 
 
 def no_layer(*weights: str) -> str:
@@ -199,7 +198,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     ),
     "other kinds of layers": (
         others,
-        {"parts.up": TRANSPOSED, "parts.recurrent": no_layer("weight_ih_l0", "weight_hh_l0")},
+        {"parts.recurrent": no_layer("weight_ih_l0", "weight_hh_l0")},
     ),
 }
 

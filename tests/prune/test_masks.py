@@ -51,6 +51,50 @@ def test_linear_rows_are_pools_of_their_own(sparsity: float) -> None:
             assert not 0 < len(removed) < width + 1 or removed.max() < values[kept].min()
 
 
+def test_at_sparsity_zero_everything_is_kept() -> None:
+    masks = unstructured_masks(network(), random_scores(network()), 0)
+    assert all(mask.dtype == torch.bool and mask.all() for mask in masks.values())
+
+
+def test_a_layer_that_is_not_scored_has_no_mask_and_takes_part_in_no_pool() -> None:
+    net, whole = network(), random_scores(network())
+    without = {name: score for name, score in whole.items() if not name.startswith(("0.", "3."))}
+    masks = unstructured_masks(net, without, 0.5, unscored={"0": "its inputs are images", "3": "too small"})
+    assert set(masks) == {"1.weight", "4.weight", "4.bias"}
+    assert (~masks["1.weight"]).sum() == masks["1.weight"].numel() // 2
+    wide = nn.Sequential(nn.Linear(16, 8), nn.Linear(16, 8), nn.Linear(16, 8))
+    scores = {name: score for name, score in random_scores(wide).items() if not name.startswith("1.")}
+    masks, dense = two_four_masks(wide, scores, unscored={"1": "too small"})
+    assert (set(masks), dense) == ({"0.weight", "2.weight"}, {"1": "too small"})
+
+
+def test_a_bias_that_is_computed_from_others_has_no_mask() -> None:
+    """Its tensors belong to the layer inside, which nobody scored."""
+    net = nn.Sequential(nn.Conv1d(1, 4, 4), nn.Linear(4, 3))
+    for layer in net:
+        nn.utils.parametrize.register_parametrization(layer, "bias", nn.Identity())
+    scores = {"0.weight": torch.arange(16.0).view(4, 1, 4), "1.weight": torch.arange(12.0).view(3, 4)}
+    assert {name: int(mask.sum()) for name, mask in unstructured_masks(net, scores, 0.5).items()} == {
+        "0.weight": 8,
+        "1.weight": 6,
+    }
+
+
+def test_transposed_convolutions_are_of_the_pool_and_not_of_two_in_four() -> None:
+    """Their kernels have no sparse form; single weights of them compete with those of all convolutions."""
+    net = nn.Sequential(conv(2, 16), nn.ConvTranspose2d(16, 16, 2, groups=2), nn.Flatten(), head(16 * 25))
+    scores = random_scores(net)
+    masks = unstructured_masks(net, scores, 0.75)
+    pool = ["0.weight", "0.bias", "1.weight", "1.bias"]
+    kept = torch.cat([masks[name].flatten() for name in pool])
+    values = torch.cat([scores[name].flatten() for name in pool])
+    assert (~kept).sum() == round(0.75 * kept.numel())
+    assert values[~kept].max() < values[kept].min()
+    masks, dense = two_four_masks(net, scores)
+    assert dense["1"] == "transposed convolution: no sparse kernels exist"
+    assert not masks.keys() & {"1.weight", "1.bias"}
+
+
 def test_a_network_of_linear_layers_has_no_pool() -> None:
     net = nn.Sequential(nn.Linear(4, 3, bias=False))
     masks = unstructured_masks(net, {"0.weight": torch.arange(12.0).view(3, 4)}, 0.5)
@@ -211,3 +255,22 @@ def test_filling_leaves_no_zero_and_what_was_there():
         assert filled.numel() == 0 or filled.max() < before[name][kept].abs().mean()
     artifact = export_onnx(net, (16, 4, 4), opset=20)
     assert not any(row.eligible for row in sparsity_2_4(artifact.payload).values()), "nothing for sparse kernels"
+
+
+def test_filling_is_a_tenth_of_the_mean_magnitude_and_its_signs_are_the_generators() -> None:
+    def filled(seed: int) -> Tensor:
+        net = nn.Sequential(nn.Linear(100, 10, bias=False))
+        with torch.no_grad():
+            net[0].weight.copy_(torch.where(torch.arange(1000).view(10, 100) % 4 == 0, -2.0, 0.0))
+        before = torch.get_rng_state()
+        fill_zeros_(net, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(torch.get_rng_state(), before)
+        return net[0].weight.detach().flatten()
+
+    weight = filled(0)
+    zeros = torch.arange(1000) % 4 != 0
+    assert (weight[~zeros] == -2).all()
+    torch.testing.assert_close(weight[zeros].abs(), torch.full((750,), 0.05))
+    assert 300 < (weight[zeros] > 0).sum() < 450, "half of each sign"
+    assert torch.equal(weight, filled(0))
+    assert not torch.equal(weight, filled(1))

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from madx.errors import ModelError
 from madx.models.precision import ComputeFormat
 from madx.prune import CRITERIA, mad_saliency, optimise_masks, unstructured_masks
-from madx.prune.layers import scored_layers, scored_parameters
+from madx.prune.layers import scored_layers, scored_parameters, unscored_layers
 
 PRECISIONS = {torch.float32: 1e-4, torch.float64: 1e-6}
 """Relative to the norm of a layer's saliency."""
@@ -150,6 +150,30 @@ def test_how_a_layer_is_called_changes_nothing(way: str) -> None:
     for name, score in expected.items():
         assert score.abs().max() > 0
         torch.testing.assert_close(given[name], score)
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_a_transposed_convolution_may_be_told_the_size_of_its_outputs(keyword: bool) -> None:
+    """As networks that go down and up again do; then its own output_padding does not count."""
+    torch.manual_seed(0)
+    told, fixed = (nn.ConvTranspose2d(2, 4, 3, stride=2, padding=1, output_padding=extra) for extra in (0, 1))
+    fixed.load_state_dict(told.state_dict())
+    size = torch.Size((6, 6))
+
+    def up(m: nn.ModuleDict, x: Tensor) -> Tensor:
+        wide: Tensor = m["l"](output_size=size, input=x) if keyword else m["l"](x, size)
+        return wide.square().mean((2, 3))
+
+    x, y = torch.rand(3, 2, 3, 3), torch.tensor([0, 1, 3])
+    network = Lambda(up, l=told)
+    assert unscored_layers(network, shape=x.shape) == {}
+    masks = random_masks(network)
+    expected = mad_saliency(Lambda(lambda m, x: m["l"](x).square().mean((2, 3)), l=fixed), x, y, masks)
+    found = mad_saliency(network, x, y, masks)
+    smaller = mad_saliency(Lambda(lambda m, x: m["l"](x).square().mean((2, 3)), l=told), x, y, masks)
+    for name, score in expected.items():
+        torch.testing.assert_close(found[name], score)
+        assert not torch.allclose(smaller[name], score), "the size makes no difference"
 
 
 def test_a_linear_layer_on_positions_is_a_1x1_convolution() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from madx.errors import MadxError
 from madx.stats import betting_drop, betting_retention, betting_share, planned_bets
-from madx.stats.betting import DEEPEST_STAKE, GAMBLERS, drop_game, retention_game, share_game
+from madx.stats.betting import drop_game, retention_game, share_game
 
 RUNS = 2000
 SPARE = 3 * math.sqrt(0.05 * 0.95 / RUNS)
@@ -24,21 +24,62 @@ def pairs(rng, shape, *, lost, gained, both=0.5):
     return reference, (u >= lost) & (u < lost + gained + both)
 
 
-def test_the_capital_is_what_its_definition_says():
-    rng = np.random.default_rng(0)
-    reference, candidate = pairs(rng, 40, lost=0.1, gained=0.2)
-    bound, theta = 0.03, 0.05
-    capitals, sum_of_squares, expected = [share for _, share in GAMBLERS], 0.0, []
-    for t in range(40):
-        z = int(reference[t]) - int(candidate[t])
-        spread = (1.0 + sum_of_squares) / (t + 1)  # the widest variance of {-1, 0, 1} is 1
-        for row, (k, _) in enumerate(GAMBLERS):
-            stake = min(k * bound / (spread + k * bound * (1 - bound) / 2), DEEPEST_STAKE / (1 - theta))
-            capitals[row] *= 1 + stake * (theta - z)
-        sum_of_squares += (bound - z) ** 2
-        expected.append(math.log(sum(capitals)))
-    found = drop_game(reference, candidate, bound=bound).log_capital(theta, below=True)
-    assert found == pytest.approx(expected)
+CELLS = {
+    "drop": ((-1, 1), (0, 1), (1, 1)),
+    "share": ((0, 1), (1, 1)),
+    "retention": ((0, 0), (0, 1), (1, 0), (1, 1)),
+}
+"""Every (part, whole) of an image."""
+
+
+def slow_capital(parts, wholes, *, cells, bound, distance, theta, below):
+    """The module's text image by image and gambler by gambler, with its numbers written out."""
+    sign = 1 if below else -1
+    at_bound = [bound * whole - part for part, whole in cells]
+    widest_variance = ((max(at_bound) - min(at_bound)) / 2) ** 2
+    worst_at_bound = max(-sign * value for value in at_bound)
+    worst = max(sign * (part - theta * whole) for part, whole in cells)
+    capitals, squares, found = [0.6, 0.35, 0.05], widest_variance, []
+    for seen, (part, whole) in enumerate(zip(parts, wholes, strict=True)):
+        spread = squares / (seen + 1)
+        for row, k in enumerate((2, 0.75, 0.25)):
+            stake = k * distance / (spread + k * distance * worst_at_bound / 2)
+            stake = min(stake, 0.9 / worst) if worst > 0 else stake
+            capitals[row] *= 1 + stake * sign * (theta * whole - part)
+        squares += (bound * whole - part) ** 2
+        found.append(math.log(sum(capitals)))
+    return found
+
+
+@pytest.mark.parametrize("below", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "bound", "distance"),
+    [
+        ("drop", 0.03, 0.03),
+        ("drop", -0.02, 0.02),
+        ("drop", 0.0, 0.005),  # a bound that leaves no distance
+        ("share", 0.3, 0.02),
+        ("share", 0.01, 0.01),
+        ("share", 0.99, 0.01),
+        ("share", 0.002, 0.005),
+        ("retention", 0.9, 0.05),
+        ("retention", 1.1, 0.05),
+        ("retention", 1.0, 0.005),
+    ],
+)
+def test_the_capital_is_what_its_definition_says(kind, bound, distance, below):
+    reference, candidate = pairs(np.random.default_rng(0), 40, lost=0.1, gained=0.2)
+    one = np.ones(40)
+    game, parts, wholes = {
+        "drop": (lambda: drop_game(reference, candidate, bound=bound), 1.0 * reference - candidate, one),
+        "share": (lambda: share_game(candidate, bound=bound), 1.0 * candidate, one),
+        "retention": (lambda: retention_game(reference, candidate, bound=bound), 1.0 * candidate, 1.0 * reference),
+    }[kind]
+    for theta in (bound, bound + 0.02, bound + 0.5, -0.0):
+        expected = slow_capital(
+            parts, wholes, cells=CELLS[kind], bound=bound, distance=distance, theta=theta, below=below
+        )
+        assert game().log_capital(theta, below=below) == pytest.approx(expected)
 
 
 def games(reference, candidate):
@@ -105,6 +146,7 @@ def test_half_of_the_sound_candidates_pass_no_later_than_simulated_elsewhere(dis
 @pytest.mark.parametrize(("variance", "distance"), [(0.03, 0.02), (0.1, 0.03), (0.01, 0.01)])
 def test_planned_images_end_most_tests(variance, distance):
     images = planned_bets(variance, distance, alpha=0.05)
+    assert images == math.ceil(2.2 * 2 * math.log(20) * (variance + distance / 2) / distance**2)
     half = variance / 2
     reference, candidate = pairs(np.random.default_rng(5), (600, images), lost=half, gained=half)
     capital = drop_game(reference, candidate, bound=distance).log_capital(distance, below=True)
@@ -143,6 +185,19 @@ def test_test_and_limits_agree(kind, confidence, seed):
         )
         assert game.refuted(bound, below=True, confidence=confidence) == (upper <= bound)
         assert game.refuted(bound, below=False, confidence=confidence) == (lower >= bound)
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_limit_is_the_first_number_that_the_test_refutes(kind, seed):
+    """The very first: the float beside it is not refuted, and no limit claims a bit more than its test."""
+    reference, candidate = pairs(np.random.default_rng(seed), 300, lost=0.05, gained=0.03)
+    lower, upper = LIMITS[kind][0](reference, candidate, 0.9, 0.95)
+    game = share_game(candidate, bound=0.9) if kind == "share" else LIMITS[kind][1](reference, candidate, bound=0.9)
+    for limit, below in ((upper, True), (lower, False)):
+        inside = math.nextafter(limit, -math.inf if below else math.inf)
+        capitals = [float(game.log_capital(theta, below=below).max()) for theta in (limit, inside)]
+        assert capitals[0] >= -math.log1p(-0.95) > capitals[1]
 
 
 @pytest.mark.parametrize("kind", LIMITS)
@@ -190,6 +245,13 @@ def test_few_images_claim_nothing(images):
     assert betting_retention(~right, ~right, bound=0.95, confidence=0.95) == (0, math.inf)
 
 
+def test_a_share_may_be_held_against_nothing_and_a_plan_never_asks_for_less_than_an_image():
+    hits = np.arange(1000) % 2 == 0
+    assert 0 < betting_share(hits, bound=0, confidence=0.95)[0] < 0.5
+    assert planned_bets(0, 1000, alpha=0.9) == 1
+    assert planned_bets(0, 0.1, alpha=0.05) == math.ceil(2.2 * math.log(20) / 0.1)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -202,7 +264,18 @@ def test_few_images_claim_nothing(images):
         (lambda r: betting_share(r, bound=math.nan, confidence=0.95), "nan"),
         (lambda r: betting_share(r, bound=0.5, confidence=95), "confidence is 95"),
         (lambda r: betting_share(r[None], bound=0.5, confidence=0.95), "one row"),
+        (lambda r: betting_drop(r[:0], r, bound=0.03, confidence=0.95), "no image"),
+        (lambda r: betting_drop(r, r[:0], bound=0.03, confidence=0.95), "no image"),
+        (lambda _: betting_share(True, bound=0.03, confidence=0.95), "no image"),
+        (lambda r: betting_drop(r, r, bound=1, confidence=0.95), "between -1 and 1"),
+        (lambda r: betting_drop(r, r, bound=-1, confidence=0.95), "between -1 and 1"),
+        (lambda r: betting_share(r, bound=-0.01, confidence=0.95), "from 0 on"),
+        (lambda r: betting_retention(r, r, bound=1000, confidence=0.95), "below 1000"),
+        (lambda r: betting_drop(r, r * 1.0, bound=0.03, confidence=0.95), "float64"),
         (lambda _: planned_bets(0.1, 0, alpha=0.05), "distance 0"),
+        (lambda _: planned_bets(-0.1, 0.1, alpha=0.05), "variance -0.1"),
+        (lambda _: planned_bets(0.1, 0.1, alpha=0), "alpha 0"),
+        (lambda _: planned_bets(0.1, 0.1, alpha=1), "alpha 1"),
     ],
 )
 def test_impossible_arguments_are_named(call, said):

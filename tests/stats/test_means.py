@@ -34,3 +34,23 @@ def test_a_mean_so_far_off_is_shown_with_that_chance(draws, confidence, power):
 def test_the_spread_of_one_draw_is_not_known():
     with pytest.raises(MadxError, match="1 draws"):
         student_reach(1, 0.95, power=0.8)
+
+
+def test_two_draws_are_enough():
+    """The fewest that have a spread: with one degree of freedom Student's t is Cauchy's, which has a closed form."""
+    lower, upper = student_limits([1.0, 3.0], 0.95)
+    reach = math.tan(math.pi * 0.45)  # times the standard error, 1
+    assert (lower, upper) == (pytest.approx(2 - reach), pytest.approx(2 + reach))
+    assert 0 < student_reach(3, 0.95, power=0.8) < student_reach(2, 0.95, power=0.8) < math.inf
+
+
+def test_draws_of_few_digits_are_averaged_with_many():
+    values = np.array([1e8, 1e8 + 8, 1e8 + 16], dtype=np.float32)
+    assert student_limits(values, 0.95) == student_limits(values.astype(np.float64), 0.95)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 1.0, 95, math.nan])
+def test_what_is_no_confidence_is_refused(confidence):
+    for call in (lambda: student_limits([1.0], confidence), lambda: student_reach(8, confidence, power=0.8)):
+        with pytest.raises(MadxError, match="confidence is"):
+            call()

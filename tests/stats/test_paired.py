@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
+from scipy.special import ndtri
 from scipy.stats import binom, norm
 
 from madx.errors import MadxError
@@ -129,6 +130,23 @@ def test_test_and_interval_agree(table, margin, confidence):
     assert rejected == (tango_interval(*table, confidence=confidence)[1] <= margin)
 
 
+@pytest.mark.parametrize("table", TABLES)
+def test_a_limit_is_the_first_margin_that_the_test_refutes(table):
+    """The very first: the float beside it is not refuted, and no limit claims a bit more than its test."""
+    n, b, c = table
+    for confidence in (0.8, 0.9, 0.95, 0.99):
+        lower, upper = tango_interval(n, b, c, confidence=confidence)
+        for limit, sides in ((upper, (b, c)), (-lower, (c, b))):
+            if limit < 1:  # else all are lost, and no drop is refuted
+                margins = (math.nextafter(limit, -1), limit)
+                inside, outside = (tango_statistic(n, *sides, margin=margin) for margin in margins)
+                assert inside < ndtri(confidence) <= outside
+
+
+def test_nothing_seen_is_nothing_claimed():
+    assert tango_statistic(50, 0, 0, margin=0) == 0
+
+
 def exact_error_rate(n, margin, gained, *, limits, passing, confidence=0.95):
     """Sum the probabilities of all tables that are wrongly decided at p_b - p_c = margin: no simulation noise."""
     lost = margin + gained
@@ -213,6 +231,10 @@ def test_power_is_that_of_an_independent_simulation(n, power):
         assert passed == pytest.approx(expected, abs=0.04)
 
 
+def test_what_does_not_vary_is_decided_by_one_image():
+    assert planned_images(0, 0.02, alpha=0.05, power=0.8) == 1
+
+
 def test_planned_images_reach_their_power():
     n = planned_images(0.03, 0.02, alpha=0.05, power=0.8)
     assert n == math.ceil((norm.ppf(0.95) + norm.ppf(0.8)) ** 2 * 0.03 / 0.02**2)
@@ -231,7 +253,19 @@ def test_planned_images_reach_their_power():
         (lambda: tango_statistic(10, 1, 1, margin=3), "margin is 3"),
         (lambda: tango_interval(10, 1, 1, confidence=95), "confidence is 95"),
         (lambda: tango_interval(10, 1, 1, confidence=0.05), "confidence is 0.05"),
+        (lambda: tango_statistic(10, 1, 1, margin=1), "margin is 1"),
+        (lambda: tango_statistic(10, 1, 1, margin=-1), "margin is -1"),
+        (lambda: tango_interval(10, 1, 1, confidence=0.5), "confidence is 0.5"),
+        (lambda: tango_interval(10, 1, 1, confidence=1), "confidence is 1"),
+        (lambda: tango_interval(10, 11, 1, confidence=0.95), "lost images is 11"),
+        (lambda: drop_interval(10, 1, 1, confidence=95), "confidence is 95"),
+        (lambda: drop_interval(10, 11, 1, confidence=0.95), "lost images is 11"),
         (lambda: planned_images(0.1, 0, alpha=0.05, power=0.8), "distance 0"),
+        (lambda: planned_images(-0.1, 0.1, alpha=0.05, power=0.8), "variance -0.1"),
+        (lambda: planned_images(0.1, 0.1, alpha=0, power=0.8), "alpha 0"),
+        (lambda: planned_images(0.1, 0.1, alpha=1, power=0.8), "alpha 1"),
+        (lambda: planned_images(0.1, 0.1, alpha=0.05, power=0), "power 0"),
+        (lambda: planned_images(0.1, 0.1, alpha=0.05, power=1), "power 1"),
     ],
 )
 def test_impossible_arguments_are_named(call, said):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr, wilcoxon
+from scipy.stats import norm, spearmanr, wilcoxon
 
 from madx.errors import MadxError
 from madx.stats import hodges_lehmann, ranks, signed_rank_cut, spearman
@@ -26,7 +26,7 @@ def brute_force_cut(n, alpha):
 
 
 @pytest.mark.parametrize("n", range(1, 13))
-@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1, 1 / 16, 1 / 128])
 def test_cut_counts_the_sign_patterns(n, alpha):
     assert signed_rank_cut(n, alpha) == brute_force_cut(n, alpha)
 
@@ -35,6 +35,43 @@ def test_cut_counts_the_sign_patterns(n, alpha):
 def test_cut_is_the_published_critical_value(n, critical):
     """Wilcoxon's table, one-sided 5 %: reject when T <= critical, which is the cut less one."""
     assert signed_rank_cut(n, 0.05) == critical + 1
+
+
+def exact_cut(n, alpha):
+    """In whole numbers: how many of the 2^n sign patterns have each sum of ranks."""
+    ways = [1] + [0] * (n * (n + 1) // 2)
+    for rank in range(1, n + 1):
+        for total in range(len(ways) - 1, rank - 1, -1):
+            ways[total] += ways[total - rank]
+    return next(k for k, below in enumerate(itertools.accumulate(ways)) if below > alpha * 2**n)
+
+
+def normal_cut(n, alpha):
+    """Mean n (n + 1) / 4, variance n (n + 1) (2 n + 1) / 24, half a rank for sums being whole."""
+    return math.floor(norm.ppf(alpha, n * (n + 1) / 4, math.sqrt(n * (n + 1) * (2 * n + 1) / 24)) + 0.5)
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.0025, 0.005, 0.01])
+def test_up_to_fifty_values_are_counted_out_and_more_are_taken_as_normal(alpha):
+    assert signed_rank_cut(50, alpha) == exact_cut(50, alpha) != normal_cut(50, alpha)
+    assert signed_rank_cut(51, alpha) == normal_cut(51, alpha) != exact_cut(51, alpha)
+    assert signed_rank_cut(400, alpha) == normal_cut(400, alpha)
+
+
+def test_no_cut_is_below_nothing():
+    assert signed_rank_cut(51, 1e-12) == 0
+    assert hodges_lehmann(np.arange(51.0), 1 - 1e-12)[1:] == (-math.inf, math.inf)
+
+
+def test_values_of_few_digits_are_averaged_with_many():
+    values = (1e6 + np.arange(20) / 3).astype(np.float32)
+    assert hodges_lehmann(values, 0.95) == hodges_lehmann(values.astype(np.float64), 0.95)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 1.0, 95])
+def test_what_is_no_confidence_is_refused(confidence):
+    with pytest.raises(MadxError, match="confidence is"):
+        hodges_lehmann([0.1, 0.2], confidence)
 
 
 @pytest.mark.parametrize("alpha", [0.005, 0.025, 0.05, 0.1])
@@ -121,6 +158,8 @@ def test_rank_correlation_of_special_rows():
         ([[1.0, 2.0]], [[1.0]], r"\[1, 2\] and \[1, 1\]"),
         ([1.0, 2.0], [1.0, 2.0], "two tables"),
         ([[]], [[]], "two tables"),
+        ([[[1.0, 2.0]]], [[[1.0, 2.0]]], "two tables"),
+        ([[1.0, 2.0]], [[1.0, 2.0], [1.0, 2.0]], r"\[1, 2\] and \[2, 2\]"),
         ([[1.0, math.nan]], [[1.0, 2.0]], "finite"),
         ([[1.0, 2.0]], [[math.inf, 2.0]], "finite"),
     ],

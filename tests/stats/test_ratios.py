@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from scipy.special import ndtri
 from scipy.stats import multinomial, norm
 
 from madx.errors import MadxError
 from madx.stats import retention_interval, retention_statistic
 from madx.stats.ratios import _spread
+from madx.stats.skewness import widened
 
 Z = norm.ppf(0.95)
 COUNTS = st.tuples(st.integers(0, 1500), st.integers(0, 300), st.integers(0, 300))
@@ -97,6 +99,21 @@ def test_interval_is_no_sharper_than_the_test(counts, ratio):
         assert (statistic >= Z) == (lower >= ratio)
 
 
+@pytest.mark.parametrize("counts", [(500, 30, 20), (40, 3, 9), (300, 5, 60), (7, 2, 1), (20, 1, 1)])
+def test_a_limit_is_the_first_ratio_that_the_widened_test_refutes(counts):
+    """The very first: the float beside it is not refuted, and no limit claims a bit more than its test."""
+    for confidence in (0.8, 0.9, 0.95, 0.99):
+        lower, upper = retention_interval(*counts, confidence=confidence)
+        for limit, sign in ((lower, 1), (upper, -1)):
+            inside, outside = (
+                sign * retention_statistic(*counts, ratio=ratio)
+                - widened(float(ndtri(confidence)), skewness=sign * skewness, deviation=deviation)
+                for ratio in (math.nextafter(limit, sign * math.inf), limit)
+                for deviation, skewness in [_spread(*counts, ratio)]
+            )
+            assert inside < 0 <= outside
+
+
 def test_skewness_is_that_of_the_outcomes():
     """By the definition, from the shares that make the likelihood largest, here known: the counts as they are."""
     a, b, c = 500, 60, 20
@@ -137,6 +154,13 @@ def test_simulated_coverage_at_the_size_of_a_gate(lost, gained):
     assert np.mean(statistics <= -Z) == pytest.approx(0.05, abs=0.013)
 
 
+def test_ratios_beyond_a_million_are_not_told_from_infinity():
+    assert retention_interval(0, 1, 100_000, confidence=0.95)[1] < 1e6
+    assert retention_interval(0, 1, 150_000, confidence=0.95)[1] == math.inf
+    assert 1e-6 < retention_interval(0, 3_000_000, 10, confidence=0.95)[0] < 2e-6
+    assert retention_interval(0, 9_000_000, 10, confidence=0.95)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("counts", "limits"),
     [((0, 0, 0), (0, math.inf)), ((0, 5, 0), (0, None)), ((0, 0, 5), (None, math.inf))],
@@ -152,7 +176,11 @@ def test_without_successes_there_is_no_limit(counts, limits):
         (lambda: retention_statistic(10, -1, 0, ratio=0.9), "images lost is -1"),
         (lambda: retention_statistic(10, 1, 0, ratio=0), "ratio is 0"),
         (lambda: retention_statistic(10, 1, 0, ratio=math.nan), "ratio is nan"),
+        (lambda: retention_statistic(10, 1, 0, ratio=math.inf), "ratio is inf"),
+        (lambda: retention_statistic(-1, 1, 0, ratio=0.9), "both engines is -1"),
+        (lambda: retention_statistic(1, 1, -1, ratio=0.9), "gained is -1"),
         (lambda: retention_interval(10, 1, 0, confidence=95), "confidence is 95"),
+        (lambda: retention_interval(10, -1, 0, confidence=0.95), "images lost is -1"),
     ],
 )
 def test_impossible_arguments_are_named(call, said):

@@ -1,5 +1,6 @@
 """The gate on measurements made up for the purpose: what must pass, what must fail, and what must not be decided."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 from accuracy_cases import compared, sound
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from madx.errors import ArtifactError, ExitCode, MadxError
 from madx.recipe import METRICS, GateConfig
@@ -234,11 +236,12 @@ def test_differences_that_no_rounding_is_known_for_forbid_a_pass_and_no_fail(met
         assert result(gate(metric, bound), **known).outcome is allowed
 
 
-def test_a_reference_that_its_numbers_may_slow_down_passes_no_timed_gate():
+@pytest.mark.parametrize("remedy", [Remedy.GIVE_TWIN, Remedy.GIVE_REFERENCE])
+def test_a_reference_that_its_numbers_may_slow_down_passes_no_timed_gate(remedy):
     for speed, outcome in ((2.0, INCONCLUSIVE), (1.2, FAIL)):
-        told = replace(latency(speed), facts={"doubts": ["The reference computes in fp16."]})
+        told = replace(latency(speed), facts={"doubts": {"The reference computes in fp16.": remedy.value}})
         judged = result(gate("speedup", 1.5), latency=told)
-        assert (judged.outcome, judged.remedy is Remedy.GIVE_TWIN) == (outcome, outcome is INCONCLUSIVE)
+        assert (judged.outcome, judged.remedy is remedy) == (outcome, outcome is INCONCLUSIVE)
         assert "The reference computes in fp16." in judged.evidence
 
 
@@ -264,6 +267,8 @@ def test_nothing_lost_against_a_reference_that_is_hardly_defended_needs_an_absol
     assert passes or (alone.remedy is Remedy.ROBUST_REFERENCE and "gate on robust_accuracy" in " ".join(alone.evidence))
     assert judge([measured(accuracy=defended)], [drop, absolute]).gates[0].outcome is PASS
     trifle = gate("robust_accuracy", 0.1)
+    assert judge([measured(accuracy=defended)], [drop, absolute, trifle]).gates[0].outcome is PASS
+    assert judge([measured(accuracy=defended)], [drop, trifle, absolute]).gates[0].outcome is PASS
     assert (judge([measured(accuracy=defended)], [drop, trifle]).gates[0].outcome is PASS) is passes
 
 
@@ -284,6 +289,28 @@ def test_the_numbers_are_those_of_the_statistics(confidence):
     assert numbers("speedup") == pytest.approx(np.exp([lower, estimate, upper]))
 
 
+@pytest.mark.parametrize("bound", [1.5, 6.0])
+@pytest.mark.parametrize(
+    ("control", "noise", "widened"),
+    [
+        (1.05, 0.01, (True, False)),  # it favoured the candidate: only what is claimed for it is less
+        (0.95, 0.01, (False, True)),
+        (1.0, 0.9, (True, True)),  # it is too blunt to tell
+        (1.0, 0.01, (False, False)),
+    ],
+)
+def test_what_the_control_shows_or_leaves_open_is_taken_off_the_limits(control, noise, widened, bound):
+    """Shown: as far as its limits reach. Left open: what an eighth of the gain at stake does not cover."""
+    timed = latency(2.0, control=control, control_noise=noise)
+    estimate, lower, upper = hodges_lehmann(timed.log_ratios, 0.95)
+    _, least, most = hodges_lehmann(timed.control_log_ratios, 0.995)
+    covered = 0.0 if least > 0 or most < 0 else max(estimate, math.log(bound)) / 8
+    below, above = max(most - covered, 0.0), max(-least - covered, 0.0)
+    assert (below > 0, above > 0) == widened
+    judged = result(gate("speedup", bound), latency=timed)
+    assert (judged.lower, judged.upper) == pytest.approx((math.exp(lower - below), math.exp(upper + above)), rel=1e-3)
+
+
 def test_the_advice_on_images_is_honest():
     """Measured again at the advised size with the same rates, the gate decides in about 80 % of draws."""
     judged = result(gate("robust_drop", 0.03), accuracy=accuracy(n=1000, kept=500, lost=30, gained=10))
@@ -302,6 +329,32 @@ def test_deciding_is_three_valued_and_mirrors(one, other, bound, direction):
     assert outcome is mirrored
     if lower < bound < upper:
         assert outcome is INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "at_least", "at_most"),
+    [
+        (0.5, 0.7, PASS, INCONCLUSIVE),  # a limit on the bound keeps it ...
+        (0.3, 0.5, INCONCLUSIVE, PASS),
+        (0.5, 0.5, PASS, PASS),
+        (0.51, 0.7, PASS, FAIL),
+        (0.3, 0.49, FAIL, PASS),  # ... and only one beyond it breaks it
+        (0.3, 0.7, INCONCLUSIVE, INCONCLUSIVE),
+        (-math.inf, math.inf, INCONCLUSIVE, INCONCLUSIVE),
+        (math.nan, math.nan, INCONCLUSIVE, INCONCLUSIVE),  # a number that is none decides nothing
+    ],
+)
+def test_a_limit_on_the_bound_itself_is_on_its_right_side(lower, upper, at_least, at_most):
+    assert decide(lower, upper, bound=0.5, direction="at_least") is at_least
+    assert decide(lower, upper, bound=0.5, direction="at_most") is at_most
+
+
+def test_a_gate_that_names_no_confidence_errs_once_in_twenty():
+    """By the definition of the limits, and not by the number that the recipe holds."""
+    judged = judge([measured()], [GateConfig(metric="robust_accuracy", at_least=0.4)]).gates[0]
+    assert binom.sf(999, 2000, judged.lower) == pytest.approx(0.05)
+    assert binom.cdf(1000, 2000, judged.upper) == pytest.approx(0.05)
+    assert judged.confidence == 0.95
 
 
 @pytest.mark.parametrize("side", ["reference", "candidate"])
@@ -462,6 +515,15 @@ def test_the_verdict_is_its_worst_gate(speedups, outcome, code):
     assert (verdict.outcome, verdict.exit_code) == (outcome, code)
 
 
+@pytest.mark.parametrize("gates", [1, 2, 3])
+def test_a_failure_outweighs_what_is_undecided_and_that_what_passes_in_any_order(gates):
+    one = result(gate("size_ratio", 0.5))
+    for outcomes in itertools.product(Outcome, repeat=gates):
+        verdict = Verdict(tuple(replace(one, outcome=outcome) for outcome in outcomes))
+        code = 1 if FAIL in outcomes else 3 if INCONCLUSIVE in outcomes else 0
+        assert (int(verdict.exit_code), verdict.outcome) == (code, {0: PASS, 1: FAIL, 3: INCONCLUSIVE}[code])
+
+
 def test_an_engine_counts_once():
     with pytest.raises(MadxError, match=r"more than once: \['ort-cpu-fp32'\]"):
         judge([measured()], [gate("speedup", 1.5)], missing={"ort-cpu-fp32": "gone"})
@@ -477,6 +539,8 @@ def a_verdict():
 
 def test_a_verdict_survives_json():
     verdict = a_verdict()
+    words = {"PASS": PASS, "FAIL": FAIL, "INCONCLUSIVE": INCONCLUSIVE}
+    assert {str(outcome): outcome for outcome in Outcome} == words, "pipelines look for these"
     text = json.dumps(verdict.to_json(), allow_nan=False)
     assert json.loads(text)["schema"] == 3
     assert Verdict.from_json(json.loads(text)) == verdict
@@ -488,6 +552,70 @@ def test_a_result_says_by_which_test_and_how_many_images_are_missing():
     assert f" {undecided.more_images} more than were measured" in undecided.evidence[-1]
     assert result(gate("robust_drop", 0.03)).more_images is None
     assert result(gate("size_ratio", 0.5)).method == "counted"
+
+
+def test_an_undecided_gate_says_what_keeps_it_and_what_would_decide_it():
+    undecided = result(gate("p99_ratio", 0.5), latency=latency(2.0, noise=1e-4))
+    assert (undecided.outcome, undecided.remedy) == (INCONCLUSIVE, Remedy.MORE_TIMING)
+    assert undecided.reason == undecided.evidence[-1]
+    assert f"about {undecided.wanted_pairs:,} pairs" in undecided.reason
+    passed = result(gate("p99_ratio", 0.8), latency=latency(2.0, noise=1e-4))
+    assert (passed.remedy, passed.reason, passed.wanted_pairs) == (None, "", None)
+    failed = result(gate("robust_drop", 0.03), accuracy=accuracy(lost=200))
+    assert (failed.remedy, failed.reason) == (Remedy.RECOVER_ACCURACY, "")
+    (absent,) = judge([], [gate("speedup", 1.5)], missing={"tensorrt": "no GPU"}).gates
+    assert (absent.remedy, absent.reason) == (Remedy.INSTALL_ENGINE, absent.evidence[0])
+
+
+def test_what_voids_a_gate_goes_before_what_is_doubted():
+    """Two doubts and a void: all are told, the first of the strongest kind is the reason."""
+    many = parity(violations=("it drifts", ManyAnswers("logits at batch 1 differ")))
+    fields = {"parity": Parity(parity(), many), "image_doubts": ("They are twenty images.",)}
+    judged = result(gate("robust_drop", 0.03), **fields)
+    drifts, differ = (f"The candidate engine breaks its contract: {word}." for word in many.violations)
+    told = [judged.evidence.index(word) for word in (differ, drifts, "They are twenty images.")]
+    assert told == sorted(told)
+    assert (judged.outcome, judged.reason) == (INCONCLUSIVE, differ)
+    assert judged.more_images is None
+    doubted = result(gate("robust_drop", 0.03), image_doubts=("They are twenty images.", "They are one film."))
+    assert doubted.reason == "They are twenty images."
+    assert doubted.evidence[-2:] == ("They are twenty images.", "They are one film.")
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+@pytest.mark.parametrize("metric", [*OVER_IMAGES, "speedup", "size_ratio"])
+def test_an_engine_that_answers_otherwise_concerns_the_gates_that_look_at_it(side, metric):
+    """A gate on the candidate alone has nothing to do with the reference, and one on bytes with neither."""
+    asked = {f"answers_{name}": answers(4000 if name == side else 0) for name in ("reference", "candidate")}
+    bound = {"speedup": 1.5, "size_ratio": 0.5}.get(metric) or easy(metric).bound
+    judged = result(gate(metric, bound), accuracy=replace(GOOD["accuracy"], **asked), latency=latency(2.0))
+    spared = metric == "size_ratio" or (side == "reference" and metric in ("robust_accuracy", "clean_accuracy"))
+    assert (judged.outcome is PASS) is spared
+
+
+@pytest.mark.parametrize(("apart", "passes"), [(1.0, True), (1.01, False)])
+def test_what_rounding_explains_to_the_last_bit_is_explained(apart, passes):
+    """On every image, and on those whose label it turned."""
+    side = replace(parity(3, n=256), apart=np.full(256, apart), precision="fp16")
+    for metric in OVER_IMAGES:
+        judged = result(easy(metric), **GOOD, parity=Parity(parity(n=256), side))
+        assert (judged.outcome is PASS) is passes, metric
+
+
+def test_label_flips_are_counted_by_a_test_of_one_look_whoever_looks_early():
+    config = gate("parity_flips", 0.02)
+    (judged,) = judge([measured()], [config], sequential=True).gates
+    assert (judged.method, judged.upper) == ("Clopper-Pearson", clopper_pearson(0, 500, confidence=0.95)[1])
+
+
+def test_numbers_that_are_void_say_what_would_give_others():
+    nothing = result(gate("retention", 0.95), accuracy=accuracy(kept=0))
+    assert nothing.remedy is Remedy.ROBUST_REFERENCE
+    crossed = compared(np.ones(4000, dtype=bool), np.arange(4000) < 2000)
+    (contradicting,) = judge([measured(accuracy=crossed)], [gate("robust_drop", 0.03)], sequential=True).gates
+    assert (contradicting.outcome, contradicting.remedy) == (INCONCLUSIVE, Remedy.ANOTHER_SEED)
+    disturbed = result(gate("speedup", 1.5), latency=latency(2.0, waiting=0.4))
+    assert disturbed.remedy is Remedy.QUIETER_MACHINE
 
 
 @pytest.mark.parametrize("metric", ["robust_drop", "robust_accuracy", "retention"])

@@ -8,10 +8,11 @@ import pytest
 from accuracy_cases import compared
 
 from madx.recipe import GateConfig
-from madx.stats import betting_drop, drop_interval, retention_interval
+from madx.stats import betting_drop, drop_interval, planned_bets, planned_images, retention_interval
 from madx.verify import Accuracy, Outcome, decided
 from madx.verify.gates import decide
 from madx.verify.image_findings import over_images
+from madx.verify.limits import Limits, images_advice, more_images
 
 DROP = GateConfig(metric="robust_drop", at_most=0.03)
 CLASSES = GateConfig(metric="worst_class_drop", at_most=0.10)
@@ -157,6 +158,39 @@ def test_the_advice_on_images_is_honest(gate, lost, gained, both, sequential):
         assert 0.5 < share < 1
     else:
         assert share == pytest.approx(0.8, abs=0.1)
+
+
+@pytest.mark.parametrize("n", [1, 100, 3000])
+def test_images_that_are_missing_are_those_of_the_plan_less_those_there_are(n):
+    """One that differs is assumed even where none was seen, and who asks for more asks for one at least."""
+    for variance, distance in ((0.0, 0.5), (0.0, 0.02), (0.2, 0.05), (0.2, -0.05)):
+        fields = {"variance": variance, "distance": distance, "alpha": 0.05}
+        seen = max(variance, 1 / n)
+        planned = planned_images(seen, abs(distance), alpha=0.05, power=0.8)
+        assert more_images(n, sequential=False, **fields) == max(planned - n, 1)
+        planned = planned_images(seen, abs(distance), alpha=0.05, power=0.95)
+        assert more_images(n, sequential=False, power=0.95, **fields) == max(planned - n, 1)
+        # one that looks often wants as many again at least, or it would be through
+        bets = planned_bets(seen, abs(distance), alpha=0.05)
+        assert more_images(n, sequential=True, **fields) == max(bets - n, n)
+
+
+@pytest.mark.parametrize("distance", [0.0, math.inf, math.nan])
+def test_where_the_estimate_lies_on_the_bound_no_number_is_named(distance):
+    for sequential in (False, True):
+        assert more_images(100, variance=0.1, distance=distance, sequential=sequential, alpha=0.05) is None
+
+
+def test_advice_says_how_sure_it_is():
+    assert "about 150 images, 50 more than" in images_advice(100, 50, sequential=False)
+    assert "chance of 80%" in images_advice(100, 50, sequential=False)
+    assert "more likely than not" in images_advice(100, 50, sequential=True)
+    assert "no number of images" in images_advice(100, None, sequential=True)
+
+
+def test_limits_that_meet_do_not_contradict_each_other():
+    assert Limits(0.5, 0.5, "").contradiction == ()
+    assert Limits(0.5, 0.4, "").contradiction != ()
 
 
 def test_looking_after_every_chunk_decides_sooner_and_stays_decided():

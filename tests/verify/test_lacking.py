@@ -43,6 +43,7 @@ def test_without_a_reference_nothing_is_compared(metric):
     gate = result(lone(measurements()), metric)
     assert (gate.outcome, gate.estimate, gate.lower, gate.upper) == (Outcome.INCONCLUSIVE, None, None, None)
     assert "add --reference dense.onnx, or --baseline" in gate.evidence[0]
+    assert gate.remedy is Remedy.GIVE_REFERENCE
 
 
 @pytest.mark.parametrize("metric", COMPARISONS)
@@ -118,6 +119,7 @@ def test_without_a_twin_there_is_no_parity():
     gate = result(blind(measurements()), "parity_flips")
     assert (gate.outcome, gate.estimate) == (Outcome.INCONCLUSIVE, None)
     assert "add --twin WEIGHTS" in gate.evidence[0]
+    assert gate.remedy is Remedy.GIVE_TWIN
 
 
 def test_an_engine_that_breaks_its_contract_passes_nothing_without_a_twin_either():
