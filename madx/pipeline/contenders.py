@@ -131,7 +131,8 @@ def how_precise(context: Context, config: EngineConfig) -> list[str]:
     both = " Each is held to what its own precision rounds; compared are networks and precisions together."
     held = {role: record[role]["facts"]["held_to"] for role in there if record[role].get("facts", {}).get("held_to")}
     stricter = "".join(
-        f" The recipe calls the {role} {precision}, so it is held to what {precision} rounds."
+        f" The recipe calls the {role} {precision}, so it is held to what {precision} rounds; where it is meant to be "
+        "coarser, say so: export.engines: [{kind: ..., precision: int8}]."
         for role, precision in held.items()
     )
     known = f"as was read from the file.{both if len(own) > 1 and not held else ''}{stricter}{without}"
