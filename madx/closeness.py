@@ -14,40 +14,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from madx.precisions import FEW_FLIPS, PRECISIONS
+
 Logits = NDArray[np.floating[Any]]
 
 LEAST = float(np.finfo(np.float32).smallest_subnormal)
 """Probabilities below it are taken for it: the logarithm of zero is no number."""
-_FP16 = 0.02
-_FEWER_BITS = 2 ** (11 - 8)
-"""A number of bfloat16 has 8 significant bits, one of float16 has 11: each operation rounds 8 times as coarsely."""
-ROUNDING: Mapping[str, float] = MappingProxyType({"fp32": 1e-3, "fp16": _FP16, "bf16": _FEWER_BITS * _FP16})
+ROUNDING: Mapping[str, float] = MappingProxyType({name: row.rounding for name, row in PRECISIONS.items()})
 """Difference that rounding explains in an engine of this precision, as a share of `reach`."""
 MOST_OFFSET = 100.0
 """Times its reach that an image's logits may lie away from zero as a whole: beyond, float32 has few digits left for
 what tells the classes apart."""
 _FEW = 3
-MOST_FLIPS = 0.01
+MOST_FLIPS = FEW_FLIPS
 """Share of the images that may change their label by rounding."""
-
-
-_COARSE_FLIPS = 0.05
 
 
 def most_flips_of(precision: str) -> float:
     """Share of the images that may be labelled otherwise than by the twin while no logit differs by more than rounding.
 
-    Adversarial examples gather at the border, where coarser numbers tip more of them; what they tip is counted in any
-    case, on the engine. Beyond a twentieth, the twin is another classifier, whatever explains it.
+    What a file computes in that has no row of `PRECISIONS` gets the strictest.
     """
-    return _COARSE_FLIPS if rounding_of(precision) > ROUNDING["fp32"] else MOST_FLIPS
+    return PRECISIONS.get(precision, PRECISIONS["fp32"]).flips
 
 
 def rounding_of(precision: str) -> float:
     """The row of `ROUNDING` of what a file computes in; without one of its own, the strictest.
 
-    What int8 does to a network is more than rounding and depends on its calibration, so it gets no room before it has a
-    row: its doubts then say too much, which forbids a PASS and never makes one.
+    Its doubts then say too much, which forbids a PASS and never makes one.
     """
     return ROUNDING.get(precision, ROUNDING["fp32"])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,8 @@ RANDOM_OPS = (
 DEPENDING_OPS = ("If", "Loop", "NonZero", "Scan", "SequenceMap", "Unique")
 """Their work depends on the values that come in, so an engine may treat one image otherwise than the next."""
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-PRECISIONS = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
+ELEMENTS = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "int8": TensorProto.INT8}
+"""Types of the weights of products, by precision that madx exports."""
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _LOCAL_PATH = re.compile(r"(?:^|[\s\"'=(,:])(?:[A-Za-z]:\\|~?/[\w.+-]+/)|\.py\b")
 
@@ -57,7 +58,7 @@ class OnnxArtifact:
     classes: int
     opset: int
     precision: str
-    """'fp32' or 'fp16': the type of the weights of convolutions and matrix products."""
+    """A key of `ELEMENTS`: the type of the weights of convolutions and matrix products."""
     facts: dict[str, Any]
     """JSON-ready: parameters (all and non-zero), initialisers and their bytes, nodes by operator, producer."""
     interface: Interface | None = None
@@ -89,6 +90,7 @@ def check_onnx(
     classes: int | None = None,
     opset: int | None = None,
     precision: str = "fp32",
+    float_layers: Collection[str] = (),
 ) -> OnnxArtifact:
     """Parse `payload` and hold it against the canonical layout.
 
@@ -97,7 +99,8 @@ def check_onnx(
         shape: (C, H, W) that the input must have.
         classes: K that the output must have; without it, K must only be fixed.
         opset: Operator set that the file must declare; without it, any.
-        precision: 'fp32' or 'fp16', the type that the weights must have.
+        precision: the type that the weights must have, a key of `ELEMENTS`.
+        float_layers: of an int8 file, names of weights that stay float32.
 
     Returns:
         The file with the facts found in it.
@@ -112,7 +115,7 @@ def check_onnx(
     _check_input(model.graph, shape)
     found_classes = _check_output(model.graph, classes)
     found_opset = _check_opset(model, opset)
-    _check_weights(model, precision)
+    _check_weights(model, precision, float_layers)
     _check_not_random(model)
     _check_no_local_paths(model)
     facts = describe_model(model, len(payload))
@@ -121,8 +124,8 @@ def check_onnx(
 
 def require_known(precision: str) -> None:
     """ExportError for a precision that there is none of."""
-    if precision not in PRECISIONS:
-        raise ExportError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if precision not in ELEMENTS:
+        raise ExportError(f"unknown precision {precision!r}; choose one of {', '.join(ELEMENTS)}")
 
 
 def read_model(payload: bytes, data: Data = NONE) -> ModelProto:
@@ -209,13 +212,15 @@ def _check_opset(model: ModelProto, opset: int | None) -> int:
     return int(found[0])
 
 
-def _check_weights(model: ModelProto, precision: str) -> None:
+def _check_weights(model: ModelProto, precision: str, float_layers: Collection[str]) -> None:
     """Every constant is sound, and every convolution and matrix product has weights of `precision`."""
     if unsound := unsound_weights(model):
         raise ExportError(unsound[0])
     for scope, node in weighted(model):
         weight = constant_behind(input_of(node, 1), scope)
-        if weight is not None and weight.data_type in set(_FLOATS) - {PRECISIONS[precision]}:
+        if weight is None or weight.name in float_layers:
+            continue
+        if weight.data_type in set(_FLOATS) - {ELEMENTS[precision]}:
             given = TensorProto.DataType.Name(weight.data_type)
             raise ExportError(f"the weight {weight.name!r} of {node.name!r} is {given}; expected {precision}")
 

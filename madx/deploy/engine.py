@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -174,6 +174,11 @@ def build_by_loading(runtime: Backend, onnx: OnnxArtifact, config: EngineConfig)
     facts = {**engine.facts, "build_seconds": time.perf_counter() - started}
     engine.close()
     return BuiltEngine.of(onnx.payload, ".onnx", facts, interface=interface, data=onnx.data)
+
+
+def with_facts(built: BuiltEngine, more: dict[str, Any]) -> BuiltEngine:
+    """The same engine with more in the record of its making."""
+    return replace(built, facts={**built.facts, **more})
 
 
 def _loaded(runtime: Backend, onnx: OnnxArtifact, config: EngineConfig, interface: Interface | None) -> Engine:

@@ -21,9 +21,9 @@ import numpy as np
 from madx.deploy.check import WEIGHTED_OPS, OnnxArtifact, check_onnx, documented, require_known
 from madx.deploy.graphs import nodes, tensors, values
 from madx.deploy.interface import INPUT, OUTPUT
-from madx.deploy.rounded import LARGEST
 from madx.errors import ExportError
 from madx.models.copies import copied
+from madx.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -33,6 +33,7 @@ __all__ = ["OnnxArtifact", "check_onnx", "export_onnx"]
 
 _LEAST_FP16 = 1e-7
 """Non-zeros below it become it, so that what was not pruned does not look so; the converter's own choice."""
+_LARGEST_FP16 = PRECISIONS["fp16"].largest
 _LISTED = 5
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -106,7 +107,7 @@ def _to_fp16(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
     notes = _clamped(model)
     with _quiet():  # what it would warn of is in the notes
         converted: ModelProto = float16.convert_float_to_float16(
-            model, keep_io_types=True, min_positive_val=_LEAST_FP16, max_finite_val=LARGEST["fp16"]
+            model, keep_io_types=True, min_positive_val=_LEAST_FP16, max_finite_val=_LARGEST_FP16
         )
     return converted, notes
 
@@ -118,9 +119,9 @@ def _beyond(model: ModelProto) -> str:
         array = values(tensor)
         if name in weights and np.issubdtype(array.dtype, np.floating):
             largest = float(np.abs(array).max(initial=0))
-            if not largest <= LARGEST["fp16"]:
+            if not largest <= _LARGEST_FP16:
                 return (
-                    f"the weight {name!r} reaches {largest:g}, and float16 ends at {LARGEST['fp16']:g}; use precision: "
+                    f"the weight {name!r} reaches {largest:g}, and float16 ends at {_LARGEST_FP16:g}; use precision: "
                     "fp32, or bring the network's weights into range"
                 )
     return ""
@@ -134,7 +135,7 @@ def _clamped(model: ModelProto) -> tuple[str, ...]:
         if not np.issubdtype(array.dtype, np.floating) or not array.size:
             continue
         size = np.abs(array[np.isfinite(array)].astype(np.float64))
-        if size.max(initial=0) > LARGEST["fp16"]:
+        if size.max(initial=0) > _LARGEST_FP16:
             large.append(f"{name!r} ({float(size.max()):.3g})")
         if tiny := int(((size > 0) & (size < _LEAST_FP16)).sum()):
             small.append(tiny)
@@ -142,7 +143,7 @@ def _clamped(model: ModelProto) -> tuple[str, ...]:
     if large:
         listed = ", ".join(large[:_LISTED]) + (", ..." if len(large) > _LISTED else "")
         found.append(
-            f"{len(large)} constants beyond float16's range were set to {LARGEST['fp16']:g} with their sign; a mask "
+            f"{len(large)} constants beyond float16's range were set to {_LARGEST_FP16:g} with their sign; a mask "
             f"stays one, and whether the rest does is checked: {listed}"
         )
     if small:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from madx.deploy.engine import (
     build_by_loading,
     check_runs,
     checked_images,
+    with_facts,
 )
 from madx.deploy.external import NONE, Data, for_a_runtime
+from madx.deploy.int8 import int8_layers
 from madx.deploy.interface import Interface, Tensor
 from madx.deploy.runtime_words import explain
 from madx.errors import EngineError, RefusedFileError
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from madx.recipe import EngineConfig
 
 _TELEMETRY = "openvino_telemetry"
+_PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+_WHOLE_NUMBERS = ("i8", "u8")
 _REMEDY = 'pip install "madx[openvino]"'
 
 
@@ -57,8 +62,14 @@ class OpenVinoBackend:
         return Availability(True, True, version)
 
     def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
-        """Take the ONNX file as it is, after proving that OpenVINO compiles it."""
-        return build_by_loading(self, onnx, config)
+        """Take the ONNX file as it is, after proving that OpenVINO compiles it, and computes in int8 if it is int8."""
+        built = build_by_loading(self, onnx, config)
+        if onnx.precision != "int8":
+            return built
+        with for_a_runtime(onnx.payload, onnx.data) as model, closing(OpenVinoEngine(model, config)) as engine:
+            products = engine.product_types()
+        low = sum(kind in _WHOLE_NUMBERS for kind in products)
+        return with_facts(built, int8_layers(low, len(products) - low, config.name))
 
     def load(
         self, payload: bytes, config: EngineConfig, *, interface: Interface | None = None, data: Data = NONE
@@ -136,6 +147,12 @@ class OpenVinoEngine:
 
         return run
 
+    def product_types(self) -> list[str]:
+        """In which type each convolution and matrix product is computed, as OpenVINO names it: 'u8', 'f32'."""
+        told = (node.get_rt_info() for node in self._open().get_runtime_model().get_ordered_ops())
+        kinds = [{name: _word(info[name]) for name in ("layerType", "runtimePrecision")} for info in told]
+        return [kind["runtimePrecision"] for kind in kinds if kind["layerType"] in _PRODUCTS]
+
     def close(self) -> None:
         """Release the compiled model and its request."""
         self._model = self._request = None
@@ -173,6 +190,11 @@ def _precision(core: Any, config: EngineConfig) -> str:
     """f32 for a float32 file; f16 for a float16 file where the CPU computes in it, else f32."""
     halves = "FP16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "f16" if config.precision == "fp16" and halves else "f32"
+
+
+def _word(value: Any) -> str:
+    """What a runtime's node says of itself: a text, or an object around one."""
+    return str(value.astype(str)) if hasattr(value, "astype") else str(value)
 
 
 def _canonical(model: Any) -> Interface:

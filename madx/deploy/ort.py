@@ -7,11 +7,16 @@ that the other is timed on. The choice is recorded in the engine's facts, as are
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from onnx import load_model
 
 from madx.clocks import CallTime, clocked, cpu_clock_is_fine
 from madx.deploy.engine import (
@@ -25,8 +30,10 @@ from madx.deploy.engine import (
     build_by_loading,
     check_runs,
     checked_images,
+    with_facts,
 )
 from madx.deploy.external import NONE, Data, for_a_runtime
+from madx.deploy.int8 import int8_layers
 from madx.deploy.interface import Interface, Tensor
 from madx.deploy.runtime_words import explain
 from madx.errors import EngineError, RefusedFileError
@@ -41,6 +48,11 @@ _PRECISE = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 _FATAL_ONLY = 4
 """Errors arrive as exceptions; on standard error they would stand a second time."""
 _SPINNING = "session.intra_op.allow_spinning"
+_EXACT_SUMS = "session.x64quantprecision"
+_WHOLE_NUMBERS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
+_FLOATS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose")
+"""Products as the runtime names them once it has optimised a graph, in int8 and in float32."""
+NO_ENTRIES: Mapping[str, str] = MappingProxyType({})
 
 
 class OrtBackend:
@@ -71,8 +83,13 @@ class OrtBackend:
         return ""
 
     def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
-        """Take the ONNX file as it is, after proving that the runtime loads it."""
-        return build_by_loading(self, onnx, config)
+        """Take the ONNX file as it is, after proving that the runtime loads it, and computes in int8 if it is int8."""
+        built = build_by_loading(self, onnx, config)
+        if onnx.precision != "int8":
+            return built
+        chosen = kernels(onnx)
+        low, high = (sum(chosen[kind] for kind in kinds) for kinds in (_WHOLE_NUMBERS, _FLOATS))
+        return with_facts(built, int8_layers(low, high, config.name))
 
     def load(
         self, payload: bytes, config: EngineConfig, *, interface: Interface | None = None, data: Data = NONE
@@ -160,6 +177,29 @@ class OrtEngine:
         return self._session
 
 
+def answers_of(payload: bytes, images: Images, *, precise: bool) -> Tensor:
+    """What the CPU makes of images with a file of one input and one output.
+
+    Args:
+        payload: the ONNX file; everything is inside it.
+        images: [B, C, H, W].
+        precise: whether products of int8 are added up in 32 bits on every CPU, whatever that costs.
+    """
+    with for_a_runtime(payload, NONE) as model:
+        session = _session(model, "the int8 file", OrtBackend.provider, 1, {_EXACT_SUMS: "1"} if precise else {})
+    with _explained(f"the int8 file failed on {list(images.shape)}"):
+        found: Tensor = session.run(None, {session.get_inputs()[0].name: images})[0]
+    return found
+
+
+def kernels(onnx: OnnxArtifact) -> Counter[str]:
+    """How many nodes of each operator ONNX Runtime's CPU makes of a file."""
+    with tempfile.TemporaryDirectory() as folder, for_a_runtime(onnx.payload, onnx.data) as model:
+        written = Path(folder) / "optimised.onnx"
+        _session(model, "the int8 file", OrtBackend.provider, 1, written=written)
+        return Counter(node.op_type for node in load_model(written).graph.node)
+
+
 def every_output(payload: bytes, images: Images) -> dict[str, Tensor]:
     """All outputs of an ONNX file by name, for looking into it; EngineError if the CPU refuses it."""
     with for_a_runtime(payload, NONE) as model:
@@ -195,8 +235,24 @@ def _ort_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError)
 
 
-def _session(model: str, name: str, provider: str, threads: int) -> Any:
-    """A session that runs on `provider` and on nothing else in its place."""
+def _session(
+    model: str,
+    name: str,
+    provider: str,
+    threads: int,
+    entries: Mapping[str, str] = NO_ENTRIES,
+    written: Path | None = None,
+) -> Any:
+    """A session that runs on `provider` and on nothing else in its place.
+
+    Args:
+        model: path or bytes of the file, as `for_a_runtime` gives it.
+        name: of the engine, for errors.
+        provider: where it runs.
+        threads: of one operator.
+        entries: further settings, as ONNX Runtime names them.
+        written: where the graph is written as it is run.
+    """
     onnxruntime = _imported()
     options = onnxruntime.SessionOptions()
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -204,7 +260,10 @@ def _session(model: str, name: str, provider: str, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
-    options.add_session_config_entry(_SPINNING, "0")
+    for entry, value in {_SPINNING: "0", **entries}.items():
+        options.add_session_config_entry(entry, value)
+    if written is not None:
+        options.optimized_model_filepath = str(written)
     with _explained(f"{name}: ONNX Runtime refuses the file"):
         session = onnxruntime.InferenceSession(model, options, providers=[(provider, _PRECISE.get(provider, {}))])
     if session.get_providers()[0] != provider:  # ONNX Runtime falls back to the CPU with no more than a warning

@@ -108,7 +108,7 @@ def _checked(payload: bytes, data: Data, expected: Expected) -> OnnxArtifact:
 
 def _looks(model: ModelProto, live: ModelProto | None, precision: str, named: str | None) -> dict[str, object]:
     """What a verdict must know: whole batches, chance, and numbers that the recipe has no word for."""
-    kinds, computes = {node.op_type for node in nodes(model)}, computes_in(model, live)
+    kinds, computes = {node.op_type for node in nodes(model)}, computes_in(live, named)
     coarser = named is not None and rounding_of(computes) > rounding_of(named)
     return {
         "batch_wide": [kind for kind in _BATCH_WIDE if kind in kinds],
@@ -129,7 +129,7 @@ def numbers_of(live: ModelProto | None) -> str:
     names = sorted({_NAMES.get(kind, UNTOLD if kind == UNKNOWN else "others") for kind in number_types(live)})
     if live is None or not names:
         return UNTOLD
-    if has_weights_of(live, NARROW) or any(node.op_type in _QUANTISED for node in nodes(live)):
+    if _quantised(live):
         names = ["int8", *names]
     if names in (["fp16"], ["bf16"]) and has_wide_weights(live):
         return f"{names[0]} with weights of fp32"
@@ -165,27 +165,40 @@ def _together(problems: Sequence[str]) -> str:
 def precision_of(live: ModelProto | None, named: str | None = None) -> str:
     """The recipe's word for what a file computes in: fp16 only for float16 throughout.
 
-    One that is coarse in parts is no coarse file: the room for rounding would be that of the coarsest part. Where
-    nothing tells the type of any product, it is called what the recipe calls it: that gives it no room.
+    One that is coarse in parts is no coarse file: the room for rounding would be that of the coarsest part. Only who
+    names int8 gives its room to a file with layers that stay float, as files of int8 usually have. Where nothing tells
+    the type of any product, it is called what the recipe calls it: that gives it no room.
     """
+    if named in (None, "int8") and _is_int8(live, named):
+        return "int8"
     known = number_types(live) - {UNKNOWN}
     if not known:
         return named or "fp32"
     return "fp16" if known == {TensorProto.FLOAT16} else "fp32"
 
 
-def computes_in(model: ModelProto, live: ModelProto | None) -> str:
+def computes_in(live: ModelProto | None, named: str | None = None) -> str:
     """The same in more words, and no coarser than is certain: this is what its rounding is judged by.
 
-    int8 where anything was quantised; fp16, bf16 and fp64 where all products are that and no weights are finer.
+    int8 where all weights are that, or the recipe says so; fp16, bf16 and fp64 where all products are that and no
+    weights are finer.
     """
-    if any(node.op_type in _QUANTISED for node in nodes(model)):
+    if _is_int8(live, named):
         return "int8"
     types = number_types(live)
     if UNKNOWN in types or not types:
         return UNTOLD
     found = _NAMES.get(min(types), "fp32") if len(types) == 1 else "fp32"
     return "fp32" if rounding_of(found) > rounding_of("fp32") and has_wide_weights(live) else found
+
+
+def _is_int8(live: ModelProto | None, named: str | None) -> bool:
+    return live is not None and _quantised(live) and (named == "int8" or not has_wide_weights(live))
+
+
+def _quantised(live: ModelProto) -> bool:
+    """Whether anything that is read was quantised, by its weights or by its operators."""
+    return has_weights_of(live, NARROW) or any(node.op_type in _QUANTISED for node in nodes(live))
 
 
 def _other_precision(live: ModelProto | None, found: str, named: str) -> list[str]:

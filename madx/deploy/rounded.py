@@ -21,8 +21,6 @@ from madx.deploy.graphs import values
 from madx.deploy.ort import every_output
 from madx.errors import ExportError
 
-LARGEST = MappingProxyType({"fp16": 65504.0, "bf16": 3.3895313892515355e38})
-"""The largest finite number of each."""
 _KINDS = MappingProxyType({"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16})
 _EXACT, _ROUND = "/exact", "/rounded"
 """Behind the name of a value: before it is rounded, and in its own type."""

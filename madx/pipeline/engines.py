@@ -287,7 +287,8 @@ def how_precise(context: Context, config: EngineConfig) -> list[str]:
     each = " Each is held to what its own precision rounds; compared are networks and precisions together."
     held = {one.role: one.facts["held_to"] for one in both if one.facts.get("held_to")}
     stricter = "".join(
-        f" The recipe calls the {role} {precision}, so it is held to what {precision} rounds."
+        f" The recipe calls the {role} {precision}, so it is held to what {precision} rounds; where it is meant to be "
+        "coarser, say so: export.engines: [{kind: ..., precision: int8}]."
         for role, precision in held.items()
     )
     known = f"as was read from the file.{each if len(own) > 1 and not held else ''}{stricter}{without}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from madx.closeness import rounding_of
 from madx.deploy.check import OnnxArtifact
 from madx.deploy.engine import BuiltEngine, availability, backend
 from madx.deploy.export import export_onnx
+from madx.deploy.quantised import quantised
 from madx.deploy.sparsity import sparsity_2_4
 from madx.errors import ExportError
 from madx.pipeline import files
@@ -18,6 +20,7 @@ from madx.pipeline.context import Context
 from madx.pipeline.engines import as_classifier
 from madx.pipeline.examples import examples_on
 from madx.pipeline.overflow import check_range
+from madx.precisions import PRECISIONS
 from madx.recipe import AttackConfig, EngineConfig
 from madx.verify import Images
 from madx.verify.contract import Classifier
@@ -33,29 +36,46 @@ ATTACK = AttackConfig(steps=10)
 def export(context: Context) -> list[str]:
     """Write the ONNX files, the parity record, and for each engine its bytes and the record of its build."""
     modules = {"dense": context.dense_model(), "pruned": context.pruned_model()}
-    precisions = sorted({engine.precision for engine in context.recipe.export.engines})
+    engines = context.recipe.export.engines
+    wanted = sorted({(role, engine.precision_of(role)) for role in ROLES for engine in engines})
     artifacts: dict[tuple[str, str], OnnxArtifact] = {}
     outputs, parity = [], {}
-    for role, module in modules.items():
-        for precision in precisions:
-            artifact = checked_onnx(context, module, precision)
-            artifacts[role, precision] = artifact
-            name = context.write_bytes(files.onnx(role, precision), artifact.payload)
-            context.progress.say(f"{name}: {len(artifact.payload) / 1e6:.2f} MB, checked")
-            for sentence in artifact.notes:
-                context.progress.say(f"{name}: {sentence}")
-            parity[name] = _compared(context, module, artifact)
-            outputs.append(name)
+    for role, precision in wanted:
+        artifact = checked_onnx(context, modules[role], precision)
+        artifacts[role, precision] = artifact
+        name = context.write_bytes(files.onnx(role, precision), artifact.payload)
+        context.progress.say(f"{name}: {len(artifact.payload) / 1e6:.2f} MB, checked")
+        for sentence in artifact.notes:
+            context.progress.say(f"{name}: {sentence}")
+        parity[name] = _compared(context, modules[role], artifact)
+        outputs.append(name)
     outputs.append(context.write_json(files.PARITY, parity))
-    for engine in context.recipe.export.engines:
-        outputs += _build(context, engine, {role: artifacts[role, engine.precision] for role in ROLES})
+    for engine in engines:
+        outputs += _build(context, engine, {role: artifacts[role, engine.precision_of(role)] for role in ROLES})
     return outputs
 
 
 def checked_onnx(context: Context, module: nn.Module, precision: str) -> OnnxArtifact:
     """The network's ONNX file, held against the contract and the data."""
-    train, opset = context.splits.train, context.recipe.export.opset
-    return export_onnx(module, train.shape, opset=opset, classes=train.classes, precision=precision)
+    train, export = context.splits.train, context.recipe.export
+    traced = "fp32" if precision == "int8" else precision
+    artifact = export_onnx(module, train.shape, opset=export.opset, classes=train.classes, precision=traced)
+    if precision != "int8":
+        return artifact
+    return quantised(artifact, _calibration_images(context, module), export.calibration)
+
+
+def _calibration_images(context: Context, module: nn.Module) -> Images:
+    """Selection images that the ranges of int8 activations are taken from: first clean ones, then attacked ones."""
+    settings = context.recipe.export.calibration
+    split = context.splits.selection.take(settings.images)
+    images, labels = split.tensors()
+    attacked = round(settings.adversarial * len(images))
+    if attacked:
+        x, y = images[-attacked:], labels[-attacked:]
+        images[-attacked:] = examples_on(context, module, x, y, attack=ATTACK, stream=("calibration",))
+    found: Images = images.numpy()
+    return found
 
 
 def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> dict[str, Any]:
@@ -94,8 +114,8 @@ def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> di
 def _held(
     context: Context, module: nn.Module, artifact: OnnxArtifact, reference: Classifier, clean: Images, attacked: Images
 ) -> dict[str, Any]:
-    """What was tried of a precision's range; float32 has no edge that a network reaches."""
-    if artifact.precision == "fp32":
+    """What was tried of a precision's range; float32 has no edge that a network reaches, and int8 saturates there."""
+    if math.isinf(PRECISIONS[artifact.precision].largest):
         return {}
     return check_range(context, module, artifact, reference, clean, attacked)
 
@@ -123,7 +143,10 @@ def _build(context: Context, config: EngineConfig, artifacts: dict[str, OnnxArti
     if record["built"]:
         runtime = backend(config.kind)
         batch = context.recipe.verify.latency.batch
-        built = {role: runtime.build(artifact, config, batch=batch) for role, artifact in artifacts.items()}
+        built = {
+            role: runtime.build(artifact, config.of_precision(artifact.precision), batch=batch)
+            for role, artifact in artifacts.items()
+        }
         for role, engine in built.items():
             name = context.write_bytes(files.engine(config, role, engine.suffix), engine.payload)
             record[role] = built_record(name, engine, artifacts[role])

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from madx.closeness import apart, rounding_of
 from madx.deploy.check import OnnxArtifact
 from madx.deploy.engine import Engine, backend
-from madx.deploy.rounded import LARGEST, first_overflow, rounded
+from madx.deploy.rounded import first_overflow, rounded
 from madx.errors import ExportError
 from madx.pipeline.context import Context
 from madx.pipeline.examples import examples_on
+from madx.precisions import PRECISIONS
 from madx.recipe import AttackConfig, EngineConfig
 from madx.seeds import numpy_generator
 from madx.verify import Images
@@ -119,7 +120,7 @@ def _broken(artifact: OnnxArtifact, name: str, images: Images, lost: Bools, off:
         gives = f"gives up to {overflow.largest:.3g}" if np.isfinite(overflow.largest) else "gives no number"
         where = (
             f"the first node whose output overflows is {overflow.node!r} ({overflow.operator}): it {gives}, and "
-            f"{precision} ends at {LARGEST[precision]:g}"
+            f"{precision} ends at {PRECISIONS[precision].largest:g}"
         )
     return (
         f"the network does not hold in {precision}: computed with every node rounded as a GPU does, {what} ({name}); "

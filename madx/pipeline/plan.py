@@ -19,6 +19,7 @@ from madx.pipeline.stages import due, walk
 from madx.pipeline.work import Part, Pass, parts_of
 from madx.plugins import USER_ERRORS
 from madx.plugins import describe as describe_problem
+from madx.precisions import PRECISIONS
 from madx.progress import Progress
 from madx.recipe import Recipe
 from madx.rundir import RunDirectory
@@ -207,8 +208,8 @@ def _disk(context: Context, pace: Pace) -> int:
     """Networks, ONNX files and engines, scores and masks, and the measurements."""
     recipe, dense = context.recipe, pace.parameters.get("dense", 0)
     pruned = pace.parameters.get("pruned", dense)
-    precisions = {"fp32": 1.0, "fp16": 0.5}
-    both = sum(2 * precisions[engine.precision] for engine in recipe.export.engines)  # the ONNX file and the engine
+    share = {name: row.weight_bytes / PRECISIONS["fp32"].weight_bytes for name, row in PRECISIONS.items()}
+    both = sum(2 * share[engine.precision] for engine in recipe.export.engines)  # the ONNX file and the engine
     scores = dense + dense // 4
     images = min(recipe.verify.images or len(context.splits.gate), len(context.splits.gate))
     pictures = 4 * 2 * 16 * int(np.prod(context.splits.gate.shape))

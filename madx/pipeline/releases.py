@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from madx.artifacts import parse_object
-from madx.deploy.check import PRECISIONS
+from madx.deploy.check import ELEMENTS
 from madx.deploy.interface import Interface
 from madx.errors import ArtifactError
 from madx.pipeline import files
@@ -126,7 +126,7 @@ def _of_record(name: str, entry: Mapping[str, Any], role: str, file: str, precis
 
 def _records(config: EngineConfig) -> dict[str, list[str]]:
     """Where a run may keep the record of an engine of this kind, by its precision; the recipe's own first."""
-    own, others = config.precision, [one for one in PRECISIONS if one != config.precision]
+    own, others = config.precision, [one for one in ELEMENTS if one != config.precision]
     return {
         precision: [kept(config.of_precision(precision)) for kept in (files.build, files.taken_build)]
         for precision in (own, *others)

@@ -12,6 +12,7 @@ from madx.recipe.metrics import METRICS, Metric, about
 from madx.recipe.models import (
     CRITERION_NAMES,
     SUITE_NAMES,
+    CalibrationConfig,
     EngineConfig,
     ExportConfig,
     LearningConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "METRICS",
     "SUITE_NAMES",
     "AttackConfig",
+    "CalibrationConfig",
     "DataConfig",
     "EngineConfig",
     "EngineKind",

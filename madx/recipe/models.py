@@ -37,6 +37,8 @@ SUITE_NAMES = ("quick", "standard", "paranoid")
 """The rows of `madx.attacks.SUITES`, from the weakest on; likewise."""
 KINDS_OF_ATTACK = ("suite", "pgd")
 """Names that pydantic puts into the place of an error; a recipe has no such keys."""
+INT8_KINDS = ("ort-cpu", "openvino-cpu")
+"""Kinds of engine that madx makes int8 files for."""
 
 
 class ModelConfig(Section):
@@ -141,14 +143,27 @@ class EngineConfig(Section):
 
     kind: Annotated[str, RowOf(ENGINE_KINDS.group, tuple(ENGINE_KINDS.own))] = "ort-cpu"
     """Which runtime."""
-    precision: Literal["fp32", "fp16"] = "fp32"
-    """Precision of the ONNX file the engine is built from (engines are strongly typed)."""
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Precision of the ONNX file the engine is built from (engines are strongly typed); int8 is for ort-cpu and
+    openvino-cpu, and export.calibration says how it is made."""
+    dense_precision: Literal["fp32", "fp16", "int8"] | None = None
+    """Precision of the dense engine that it is compared with; null: fp32 beside int8, so that the gates see what
+    quantising loses, else its own."""
     threads: Count | None = None
     """CPU engines: intra-op threads; without it, the machine's physical cores."""
     max_batch: Count = 128
     """Largest batch of the optimisation profile (TensorRT); the optimum is verify.latency's batch."""
     verify: bool = True
     """Whether the gates are measured on this engine; an engine with verify: false is built and recorded only."""
+
+    @model_validator(mode="after")
+    def _takes_int8(self) -> Self:
+        if "int8" in (self.precision, self.dense_precision) and self.kind not in INT8_KINDS:
+            raise ValueError(
+                f"precision: int8 cannot be made for {self.kind} yet, only for {' and '.join(INT8_KINDS)}; take fp32 "
+                "or fp16 here, or judge a file that another tool made (madx verify --engine)"
+            )
+        return self
 
     @property
     def on_gpu(self) -> bool:
@@ -160,9 +175,30 @@ class EngineConfig(Section):
         """The engine's name in the run directory and in the report, for example 'tensorrt-rtx-fp16'."""
         return f"{self.kind}-{self.precision}"
 
+    def precision_of(self, role: str) -> str:
+        """Of the run's own dense or pruned file that the engine is built from."""
+        if role != "dense":
+            return self.precision
+        return self.dense_precision or ("fp32" if self.precision == "int8" else self.precision)
+
     def of_precision(self, precision: str) -> EngineConfig:
         """The same engine of a file of another precision, as what it is compared with may have."""
         return self.model_copy(update={"precision": precision})
+
+
+class CalibrationConfig(Section):
+    """How int8 engines are made: what the ranges of their activations are taken from, and which layers stay float."""
+
+    images: ImageCount = 500
+    """Selection images (all where there are fewer)."""
+    adversarial: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    """Share of them that is attacked first: an attack drives activations where clean images never do."""
+    method: Literal["min-max", "percentile", "entropy"] = "min-max"
+    """How a range is taken from an activation's values: all of them, all but the rarest, or by the entropy."""
+    weight_bits: Literal["auto", 8, 7] = "auto"
+    """auto: 8, or 7 where this CPU adds up pairs of products in 16 bits and these saturate, which is tried."""
+    keep: tuple[str, ...] = ()
+    """Layers that stay float32, by patterns of their weights' names, for example ["conv1.*", "linear.*"]."""
 
 
 class ExportConfig(Section):
@@ -172,6 +208,8 @@ class ExportConfig(Section):
     """ONNX operator set."""
     parity_images: ImageCount = 256
     """Selection images (all where there are fewer) on which the ONNX file is compared with the torch network."""
+    calibration: CalibrationConfig = CalibrationConfig()
+    """How int8 engines are made."""
     engines: tuple[EngineConfig, ...] = (EngineConfig(),)
     """Engines to build. One that cannot be built here ends the run with exit code 3."""
 

@@ -596,6 +596,13 @@ def _quantised():
     return model
 
 
+def _quantised_scores():
+    """Float weights, and logits that went through 8 bits."""
+    levels = [constant("step", 0.1), constant("zero", 128, np.uint8)]
+    after = [node("QuantizeLinear", "z step zero", "q"), node("DequantizeLinear", "q step zero", "out")]
+    return cases.model(after=after, outputs=[value("out", FLOAT, ("batch", CLASSES))], extra=levels)
+
+
 @pytest.mark.parametrize(
     ("make", "named", "precision", "computes_in"),
     [
@@ -604,6 +611,11 @@ def _quantised():
         (_half, None, "fp16", ""),  # a reference is judged by its own
         (cases.model, None, "fp32", ""),
         (_quantised, "fp32", "fp32", "int8"),
+        (_quantised, "int8", "int8", ""),
+        (_quantised, None, "int8", ""),
+        (_quantised_scores, "fp32", "fp32", ""),  # its weights are float32: a node alone makes no room
+        (_quantised_scores, None, "fp32", ""),
+        (_quantised_scores, "int8", "int8", ""),  # whoever calls it so says that layers stay float
     ],
 )
 def test_the_precision_is_read_from_the_graph(make, named, precision, computes_in):

@@ -12,8 +12,12 @@ import pytest
 from conftest import Answer, Cli
 from onnx import helper, numpy_helper
 from onnxconverter_common import float16
+from sklearn.datasets import load_digits
 
 from madx.closeness import ROUNDING
+from madx.deploy.check import check_onnx
+from madx.deploy.quantised import quantised
+from madx.recipe import CalibrationConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 
@@ -21,6 +25,7 @@ ENGINE, DENSE = "run/engines/ort-cpu-fp32/pruned.onnx", "run/engines/ort-cpu-fp3
 TWINS = ("run/pruned/model.safetensors", "run/dense/model.safetensors")
 GATES = "[{metric: clean_drop, at_most: 0.5}, {metric: clean_accuracy, at_least: 0.2}]"
 QUICK = ("--set", "verify.attack=quick", "--set", "verify.images=40", "--set", f"verify.gates={GATES}")
+INT8 = ("--set", "export.engines=[{kind: ort-cpu, precision: int8}]")
 HALF = ("--set", "export.engines=[{kind: ort-cpu, precision: fp16}]")
 
 
@@ -119,10 +124,47 @@ def test_a_fp16_candidate_does_not_lend_its_room_to_a_reference_of_fp32(workspac
     assert measured(workspace, "ort-cpu-fp16")["parity.reference.apart"].max() < ROUNDING["fp16"] / ROUNDING["fp32"]
 
 
+@pytest.fixture
+def int8(workspace: Path) -> onnx.ModelProto:
+    """The pruned engine, quantised as madx quantises."""
+    images = load_digits().images[:100, None].astype(np.float32) / 16
+    artifact = check_onnx((workspace / ENGINE).read_bytes(), shape=(1, 8, 8))
+    return onnx.load_model_from_string(quantised(artifact, images, CalibrationConfig(weight_bits=7)).payload)
+
+
 @pytest.mark.slow
-def test_int8_beside_fp32_gets_a_verdict_that_says_what_is_not_known(workspace: Path, cli: Cli) -> None:
-    def quantised(model: onnx.ModelProto) -> None:
-        """Every convolution's weights in 8 bits, one scale each: coarse, and a classifier still."""
+def test_an_int8_candidate_has_its_room_where_the_recipe_says_so(workspace: Path, cli: Cli, int8) -> None:
+    onnx.save(int8, workspace / "int8.onnx")
+    answer = verify(cli, workspace, "int8.onnx", "--reference", workspace / DENSE, *INT8, twins=True)
+    assert (answer.code, outcomes(workspace)) == (0, {"PASS"}), answer.err
+    assert str(measured(workspace, "ort-cpu-int8")["parity.candidate.precision"]) == "int8"
+    assert any("the engine computes in int8" in one for one in verdict(workspace)["warnings"])
+    answer = verify(cli, workspace, "int8.onnx", "--reference", workspace / DENSE, twins=True, out="strict")
+    assert answer.code == 3, answer.err
+    assert any("precision: int8}" in one for one in verdict(workspace, "strict")["warnings"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["first", "last"])
+def test_an_int8_candidate_with_one_scale_halved_cannot_pass(workspace: Path, cli: Cli, int8, layer: str) -> None:
+    known = {tensor.name: tensor for tensor in int8.graph.initializer}
+    scales = [
+        known[node.input[1]]
+        for node in int8.graph.node
+        if node.op_type == "DequantizeLinear" and len(known[node.input[0]].dims if node.input[0] in known else ()) > 1
+    ]
+    scale = scales[0 if layer == "first" else -1]
+    scale.CopyFrom(numpy_helper.from_array(0.5 * numpy_helper.to_array(scale), scale.name))
+    onnx.save(int8, workspace / "halved.onnx")
+    answer = verify(cli, workspace, "halved.onnx", "--reference", workspace / DENSE, *INT8, twins=True)
+    assert answer.code == 3, answer.err
+    assert measured(workspace, "ort-cpu-int8")["parity.candidate.apart"].max() > 1
+
+
+@pytest.mark.slow
+def test_weights_that_are_only_stored_in_int8_make_no_int8_engine(workspace: Path, cli: Cli) -> None:
+    def stored_in_int8(model: onnx.ModelProto) -> None:
+        """Every convolution's weights in 8 bits, one scale each: the runtime computes in float32."""
         for node in list(model.graph.node):
             if node.op_type != "Conv":
                 continue
@@ -136,12 +178,9 @@ def test_int8_beside_fp32_gets_a_verdict_that_says_what_is_not_known(workspace: 
                 0, helper.make_node("DequantizeLinear", [f"{name}/8", f"{name}/scale"], [name], name=f"{name}/dq")
             )
 
-    file = changed(workspace, quantised)
-    answer = verify(cli, workspace, file, "--reference", workspace / DENSE, twins=True)
-    assert answer.code == 3, answer.err
-    evidence = " ".join(verdict(workspace)["gates"][0]["evidence"])
-    assert "computes in int8, for which madx has no measure of rounding yet" in evidence
-    assert any("the engine computes in int8" in one for one in verdict(workspace)["warnings"])
+    file = changed(workspace, stored_in_int8)
+    answer = verify(cli, workspace, file, "--reference", workspace / DENSE, *INT8, twins=True)
+    assert (answer.code, "products in int8" in answer.err) == (3, True), answer.err
 
 
 @pytest.mark.slow
