@@ -58,6 +58,7 @@ STUDIES = {
         ("benchmarks/latency_errors.py",), ("benchmarks/latency_errors.py", "tests/noisy_machine.py", *_TIMING)
     ),
     "checks-cost": Study(("benchmarks/checks_cost.py",), ("benchmarks/checks_cost.py", "madx/verify", "madx/pipeline")),
+    "int8": Study(("benchmarks/int8.py",), ("benchmarks/int8.py", "madx/deploy/quantised.py", "madx/precisions.py")),
     "redteam": Study(
         ("benchmarks/redteam.py", "--cores", "0", "1"),
         ("benchmarks/redteam.py", "benchmarks/redteam_graphs.py", "madx/verify", "madx/deploy"),

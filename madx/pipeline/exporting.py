@@ -98,7 +98,7 @@ def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> di
         largest = float(max(abs(reference(clean)).max(), abs(reference(attacked)).max()))
     finally:
         engine.close()
-    _check_parity(found)
+    _check_parity(found, artifact.precision)
     return {
         "images": found.images,
         "flips_clean": int(found.flips_clean.sum()),
@@ -120,11 +120,17 @@ def _held(
     return check_range(context, module, artifact, reference, clean, attacked)
 
 
-def _check_parity(found: EngineParity) -> None:
+def _check_parity(found: EngineParity, precision: str) -> None:
     if (times := float(found.apart.max())) > 1:
+        why = (
+            "quantising it changes the network. Keep its first and last layers in float32 (export.calibration.keep), "
+            "take more images (export.calibration.images), or precision: fp32"
+            if precision == "int8"
+            else "the exported graph is not the network"
+        )
         raise ExportError(
             f"the ONNX file's logits differ from torch's by up to {float(found.difference.max()):.3g}, {times:.3g} "
-            "times what rounding explains: the exported graph is not the network"
+            f"times what {precision} explains: {why}"
         )
     if found.violations:
         raise ExportError(
