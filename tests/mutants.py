@@ -49,7 +49,11 @@ from mutations import Mutation, mutations
 ROOT = Path(__file__).parent.parent
 CONCERNS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "masks": (("madx/prune/masks.py",), ("tests/prune/test_masks.py",)),
-    "stats": (("madx/stats/*.py",), ("tests/stats",)),
+    **{
+        name: ((f"madx/stats/{name}.py",), (f"tests/stats/test_{name}.py",))
+        for name in ("search", "shares", "skewness", "means", "ranks", "percentiles", "paired", "ratios", "betting")
+    },
+    "checks": (("madx/stats/checks.py",), ("tests/stats/test_shares.py", "tests/stats/test_paired.py")),
     "judging": (
         tuple(f"madx/verify/{name}.py" for name in ("gates", "verdict", "sequential", "limits", "findings", "signs")),
         tuple(f"tests/verify/test_{name}.py" for name in ("gates", "image_findings", "lacking", "signs")),

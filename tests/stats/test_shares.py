@@ -1,10 +1,12 @@
 """Clopper-Pearson against its definition and against statsmodels."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from madx.errors import MadxError
@@ -50,6 +52,9 @@ def test_planned_images_of_a_share_have_their_power(share, bound, alpha, power):
         return float(binom.pmf(hits, n, share) @ (tail <= alpha))
 
     planned = planned_shares(share, bound, alpha=alpha, power=power)
+    deviations = [math.sqrt(one * (1 - one)) for one in (bound, share)]
+    plain = ((norm.ppf([1 - alpha, power]) @ deviations) / (share - bound)) ** 2
+    assert planned == math.ceil(plain / 4 * (1 + math.sqrt(1 + 2 / (plain * abs(share - bound)))) ** 2)
     nearby = [chance(n) for n in np.linspace(0.96 * planned, 1.04 * planned, 9).astype(int)]
     assert np.mean(nearby) == pytest.approx(power, abs=0.05)
 
