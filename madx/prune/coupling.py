@@ -90,10 +90,13 @@ class Coupled:
         met = dict.fromkeys(of for unit in self.units for of, _ in unit.passed)
         return frozenset(of for of in met if 1 < of.groups < of.channels)
 
-    def group(self, sparsity: float, round_to: int) -> tuple[ChannelGroup, str]:
-        """As channels to choose from: `sparsity` goes, and what is kept is a multiple of round_to; or why none can."""
+    def group(self, sparsity: float, round_to: int, *, apart: bool = False) -> tuple[ChannelGroup, str]:
+        """As channels to choose from: `sparsity` goes, and what is kept is a multiple of round_to; or why none can.
+
+        Rounded `apart` as `shares` has it.
+        """
         met = [unit.met for unit in self.units]
-        parts = shares(met, sparsity, round_to)
+        parts = shares(met, sparsity, round_to, apart=apart)
         makers = tuple(map(layer_name, self.makers))
         group = ChannelGroup(makers[0], makers, len(self.units), parts, tuple(_places(self.units)))
         if of := uneven(met, parts):

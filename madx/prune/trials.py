@@ -7,8 +7,9 @@ without some. A group that cannot go stays whole and says why, and the others go
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,18 @@ from madx.prune.passes import Reader, Source
 from madx.prune.probing import probe
 from madx.seeds import torch_generator
 
-Proposal = tuple[ChannelGroup, str, frozenset[Source | Reader]]
-"""A group, why nothing of it can go, if so, and the convolutions with groups that make or read its channels."""
+
+class Proposal(NamedTuple):
+    """A group that may go."""
+
+    group: ChannelGroup
+    problem: str
+    """Why nothing of it can go, if so."""
+    grouped: frozenset[Source | Reader]
+    """The convolutions with groups that make or read its channels."""
+    apart: Callable[[], tuple[ChannelGroup, str]]
+    """The group and its problem where each of its purposes is rounded by itself."""
+
 
 _TRIALS = 2
 """Random choices of channels that are tried: one may be even by chance where a split needs equal halves."""
@@ -68,7 +79,8 @@ def channel_groups(
             if why := why_whole(entry, found, unable, kept):
                 reasons |= why
             else:
-                proposals.append((*entry.group(sparsity, round_to), entry.grouped))
+                apart = partial(entry.group, sparsity, round_to, apart=True)
+                proposals.append(Proposal(*entry.group(sparsity, round_to), entry.grouped, apart))
         return proposals, reasons
 
     groups, reasons = _tried(proposed, _Trial(module, example.shape))
@@ -84,27 +96,30 @@ def _tried(
     """The groups that can go, and why layers stay whole.
 
     A convolution's groups lose channels by their own choice, or, where that cannot be, all of them the same ones: a
-    channel shuffle brings the first of each group together, and then the second.
+    channel shuffle brings the first of each group together, and then the second. Where channels of several purposes
+    cannot make up for each other's rounding, as those of one are a pad of fixed width, each is rounded by itself.
     """
     aligned: frozenset[Source | Reader] = frozenset()
     known: dict[tuple[Any, ...], str] = {}
     while True:
         proposals, reasons = proposed(aligned)
-        problems = {id(group): problem or known.get(_identity(group), "") for group, problem, _ in proposals}
-        groups = [group for group, _, _ in proposals if not problems[id(group)]]
-        if all(grouped <= aligned for group, _, grouped in proposals if problems[id(group)]):
+        problems = {id(one.group): one.problem or known.get(_identity(one.group), "") for one in proposals}
+        groups = [one.group for one in proposals if not problems[id(one.group)]]
+        if all(one.grouped <= aligned for one in proposals if problems[id(one.group)]):
             groups, refused = _chosen(trial, groups)
             problems |= {id(group): problem for group, problem in refused}
             known |= {_identity(group): problem for group, problem in refused}
-        better = frozenset[Source | Reader]().union(
-            *(grouped for group, _, grouped in proposals if problems[id(group)])
-        )
+        failed = [one for one in proposals if problems[id(one.group)]]
+        better = frozenset[Source | Reader]().union(*(one.grouped for one in failed))
         if better <= aligned:
             break
         aligned |= better
-    for group, _, _ in proposals:
-        if problem := problems[id(group)]:
-            reasons |= dict.fromkeys(group.makers, problem)
+    for one in failed:
+        group, problem = one.apart()
+        if not problem and group.parts != one.group.parts and not trial.problem([*groups, group]):
+            groups = [*groups, group]
+        else:
+            reasons |= dict.fromkeys(one.group.makers, problems[id(one.group)])
     return groups, reasons
 
 

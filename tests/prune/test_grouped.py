@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import grouped_networks
 import pytest
 import torch
+import torch.nn.functional as F
 from coupled_networks import IMAGES
 from grouped_networks import NETWORKS
+from small_networks import Lambda, conv_bn
 from torch import Tensor, nn
 
 from madx.errors import ModelError
@@ -19,7 +22,7 @@ from madx.prune import Rule
 from madx.prune.groups import ChannelGroup, Place, cuts, masks_without
 from madx.prune.layers import scored_parameters
 from madx.prune.passes import Reader, Source
-from madx.prune.shares import shares, uneven
+from madx.prune.shares import Met, Part, shares, uneven
 from madx.prune.trials import without_channels
 from madx.recipe import PruneConfig
 
@@ -153,6 +156,59 @@ def test_equal_parts_of_a_share_are_equal() -> None:
         assert (uneven(units, parts) is None) == fair
         outcomes.add(fair)
     assert outcomes == {True, False}
+
+
+def growing(widths: list[int]) -> list[Met]:
+    """Units of a shortcut that grows by these widths: later layers have what earlier ones had, and more."""
+    layers = [Reader(((f"layer{n}", 1),), sum(widths[: n + 1]), True) for n in range(len(widths))]
+    return [{(layer, 0): 1 for layer in layers[n:]} for n, width in enumerate(widths) for _ in range(width)]
+
+
+def kept_by_layer(units: Sequence[Met], parts: Iterable[Part]) -> dict[Source | Reader, int]:
+    kept = Counter(of for met in units for of, _ in met)
+    for part, count in parts:
+        kept.subtract(of for unit in part[:count] for of, _ in units[unit])
+    return dict(kept)
+
+
+def test_what_one_purpose_was_rounded_up_the_next_is_rounded_down() -> None:
+    """ShuffleNet's shortcut at a quarter of its width, of which 3, 18, 36 and 72 are half."""
+    units = growing([6, 30, 36, 72])
+    joint, apart = (shares(units, 0.5, 4, apart=apart) for apart in (False, True))
+    assert [count for _, count in joint] == [2, 14, 20, 36]
+    assert [*kept_by_layer(units, joint).values()] == [4, 20, 36, 72]
+    assert [count for _, count in apart] == [2, 14, 16, 36]
+    assert [*kept_by_layer(units, apart).values()] == [4, 20, 40, 76]
+
+
+def test_rounding_does_not_add_up() -> None:
+    """Whatever the widths: a layer keeps a multiple, and no more than two multiples from its share."""
+    generator = torch.Generator().manual_seed(5)
+    worst = {False: 0.0, True: 0.0}
+    for _ in range(200):
+        widths = torch.randint(8, 40, (6,), generator=generator).tolist()
+        sparsity = 0.2 + 0.5 * float(torch.rand((), generator=generator))
+        units = growing(widths)
+        for apart in worst:
+            for of, kept in kept_by_layer(units, shares(units, sparsity, 4, apart=apart)).items():
+                assert kept % 4 == 0
+                worst[apart] = max(worst[apart], abs(kept - (1 - sparsity) * of.channels))
+    assert worst[False] <= 4 < 8 < worst[True]
+
+
+def test_a_pad_of_fixed_width_is_rounded_by_itself() -> None:
+    """The shortcut's 8 zeros cannot become 4, as its 14 channels, of which 12 stay, would have them."""
+
+    def forward(m: nn.ModuleDict, x: Tensor) -> Tensor:
+        h = m["stem"](x)
+        h = F.pad(h, (0, 0, 0, 0, 0, 8)) + m["one"](h)
+        return m["head"]((h + m["two"](h)).mean((2, 3)))
+
+    parts = {"stem": conv_bn(3, 14), "one": conv_bn(14, 22), "two": conv_bn(22, 22), "head": nn.Linear(22, 5)}
+    rule = rule_of(lambda: Lambda(forward, **parts), HALF.model_copy(update={"sparsity": 0.25}))
+    removal = rule.remove(magnitudes(rule.dense))
+    left = {name: removal.module.parts[name][0].out_channels for name in ("stem", "one", "two")}
+    assert left == {"stem": 12, "one": 20, "two": 20}, removal.reasons
 
 
 def test_survivors_of_unequal_groups_are_refused() -> None:
