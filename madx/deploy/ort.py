@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import load_model
 
 from madx.clocks import CallTime, clocked, cpu_clock_is_fine
 from madx.deploy.engine import (
@@ -194,6 +193,8 @@ def answers_of(payload: bytes, images: Images, *, precise: bool) -> Tensor:
 
 def kernels(onnx: OnnxArtifact) -> Counter[str]:
     """How many nodes of each operator ONNX Runtime's CPU makes of a file."""
+    from onnx import load_model
+
     with tempfile.TemporaryDirectory() as folder, for_a_runtime(onnx.payload, onnx.data) as model:
         written = Path(folder) / "optimised.onnx"
         _session(model, "the int8 file", OrtBackend.provider, 1, written=written)

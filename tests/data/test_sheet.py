@@ -24,7 +24,7 @@ COLOURS = [(200, 10, 10), (10, 200, 10), (10, 10, 200)]
 def arrays(shape: tuple[int, int, int], labels: list[int], names: tuple[str, ...] = ()) -> ArraySource:
     """Images of one level for each class; the last pixel differs, so that none is all zero."""
     pixels = np.zeros((len(labels), *shape), np.uint8)
-    pixels += (np.array(labels, np.uint8) * 10 + 30)[:, None, None, None]
+    pixels += (np.array(labels, np.uint8) * 10 + 70)[:, None, None, None]
     return array_source(pixels, np.array(labels), where="here", classes=len(names) or None, names=names)
 
 
@@ -61,7 +61,7 @@ def test_names_are_drawn_under_their_rows():
         for names in (("ant", "bee"), ("oak", "bee"))
     )
     changed = np.argwhere(before != after)[:, 0]
-    rows = np.argwhere((before == 30).sum(1) >= 64)[:, 0], np.argwhere((before == 40).sum(1) >= 64)[:, 0]
+    rows = np.argwhere((before == 70).sum(1) >= 64)[:, 0], np.argwhere((before == 80).sum(1) >= 64)[:, 0]
     assert len(changed)
     assert rows[0].max() < changed.min() <= changed.max() < rows[1].min()
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from madx.deploy.interface import Interface
+from madx.distributed import SINGLE
 from madx.errors import EngineError
 from madx.pipeline import engines
 from madx.pipeline.engines import EngineUnderTest, Pair, has_torch_model, how_precise, loaded_engines, roles
@@ -65,6 +66,8 @@ def test_the_record_of_an_earlier_madx_is_read(monkeypatch: pytest.MonkeyPatch) 
 class Session:
     """An engine that says whether it was closed."""
 
+    callers = 1
+
     def __init__(self) -> None:
         self.closed = 0
 
@@ -96,7 +99,7 @@ def test_both_are_loaded_once_and_closed_at_the_end(sessions: dict[bytes, Any]) 
     reference, candidate = pair()
     with pytest.raises(AssertionError, match="before it is loaded"):
         _ = candidate.session
-    context: Any = SimpleNamespace()
+    context: Any = SimpleNamespace(world=SINGLE)
     with loaded_engines(context, reference, candidate) as (first, second):
         assert first is not None
         assert (first.session, second.session) == tuple(sessions.values())
@@ -109,7 +112,7 @@ def test_both_are_loaded_once_and_closed_at_the_end(sessions: dict[bytes, Any]) 
 
 def test_one_that_cannot_be_loaded_leaves_no_other_open(sessions: dict[bytes, Any]) -> None:
     first, sessions[b"candidate"] = sessions[b"reference"], EngineError("no")
-    context: Any = SimpleNamespace()
+    context: Any = SimpleNamespace(world=SINGLE)
     with pytest.raises(EngineError), loaded_engines(context, *pair()):
         pytest.fail("one of two is no comparison")
     assert first.closed == 1

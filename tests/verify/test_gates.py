@@ -220,11 +220,12 @@ def test_an_engine_that_answers_otherwise_as_it_is_served_passes_nothing(unstead
 
 
 @pytest.mark.parametrize(
-    ("precision", "cause", "void"), [("fp32", "", True), ("int8", "", False), ("int8", DYNAMIC, True)]
+    ("precision", "cause", "void"),
+    [("fp32", "", True), ("int8", "", True), ("fp64", "", False), ("fp64", DYNAMIC, True)],
 )
 @pytest.mark.parametrize("metric", [*OVER_IMAGES, "speedup"])
 def test_differences_that_no_rounding_is_known_for_forbid_a_pass_and_no_fail(metric, precision, cause, void):
-    """An int8 engine that answers otherwise at the served batch, by more than float32's rounding."""
+    """An engine of numbers without a row that answers otherwise at the served batch, by more than float32 rounds."""
     side = replace(parity(), precision=precision, cause=cause)
     bad = {"accuracy": accuracy(n=4000, kept=100, lost=1500), "latency": latency(1.1)}
     for fields, allowed in ((GOOD, INCONCLUSIVE), (bad, INCONCLUSIVE if void else FAIL)):
@@ -404,7 +405,9 @@ def test_an_engine_with_many_answers_neither_passes_nor_fails(side, lost, metric
         ("fp16", 4, 1.5, INCONCLUSIVE),  # beyond what the precision explains
         ("fp16", 2, 1.5, PASS),
         ("fp16", 20, 0.5, INCONCLUSIVE),  # whatever explains them, it is another classifier
-        ("int8", 4, 0.5, INCONCLUSIVE),  # it has no room before it has a row
+        ("int8", 4, 0.5, PASS),
+        ("int8", 4, 1.5, INCONCLUSIVE),
+        ("unknown numbers", 4, 0.5, INCONCLUSIVE),  # no room without a row
     ],
 )
 @pytest.mark.parametrize("metric", ["robust_drop", "clean_accuracy"])
