@@ -103,6 +103,7 @@ def test_what_is_listed_has_no_saliency(criterion: str, call: Cli) -> None:
         assert (covered[name]["reason"], covered[name]["kept"]) == (reason, covered[name]["weights"])
 
 
+@pytest.mark.slow
 def test_heads_that_went_are_known_from_the_weights(call: Cli) -> None:
     """The export builds the network anew, from the recipe and the pruned weights, and compares the file with it."""
     shown = call("inspect", "attentive", "prune.structure=channels", options=("--groups",))

@@ -101,6 +101,7 @@ def test_what_another_recipe_began_goes_when_the_stage_is_finished_and_not_befor
     assert not (workspace / "run" / CHECKPOINTS).exists()
 
 
+@pytest.mark.slow
 def test_a_shard_stays_until_it_is_merged(workspace: Path, released: Path, cli: Cli) -> None:
     assert verify(cli, workspace, LONGER, "--shard", "2/2").code == 3
     told = cli("inspect", workspace / "run").out

@@ -316,8 +316,9 @@ def plainly(count: int) -> tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]:
     return network, images, labels, optimise_masks(network, images, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", FASTER)
-@pytest.mark.parametrize("count", [16, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [16, 128])
 def test_faster_masks_prune_the_same_set(way: str, count: int) -> None:
     """The goal: at 90 % the pruned set overlaps at least 99 % with that of plain float32.
 
