@@ -46,6 +46,11 @@ def rounding_of(precision: str) -> float:
     return ROUNDING.get(precision, ROUNDING["fp32"])
 
 
+def between_batches_of(precision: str) -> float:
+    """What rounding explains between two answers of one engine; as `rounding_of`."""
+    return PRECISIONS.get(precision, PRECISIONS["fp32"]).between_batches
+
+
 def reach_of_sorted(ordered: Any) -> Any:
     """[N] how far the best class stands above the middle one; `ordered` is [N, K], ascending, of numpy or torch.
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from madx.errors import EngineError
 
+if TYPE_CHECKING:
+    from madx.deploy.engine import BuiltEngine
+    from madx.recipe import EngineConfig
 
-def int8_layers(low: int, float_layers: int, name: str) -> dict[str, Any]:
-    """What the record of an int8 engine says of its convolutions and matrix products.
 
-    Args:
-        low: those that the runtime computes in int8.
-        float_layers: those that it does not.
-        name: of the engine.
+LOW, HIGH = "int8_layers", "float_layers"
+"""In the facts of an int8 engine: products that its runtime computes in int8, and the others."""
+
+
+def require_int8(built: BuiltEngine, config: EngineConfig) -> None:
+    """Refuse an engine that the recipe calls int8 and that is float32 for the most part.
 
     Raises:
-        EngineError: none of them runs in int8.
+        EngineError: its runtime computes fewer of its products in int8 than not, though the file says so: layers that
+            need no room for rounding would have int8's.
     """
-    if not low:
+    if config.precision != "int8" or LOW not in built.facts:
+        return
+    low, high = built.facts[LOW], built.facts[HIGH]
+    if low == 0 or low < high:
         raise EngineError(
-            f"{name}: the runtime computes none of the file's {float_layers} products in int8, though the file says "
-            "so; take precision: fp32 for this engine, or another version of the runtime"
+            f"{config.name}: the runtime computes {low or 'none'} of the file's {low + high} products in int8, which "
+            "is no int8 engine; take precision: fp32 for it, keep fewer layers in float32, or take another version of "
+            "the runtime"
         )
-    return {"int8_layers": low, "float_layers": float_layers}

@@ -28,7 +28,7 @@ from madx.deploy.engine import (
     with_facts,
 )
 from madx.deploy.external import NONE, Data, for_a_runtime
-from madx.deploy.int8 import int8_layers
+from madx.deploy.int8 import HIGH, LOW
 from madx.deploy.interface import Interface, Tensor
 from madx.deploy.runtime_words import explain
 from madx.errors import EngineError, RefusedFileError
@@ -62,14 +62,17 @@ class OpenVinoBackend:
         return Availability(True, True, version)
 
     def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
-        """Take the ONNX file as it is, after proving that OpenVINO compiles it, and computes in int8 if it is int8."""
+        """Take the ONNX file as it is, after proving that OpenVINO compiles it; of an int8 file, what is int8."""
         built = build_by_loading(self, onnx, config)
         if onnx.precision != "int8":
             return built
-        with for_a_runtime(onnx.payload, onnx.data) as model, closing(OpenVinoEngine(model, config)) as engine:
+        with (
+            for_a_runtime(onnx.payload, onnx.data) as model,
+            closing(OpenVinoEngine(model, config, built.interface)) as engine,
+        ):
             products = engine.product_types()
         low = sum(kind in _WHOLE_NUMBERS for kind in products)
-        return with_facts(built, int8_layers(low, len(products) - low, config.name))
+        return with_facts(built, {LOW: low, HIGH: len(products) - low})
 
     def load(
         self, payload: bytes, config: EngineConfig, *, interface: Interface | None = None, data: Data = NONE

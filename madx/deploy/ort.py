@@ -32,7 +32,7 @@ from madx.deploy.engine import (
     with_facts,
 )
 from madx.deploy.external import NONE, Data, for_a_runtime
-from madx.deploy.int8 import int8_layers
+from madx.deploy.int8 import HIGH, LOW
 from madx.deploy.interface import Interface, Tensor
 from madx.deploy.runtime_words import explain
 from madx.errors import EngineError, RefusedFileError
@@ -48,7 +48,15 @@ _FATAL_ONLY = 4
 """Errors arrive as exceptions; on standard error they would stand a second time."""
 _SPINNING = "session.intra_op.allow_spinning"
 _EXACT_SUMS = "session.x64quantprecision"
-_WHOLE_NUMBERS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
+_WHOLE_NUMBERS = (
+    "QLinearConv",
+    "QLinearMatMul",
+    "QGemm",
+    "MatMulIntegerToFloat",
+    "ConvInteger",
+    "MatMulInteger",
+    "DynamicQuantizeMatMul",
+)
 _FLOATS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose")
 """Products as the runtime names them once it has optimised a graph, in int8 and in float32."""
 NO_ENTRIES: Mapping[str, str] = MappingProxyType({})
@@ -82,13 +90,14 @@ class OrtBackend:
         return ""
 
     def build(self, onnx: OnnxArtifact, config: EngineConfig, *, batch: int) -> BuiltEngine:  # noqa: ARG002
-        """Take the ONNX file as it is, after proving that the runtime loads it, and computes in int8 if it is int8."""
+        """Take the ONNX file as it is, after proving that the runtime loads it; of an int8 file, what is int8."""
         built = build_by_loading(self, onnx, config)
-        if onnx.precision != "int8":
+        on_cpu = self.provider == OrtBackend.provider  # what a GPU makes of such a file nobody has seen
+        if onnx.precision != "int8" or not on_cpu:
             return built
         chosen = kernels(onnx)
         low, high = (sum(chosen[kind] for kind in kinds) for kinds in (_WHOLE_NUMBERS, _FLOATS))
-        return with_facts(built, int8_layers(low, high, config.name))
+        return with_facts(built, {LOW: low, HIGH: high})
 
     def load(
         self, payload: bytes, config: EngineConfig, *, interface: Interface | None = None, data: Data = NONE

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Images = NDArray[np.float32]
 _BATCH = 50
 """Images a call while ranges are collected; all batches are alike, which histograms want."""
+_SAFE_BITS = 7
 _SATURATED = 0.25
 """Share of what int8 explains that the CPU's own kernels may differ by from those that add up in 32 bits."""
 
@@ -59,7 +60,7 @@ def quantised(artifact: OnnxArtifact, images: Images, config: CalibrationConfig)
     kept = _float_layers(artifact, config.keep)
     bits = 8 if config.weight_bits == "auto" else config.weight_bits
     found = _checked(artifact, _written(artifact, images, config, bits=bits, kept=kept), kept)
-    if times := _saturation(found, images):
+    if bits > _SAFE_BITS and (times := _saturation(found, images)):
         told = (
             f"sums of its products saturate in 16 bits on this CPU: logits differ by up to {times:.2g} times what int8 "
             "explains from those of kernels that add up in 32 bits"
@@ -125,11 +126,11 @@ def _written(
 
 
 class _Batches:
-    """Equal batches of images, as the quantiser asks for them; what does not fill a batch is left out."""
+    """Equal batches of images, as the quantiser asks for them; a few of the last ones may be left out for that."""
 
     def __init__(self, images: Images) -> None:
-        size = min(_BATCH, len(images))
-        self._parts = iter(np.split(images[: len(images) // size * size], len(images) // size))
+        parts = -(-len(images) // _BATCH)
+        self._parts = iter(np.split(images[: len(images) // parts * parts], parts))
 
     def get_next(self) -> dict[str, Any] | None:
         """The next batch by the name of the input; None after the last."""
@@ -153,7 +154,8 @@ def _checked(artifact: OnnxArtifact, payload: bytes, kept: dict[str, str]) -> On
 
 def _saturation(artifact: OnnxArtifact, images: Images) -> float:
     """How far, in units of what int8 explains, this CPU's kernels are from precise ones; 0 where that is little."""
-    usual, precise = (answers_of(artifact.payload, images[:_BATCH], precise=exact) for exact in (False, True))
+    shown = images[:: max(1, len(images) // _BATCH)][:_BATCH]  # clean and attacked ones
+    usual, precise = (answers_of(artifact.payload, shown, precise=exact) for exact in (False, True))
     times = float(apart(usual, precise, rounding=rounding_of("int8")).max())
     return times if times > _SATURATED else 0.0
 

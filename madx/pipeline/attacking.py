@@ -69,7 +69,8 @@ def _measured(
             eight_bit=recipe.verify.eight_bit,
             served=Served(
                 candidate.batch or recipe.verify.latency.batch,
-                tuple(engine.rounding for engine in engines if engine is not None),
+                tuple(engine.between_batches for engine in engines if engine is not None),
+                sessions=tuple(engine.session for engine in engines if engine is not None),
                 probabilities=candidate.interface is not None and candidate.interface.form == "probabilities",
             ),
         )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from madx.closeness import ROUNDING, rounding_of
+from madx.closeness import ROUNDING, between_batches_of, rounding_of
 from madx.deploy.content import content_sha256
 from madx.deploy.engine import Engine, backend
 from madx.deploy.external import Data, identity, size
@@ -99,6 +99,11 @@ class EngineUnderTest:
     def rounding(self) -> float:
         """What its own precision explains, as in `madx.closeness.apart`."""
         return rounding_of(self.computes_in)
+
+    @property
+    def between_batches(self) -> float:
+        """The same between two answers of its own."""
+        return between_batches_of(self.computes_in)
 
     @property
     def batch(self) -> int | None:
@@ -188,7 +193,9 @@ def loaded_engines(context: Context, reference: EngineUnderTest | None, candidat
         def load(one: EngineUnderTest) -> EngineUnderTest:
             session = stack.enter_context(closing(one.load()))
             model = None if one.torch_model is None else _fast(context, one.torch_model)
-            callers = session.callers if context.world.size == 1 else 1  # other processes have the other cores
+            callers = (
+                getattr(session, "callers", 1) if context.world.size == 1 else 1
+            )  # else other processes work there
             return replace(one, loaded=session, torch_model=model, callers=callers)
 
         yield load(reference) if reference else None, load(candidate)

@@ -6,12 +6,14 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from madx.closeness import rounding_of
+from madx.closeness import between_batches_of, rounding_of
 from madx.deploy.check import OnnxArtifact
 from madx.deploy.engine import BuiltEngine, availability, backend
 from madx.deploy.export import export_onnx
+from madx.deploy.int8 import require_int8
 from madx.deploy.quantised import quantised
 from madx.deploy.sparsity import sparsity_2_4
 from madx.errors import ExportError
@@ -66,15 +68,16 @@ def checked_onnx(context: Context, module: nn.Module, precision: str) -> OnnxArt
 
 
 def _calibration_images(context: Context, module: nn.Module) -> Images:
-    """Selection images that the ranges of int8 activations are taken from: first clean ones, then attacked ones."""
+    """Selection images that the ranges of int8 activations are taken from, those that are attacked all over them."""
     settings = context.recipe.export.calibration
     split = context.splits.selection.take(settings.images)
     images, labels = split.tensors()
     attacked = round(settings.adversarial * len(images))
+    found: Images = images.numpy().copy()
     if attacked:
-        x, y = images[-attacked:], labels[-attacked:]
-        images[-attacked:] = examples_on(context, module, x, y, attack=ATTACK, stream=("calibration",))
-    found: Images = images.numpy()
+        rows = np.linspace(0, len(images) - 1, attacked).round().astype(int)
+        made = examples_on(context, module, images[rows], labels[rows], attack=ATTACK, stream=("calibration",))
+        found[rows] = made.numpy()
     return found
 
 
@@ -93,7 +96,9 @@ def _compared(context: Context, module: nn.Module, artifact: OnnxArtifact) -> di
         reference = as_classifier(module, context.device)
         clean, attacked = images.numpy(), adversarial.numpy()
         at_the_edges = _held(context, module, artifact, reference, clean, attacked)
-        contract = Contract(rounding_of(artifact.precision), precision=artifact.precision)
+        contract = Contract(
+            rounding_of(artifact.precision), between_batches_of(artifact.precision), precision=artifact.precision
+        )
         found = measure_parity(engine, reference, clean=clean, adversarial=attacked, contract=contract)
         largest = float(max(abs(reference(clean)).max(), abs(reference(attacked)).max()))
     finally:
@@ -153,6 +158,7 @@ def _build(context: Context, config: EngineConfig, artifacts: dict[str, OnnxArti
             role: runtime.build(artifact, config.of_precision(artifact.precision), batch=batch)
             for role, artifact in artifacts.items()
         }
+        require_int8(built["pruned"], config)
         for role, engine in built.items():
             name = context.write_bytes(files.engine(config, role, engine.suffix), engine.payload)
             record[role] = built_record(name, engine, artifacts[role])

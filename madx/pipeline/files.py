@@ -30,14 +30,18 @@ def onnx(role: str, precision: str) -> str:
     return f"{role}-{precision}.onnx"
 
 
+ENGINES = "engines"
+"""Folder of the engines that the run exported itself."""
+
+
 def engine(config: EngineConfig, role: str, suffix: str) -> str:
     """The engine built from it."""
-    return f"engines/{config.name}/{role}{suffix}"
+    return f"{ENGINES}/{config.name}/{role}{suffix}"
 
 
 def build(config: EngineConfig) -> str:
     """How an engine was built, or why it was not."""
-    return f"engines/{config.name}/build.json"
+    return f"{ENGINES}/{config.name}/build.json"
 
 
 def recorded(record: Mapping[str, Any], role: str, fact: Literal["file", "sha256"] = "file") -> str | None:

@@ -83,6 +83,8 @@ class Released:
     recipe says of another file."""
     facts: Mapping[str, str]
     """What was found in its ONNX file (`files.FOUND_IN_FILE`); an engine built from that shows none of it."""
+    exported: bool = False
+    """Whether that run exported it itself, and so knew which of its layers are in that precision."""
 
 
 @dataclass(frozen=True)

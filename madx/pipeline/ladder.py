@@ -128,7 +128,8 @@ def _engine(context: Context, config: EngineConfig, rung: Rung) -> Engine:
 def _own(context: Context, wanted: EngineConfig, rung: Rung) -> bytes | None:
     """The bytes of an engine that differs from the wanted one in `verify` at most, if the run has built it."""
     for engine in context.recipe.export.engines:
-        if engine.model_copy(update={"verify": wanted.verify}) == wanted and rung.network != "filled":
+        same = engine.model_copy(update={"verify": wanted.verify}) == wanted
+        if same and rung.network != "filled" and engine.precision_of(rung.network) == rung.precision:
             file = files.recorded(context.read_json(files.build(engine)), rung.network)
             return context.read_bytes(file) if file else None
     return None

@@ -209,9 +209,14 @@ def _disk(context: Context, pace: Pace) -> int:
     recipe, dense = context.recipe, pace.parameters.get("dense", 0)
     pruned = pace.parameters.get("pruned", dense)
     share = {name: row.weight_bytes / PRECISIONS["fp32"].weight_bytes for name, row in PRECISIONS.items()}
-    both = sum(2 * share[engine.precision] for engine in recipe.export.engines)  # the ONNX file and the engine
+    parameters = {"dense": dense, "pruned": pruned}
+    built = sum(
+        2 * size * share[engine.precision_of(role)]  # the ONNX file and the engine
+        for role, size in parameters.items()
+        for engine in recipe.export.engines
+    )
     scores = dense + dense // 4
     images = min(recipe.verify.images or len(context.splits.gate), len(context.splits.gate))
     pictures = 4 * 2 * 16 * int(np.prod(context.splits.gate.shape))
     measured = len(recipe.export.engines) * (images * _PER_IMAGE + pictures)
-    return round((dense + pruned) * (1 + both) + scores + _TRAINED_COPIES * dense + measured)
+    return round(dense + pruned + built + scores + _TRAINED_COPIES * dense + measured)

@@ -120,7 +120,8 @@ def _of_record(name: str, entry: Mapping[str, Any], role: str, file: str, precis
     known = entry.get("facts") or {}
     facts = {fact: str(known[fact]) for fact in files.FOUND_IN_FILE if known.get(fact)}
     interface = _interface(entry.get("interface"), name)
-    released = Released(Path(file).suffix, entry.get("precision", precision), interface, facts)
+    own = name.startswith(f"{files.ENGINES}/")
+    released = Released(Path(file).suffix, entry.get("precision", precision), interface, facts, own)
     return _Found(role, file, entry.get("data") or {}, released)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from madx.deploy.check import OnnxArtifact
 from madx.deploy.engine import BuiltEngine, backend
+from madx.deploy.int8 import require_int8
 from madx.deploy.interface import Interface
 from madx.deploy.outside import check_given, type_names
 from madx.deploy.signature import Expected
@@ -115,16 +116,19 @@ def _built(context: Context, config: EngineConfig, source: Source, artifact: Onn
 
     Raises:
         ExportError: its runtime does not take it.
-        EngineError: the runtime itself does not work here.
+        EngineError: the runtime itself does not work here, or computes a candidate of int8 in float32.
     """
     runtime = backend(config.kind)
     try:
         own = config.of_precision(artifact.precision)
-        return runtime.build(artifact, own, batch=context.recipe.verify.latency.batch)
+        built = runtime.build(artifact, own, batch=context.recipe.verify.latency.batch)
     except (RefusedFileError, ExportError) as error:
         other = type_names(artifact.payload, artifact.data)
         types = f" The file computes in {other}." if other else ""
         raise ExportError(f"{_told_of(config, source)}: {error}.{types}") from error
+    if source.role == CANDIDATE:
+        require_int8(built, own)
+    return built
 
 
 def _say_how_it_is_fed(context: Context, config: EngineConfig, source: Source, engine: BuiltEngine) -> None:
@@ -170,8 +174,11 @@ def _checked(context: Context, config: EngineConfig, source: Source) -> OnnxArti
     own, section = (settings.input, settings.output), "verify.input"
     if source.role != CANDIDATE:
         own, section = _reference_fed(context, config, source), "verify.reference_input"
-    # The recipe names the candidate's precision; what it is compared with may have another, and is judged by its own.
-    named = config.precision if source.role == CANDIDATE else None
+    # The recipe names the candidate's precision; what it is compared with may have another, and is judged by its own:
+    # only the run that exported an int8 file knew which of its layers are to stay float32.
+    released = source.engines[config.name].released
+    known = "int8" if released is not None and released.exported and released.precision == "int8" else None
+    named = config.precision if source.role == CANDIDATE else known
     expected = Expected(train.shape, train.classes, named, *own, section=section)
     try:
         return check_given(source.engines[config.name].payload, source.engines[config.name].data, expected)

@@ -277,6 +277,7 @@ def _contract_of(context: Context, config: EngineConfig, engine: EngineUnderTest
     batches = served_batches(context, config, engine.batch)
     return Contract(
         engine.rounding,
+        engine.between_batches,
         batches,
         only=engine.batch,
         cause=_cause(engine.facts),

@@ -149,17 +149,17 @@ def _prune(context: Context) -> list[Part]:
 
 
 def _export(context: Context) -> list[Part]:
-    recipe = context.recipe
-    images = min(recipe.export.parity_images, len(context.splits.selection))
-    precisions = {engine.precision for engine in recipe.export.engines}
+    export, selection = context.recipe.export, len(context.splits.selection)
+    images, ranges = min(export.parity_images, selection), min(export.calibration.images, selection)
     most = Pgd(exporting.ATTACK).most
     passes: Counter[Pass] = Counter()
-    for role in _ROLES:
-        passes[Pass(role, "example")] = images * most.gradient * len(precisions)
-        passes[Pass(role, "forward")] = images * (most.forward + 4) * len(precisions)  # clean and attacked, twice each
-        passes[Pass(role, "engine")] = 2 * images * len(precisions)
-    files = len(_ROLES) * len(precisions)
-    return [Part("(ONNX and engines)", passes, seconds=files * EXPORT_SECONDS)]
+    files = {(role, engine.precision_of(role)) for role in _ROLES for engine in export.engines}
+    for role, precision in files:
+        attacked = images + round(export.calibration.adversarial * ranges) * (precision == "int8")
+        passes[Pass(role, "example")] += attacked * most.gradient
+        passes[Pass(role, "forward")] += attacked * most.forward + images * 4  # clean and attacked, twice each
+        passes[Pass(role, "engine")] += 2 * images + ranges * (precision == "int8")
+    return [Part("(ONNX and engines)", passes, seconds=len(files) * EXPORT_SECONDS)]
 
 
 _ROLES: tuple[Role, ...] = ("dense", "pruned")

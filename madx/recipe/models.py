@@ -161,7 +161,12 @@ class EngineConfig(Section):
         if "int8" in (self.precision, self.dense_precision) and self.kind not in INT8_KINDS:
             raise ValueError(
                 f"precision: int8 cannot be made for {self.kind} yet, only for {' and '.join(INT8_KINDS)}; take fp32 "
-                "or fp16 here, or judge a file that another tool made (madx verify --engine)"
+                "or fp16 here"
+            )
+        if self.dense_precision not in (None, "fp32", self.precision):
+            raise ValueError(
+                f"dense_precision: {self.dense_precision} beside precision: {self.precision} would compare with an "
+                "engine that nobody serves, slow or weak for its numbers alone; take fp32, or the engine's own"
             )
         return self
 

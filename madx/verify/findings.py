@@ -130,7 +130,7 @@ def _of_images(measured: Measurements) -> tuple[Doubt, ...]:
 def _unsteady(accuracy: Accuracy, sides: Mapping[str, EngineParity], *, many: bool) -> tuple[str, ...]:
     """An engine that is another one at the batch that is served: it was not the served one that was attacked.
 
-    Where nothing says how much rounding explains, as of int8, that is a doubt and no proof of `many` answers.
+    Where nothing says how much rounding explains, as of float64, that is a doubt and no proof of `many` answers.
     """
     return tuple(
         f"The {name} engine answers otherwise at the served batch: on {int(answers.unsteady.sum())} of "

@@ -23,6 +23,7 @@ from madx.seeds import numpy_generator
 from madx.stats import clopper_pearson
 from madx.verify.arrays import Arrays, Bools, check_shapes, read_array, with_prefix, without_prefix
 from madx.verify.contract import (
+    DYNAMIC,
     USUAL_CAUSE,
     Classifier,
     Images,
@@ -153,7 +154,9 @@ class Contract:
     """What an engine is held to."""
 
     tolerance: float = ROUNDING["fp32"]
-    """As in `check_contract`."""
+    """What rounding explains between the engine and its twin, as `rounding` in `madx.closeness.apart`."""
+    between_batches: float = ROUNDING["fp32"]
+    """The same between two answers of the engine: the tolerance of `check_contract`."""
     batches: tuple[int, ...] = ()
     """Images a call, as it is served; it must answer alike at each of these."""
     only: int | None = None
@@ -234,16 +237,19 @@ def _violations(engine: Classifier, clean: Images, contract: Contract, *, others
     """On a few of the clean images, batch by batch; at the sizes that are served on all of them and on the others."""
     measured = contract.precision in ROUNDING
     few = clean[:_CONTRACT_IMAGES]
-    found = check_contract(engine, few, tolerance=contract.tolerance, measured=measured, cause=contract.cause)
+    steady = contract.between_batches
+    found = check_contract(engine, few, tolerance=steady, measured=measured, cause=contract.cause)
     if contract.batches and not any(isinstance(one, ManyAnswers) for one in found):
         images = np.concatenate([clean, *others])
         logits = _in_batches(engine, images)
         at = contract.only or _BATCH
         by_batch = check_batches(
-            engine, images, logits, batches=contract.batches, tolerance=contract.tolerance, at=at, measured=measured
+            engine, images, logits, batches=contract.batches, tolerance=steady, at=at, measured=measured
         )
         found = [*found, *explained(by_batch, contract.cause)]
     drawn = [ManyAnswers(contract.random)] if contract.random else []
+    if contract.cause == DYNAMIC and contract.only != 1 and not any(isinstance(one, ManyAnswers) for one in found):
+        drawn.append(ManyAnswers(f"{DYNAMIC}"))  # also where these images show none of it
     return (*drawn, *found, *_by_heart(engine, clean, contract.jitter))
 
 

@@ -126,6 +126,8 @@ class Served:
     roundings: tuple[float, ...]
     """Of each engine, the candidate's last, as in `madx.closeness.apart`: what an answer may differ by from that at the
     batch of the attacks."""
+    sessions: tuple[Classifier, ...] = ()
+    """The engines in the same order, each called with exactly the images that are given; without, those of attacks."""
     probabilities: bool = False
     """Whether the candidate's file gives probabilities, which may be rounded to 0 and 1."""
 
@@ -204,9 +206,10 @@ class _Board:
 
     def _served(self, side: int, engine: Classifier, how: Served, order: NDArray[np.intp]) -> Answers:
         standing, clean = self.standing[side], logits_of(engine, self.chunk.images)
+        session = how.sessions[side] if how.sessions else engine
         right, unsteady = [], []
         for images in (self.chunk.images, self.worst[side]):
-            logits = in_batches(engine, images, how.batch, order)
+            logits = in_batches(session, images, how.batch, order)
             right.append(logits.argmax(axis=1) == self.chunk.labels)
             expected = clean if images is self.chunk.images else logits_of(engine, images)
             unsteady.append(apart(logits, expected, rounding=how.roundings[side], usual=clean) > 1)

@@ -11,9 +11,9 @@ from onnx import numpy_helper
 
 from madx.deploy import quantised as room
 from madx.deploy.check import check_onnx
-from madx.deploy.engine import backend
+from madx.deploy.engine import BuiltEngine, backend
 from madx.deploy.export import export_onnx
-from madx.deploy.int8 import int8_layers
+from madx.deploy.int8 import HIGH, LOW, require_int8
 from madx.deploy.quantised import quantised
 from madx.errors import EngineError, ExportError
 from madx.precisions import EXPORTED, PRECISIONS
@@ -129,9 +129,32 @@ def test_the_record_says_which_kernels_the_runtime_chose(exported, kind):
     assert (built.facts["int8_layers"], built.facts["float_layers"]) == (2, 1)
 
 
-def test_an_engine_without_int8_is_no_int8_engine():
-    with pytest.raises(EngineError, match="none of the file's 3 products in int8"):
-        int8_layers(0, 3, "ort-cpu-int8")
+@pytest.mark.parametrize(("low", "high", "told"), [(0, 3, "none of the file's 3"), (1, 2, "1 of the file's 3")])
+def test_an_engine_of_float32_for_the_most_part_is_no_int8_engine(low, high, told):
+    """One int8 layer would give int8's room for rounding to all the others."""
+    built = BuiltEngine.of(b"", ".onnx", {LOW: low, HIGH: high})
+    with pytest.raises(EngineError, match=f"{told} products in int8"):
+        require_int8(built, EngineConfig(precision="int8"))
+    require_int8(built, EngineConfig())
+    require_int8(BuiltEngine.of(b"", ".onnx", {LOW: 2, HIGH: 1}), EngineConfig(precision="int8"))
+
+
+def test_nearly_all_images_are_looked_at_however_many_there_are():
+    for images in (3, 50, 51, 99, 120):
+        batches, count = room._Batches(IMAGES[np.arange(images) % len(IMAGES)]), 0
+        sizes = set()
+        while (part := batches.get_next()) is not None:
+            count += len(part["input"])
+            sizes.add(len(part["input"]))
+        assert len(sizes) == 1
+        assert max(sizes) <= 50
+        assert images - count < images / 25
+
+
+@pytest.mark.parametrize("wrong", [{"dense_precision": "fp16"}, {"precision": "fp16", "dense_precision": "int8"}])
+def test_a_dense_engine_that_nobody_serves_is_no_reference(wrong):
+    with pytest.raises(ValueError, match="nobody serves"):
+        EngineConfig(**wrong)
 
 
 def test_a_recipe_may_name_what_can_be_exported_and_nothing_else():

@@ -31,6 +31,7 @@ PLANS = {
     ("channels", "fp16"): (D + "fp32", C + "fp32", C + "fp16"),
     ("2:4", "fp32"): (D + "fp32", S24 + "fp32"),
     ("2:4", "fp16"): (D + "fp32", D + "fp16", S24 + "fp16"),
+    ("2:4", "int8"): (D + "fp32", D + "int8", S24 + "int8"),
     ("channels+2:4", "fp32"): (D + "fp32", C + "fp32", C24 + "fp32"),
     ("channels+2:4", "fp16"): (D + "fp32", C + "fp32", C + "fp16", C24 + "fp16"),
     ("unstructured", "fp32"): (D + "fp32", U + "fp32"),
@@ -90,7 +91,7 @@ def context(engines, structure, **latency):
         }
     )
     record = {
-        role: {engine.name: {"file": (structure, role, engine.precision)} for engine in recipe.export.engines}
+        role: {engine.name: {"file": (structure, role, engine.precision_of(role))} for engine in recipe.export.engines}
         for role in ("dense", "pruned")
     }
     builds = {
@@ -152,7 +153,9 @@ def looks(payload):
 
 @pytest.mark.usefixtures("quick_exports")
 @pytest.mark.parametrize("kind", ["ort-cpu", "openvino-cpu"])
-@pytest.mark.parametrize(("structure", "precision"), [plan for plan, names in PLANS.items() if len(names) > 2])
+@pytest.mark.parametrize(
+    ("structure", "precision"), [plan for plan, names in PLANS.items() if len(names) > 2 and "int8" not in plan]
+)
 def test_the_engines_of_the_rungs_differ_in_what_their_names_say(monkeypatch, kind, structure, precision):
     spy = Spy(monkeypatch)
     config = EngineConfig(kind=kind, precision=precision, threads=1)
@@ -182,6 +185,18 @@ def test_what_the_recipe_lists_is_the_runs_own_and_the_rest_is_built(monkeypatch
     assert spy.built == []
     ladder.ladder(context(engines, "channels"), EngineConfig(precision="fp16", threads=2))
     assert sorted(spy.built) == ["fp16", "fp32", "fp32"], "with other threads it is another engine"
+
+
+def test_a_rung_is_the_run_s_own_engine_in_its_own_precision_alone():
+    """Beside int8 the run has its dense engine in float32: that is no rung of int8."""
+    found = context([{"precision": "int8"}], "2:4")
+    found.read_bytes = lambda key: key
+    config = found.recipe.export.engines[0]
+    own = {
+        rung.name: ladder._own(found, config.model_copy(update={"precision": rung.precision}), rung)
+        for rung in ladder.rungs(found.recipe.prune, "int8")
+    }
+    assert own == {D + "fp32": None, D + "int8": None, S24 + "int8": ("2:4", "pruned", "int8")}
 
 
 @pytest.mark.parametrize("structure", ["channels", "2:4", "unstructured"])

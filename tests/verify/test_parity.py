@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from madx.closeness import reach
 from madx.errors import DataError, MadxError
+from madx.precisions import PRECISIONS
 from madx.verify import measure_parity
-from madx.verify.contract import ManyAnswers
+from madx.verify.contract import DYNAMIC, USUAL_CAUSE, ManyAnswers
 from madx.verify.parity import Contract, contract_alone
 
 RNG = np.random.default_rng(5)
@@ -110,6 +112,30 @@ def test_answers_that_change_from_call_to_call_are_many():
 def test_what_cannot_be_compared_is_refused(call, error, said):
     with pytest.raises(error, match=said):
         call()
+
+
+@pytest.mark.parametrize(
+    ("cause", "only", "many"), [(DYNAMIC, None, True), (DYNAMIC, 1, False), (USUAL_CAUSE, None, False)]
+)
+def test_what_depends_on_its_batch_by_design_has_many_answers_whatever_these_images_show(cause, only, many):
+    batches = (only or 8,)
+    contract = Contract(batches=batches, only=only, cause=cause, precision="int8", between_batches=0.02)
+    found = contract_alone(twin, clean=CLEAN, contract=contract).violations
+    assert any(isinstance(one, ManyAnswers) and "dynamic quantisation" in one for one in found) is many
+
+
+def test_two_answers_of_one_int8_engine_have_less_room_than_it_has_from_its_torch_model():
+    room = float(np.median(reach(twin(CLEAN)))) * PRECISIONS["int8"].rounding
+
+    def engine(images):
+        """Half of what int8 explains, at one batch alone."""
+        return twin(images) + (
+            0.5 * room * np.eye(twin(images).shape[1], dtype=np.float32)[0] if len(images) == 8 else 0
+        )
+
+    row = PRECISIONS["int8"]
+    contract = Contract(row.rounding, row.between_batches, batches=(8,), precision="int8")
+    assert any("batch 8" in one for one in contract_alone(engine, clean=CLEAN, contract=contract).violations)
 
 
 def test_a_last_bit_between_two_calls_hides_no_other_answer_at_the_served_batch():

@@ -267,6 +267,22 @@ def test_an_engine_is_right_only_if_it_is_at_the_batch_that_is_served():
         assert not one.answers["candidate"].unsteady.any()
 
 
+@pytest.mark.parametrize("batch", [64, 128])
+def test_the_served_batch_is_shown_to_the_engine_whole_however_attacks_ask_it(batch):
+    """Attacks may ask in pieces; what is served is one call."""
+    asked = []
+
+    def session(images):
+        asked.append(len(images))
+        return engine(DENSE)(images)
+
+    how = Served(batch, (1e-3, 1e-3), sessions=(session, session))
+    adversaries = (adversary("dense", white_box(DENSE)),)
+    attacked = engine(DENSE)
+    measure_chunk(attacked, attacked, chunk=chunk(), adversaries=adversaries, threat=THREAT, served=how)
+    assert set(asked) == {batch}
+
+
 def test_flat_probabilities_are_counted_on_the_candidate_alone():
     def rounded(images):
         logits = engine(DENSE)(images)
