@@ -310,6 +310,7 @@ def test_the_last_release_is_measured_again(workspace: Path, cli: Cli, kind: str
     assert any("compared with itself" in warning for warning in told(workspace, "run")["warnings"])
 
 
+@pytest.mark.slow
 def test_another_baseline_is_another_verdict(workspace: Path, cli: Cli) -> None:
     """The dense engine as the last release, then the pruned one, then none: each is measured."""
     last = workspace / "last"

@@ -19,7 +19,7 @@ SEARCHES = [
     (TOO_SHORT, True, False),
     (Apgd(steps=20), True, True),
     (Square(queries=200), False, False),
-    (Square(queries=1200), False, True),
+    pytest.param(Square(queries=1200), False, True, marks=pytest.mark.slow),
 ]
 
 

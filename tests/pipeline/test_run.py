@@ -478,6 +478,7 @@ def test_what_changed_is_named(before: dict[str, object], now: dict[str, object]
     assert differences(before, now) == names
 
 
+@pytest.mark.slow
 def test_an_engine_that_could_be_built_and_was_not_is_tried_again(
     workspace: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def test_how_fast_a_network_gets_is_not_foretold():
     assert feasible(gate("size_ratio", 0.001), samples(60)).answer == "yes"
 
 
+@pytest.mark.slow
 def test_how_much_faster_than_its_bound_a_network_must_be_is():
     """Of simulated measurements on loads of that spread, four in five pass."""
     found = feasible(gate("speedup", 1.5), samples(60)).true_ratio

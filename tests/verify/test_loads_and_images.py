@@ -108,6 +108,7 @@ def test_loads_that_differ_make_no_verdict_a_toss_of_a_coin(spread):
     assert outcomes.count(Outcome.FAIL) <= most
 
 
+@pytest.mark.slow
 def test_equal_engines_never_pass_a_bound_above_one():
     outcomes = [judged(Loaded(seed, spread=0.01).compare(1.0, seed=seed), "speedup", 1.05) for seed in range(60)]
     assert Outcome.PASS not in outcomes
