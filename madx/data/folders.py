@@ -32,6 +32,7 @@ TRAIN = ("train", "training")
 TEST = ("test", "testing", "tests")
 VALIDATION = ("val", "valid", "validation", "dev", "eval")
 """What the parts of a set are called, in any case; a test part with labels goes before one for validation."""
+_FEW_LETTERS = 2
 _GLUED = re.compile(
     r"(train|training|test|testing|val|valid|validation)[-_ ]?(?:set|data|images?|imgs?)", re.IGNORECASE
 )
@@ -85,8 +86,14 @@ def _named(root: Path, name: str, scans: Scans) -> Path:
 
 
 def _usual(root: Path, names: Sequence[str], scans: Scans, classes: Sequence[str] = ()) -> Path | None:
-    """The folder of the part that has one of these names, in any case; none that the recipe lists as a class."""
-    folders = {text: real for text, real in Listing(scans).folders(root).items() if text not in classes}
+    """The folder of the part that has one of these names, in any case; none of several that are classes of the recipe.
+
+    One alone is a part all the same: published sets have a class called train.
+    """
+    folders = Listing(scans).folders(root)
+    listed = [text for text in folders if text in classes]
+    if len(listed) > 1:
+        folders = {text: real for text, real in folders.items() if text not in listed}
     found = [real for text, real in folders.items() if text.lower() in names]
     found = found or _by_words(folders, names[0])
     if len(found) > 1:
@@ -111,7 +118,9 @@ def _by_words(folders: Mapping[str, str], part: str) -> list[str]:
 
 
 def _parts_said(name: str) -> frozenset[str]:
-    """The parts that the name of a folder says: one, or none."""
+    """The parts that the name of a folder says: one, or none. Two letters are as well a language: te, tr."""
+    if len(name) <= _FEW_LETTERS:
+        return frozenset()
     glued = _GLUED.fullmatch(name)
     found = parts_of(glued[1] if glued else name)
     return found if len(found) == 1 else frozenset()

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -71,12 +71,12 @@ def _by_part(config: DataConfig, suffix: str) -> dict[str, list[Path]]:
     files = [root] if root.is_file() else sorted(path for path in there if path.is_file() and not _is_cache(path))
     if not files:
         raise DataError(f"{root} has no *{suffix} files, which data.name: {config.name} reads{told_of(root.iterdir())}")
-    _require_all(files)
+    if root.is_dir():  # whoever names one file means that one
+        _require_all(read for read in files if not (config.split == "test" and _part_of_file(read, root) == "train"))
     parts: dict[str, list[Path]] = {}
     for file in files:
         require_content(file)
-        relative = Path(file.name) if root.is_file() else file.relative_to(root).with_suffix("")
-        parts.setdefault(_part_of(relative), []).append(file)
+        parts.setdefault(_part_of_file(file, root), []).append(file)
     if "" in parts and len(parts) > 1:
         told = few([shown(file.name) for file in parts[""]])
         raise DataError(
@@ -85,7 +85,11 @@ def _by_part(config: DataConfig, suffix: str) -> dict[str, list[Path]]:
     return parts
 
 
-def _require_all(files: Sequence[Path]) -> None:
+def _part_of_file(file: Path, root: Path) -> str:
+    return _part_of(Path(file.name) if root.is_file() else file.relative_to(root).with_suffix(""))
+
+
+def _require_all(files: Iterable[Path]) -> None:
     """That of files that count themselves (train-00000-of-00003) every one is there.
 
     Raises:

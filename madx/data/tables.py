@@ -36,12 +36,11 @@ _LABELS = frozenset(
         "species",
         "y",
         "diagnosis",
-        "class_label",
-        "label_name",
-        "category_name",
     }
 )
 """What a column of classes is called, as `_title` has it."""
+_NAMED = frozenset({"class_label", "label_name", "category_name"})
+"""The same, where no column is called so."""
 _IDS = frozenset(
     {"class_id", "classid", "label_id", "labelid", "category_id", "class_index", "class_idx", "label_idx", "target_id"}
 )
@@ -189,7 +188,7 @@ def _class_column(table: Path, header: Sequence[str] | None, body: Sequence[Sequ
     """The column of the classes: by its title, or the only other one; Tiny-ImageNet's is the second of six."""
     row, titles = body[0], [_title(title) for title in header or ()]
     others = [column for column in range(len(row)) if column != names]
-    for known in (_LABELS, _IDS):
+    for known in (_LABELS, _NAMED, _IDS):
         titled = [column for column, title in enumerate(titles) if title in known and column != names]
         if len(titled) == 1:
             return titled[0]
@@ -277,8 +276,12 @@ def _names_by_id(
     titled = [place for place, title in enumerate(header or ()) if _title(title) in _IDS and place != class_column]
     if len(titled) != 1 or all(_is_number(row[class_column]) for row in body):
         return ()
+    if short := [number for number, row in enumerate(body, 1) if len(row) <= titled[0]]:
+        raise DataError(f"{table}: row {short[0]} has too few columns")
     pairs = {(row[titled[0]], called(row[class_column])) for row in body}
     numbers = sorted(int(number) for number, _ in pairs if _is_number(number))
+    if not numbers:  # codes of the classes, which order nothing
+        return ()
     if len({name for _, name in pairs}) < len(pairs) or numbers not in (
         list(range(len(pairs))),
         list(range(1, len(pairs) + 1)),
@@ -295,7 +298,8 @@ def _numbers(
 ) -> tuple[NDArray[np.int64], tuple[str, ...], int]:
     """Labels, the names of the classes, and how many there are."""
     known = {called(name): number for number, name in enumerate(names)}
-    texts = _as_named([_whole(called(cell)) for cell in cells], names)
+    written = [called(cell) for cell in cells]  # classes may be called 1.0 and 2.0
+    texts = _as_named([text if text in known else _whole(text) for text in written], names)
     if set(texts) <= known.keys():
         return np.array([known[text] for text in texts], np.int64), names, len(names)
     if not names and not all(map(_is_number, texts)):

@@ -217,6 +217,13 @@ def _kept_until_judged(context: Context) -> Kept | None:
     return max(found, key=lambda one: one[0])[1] if found else None
 
 
+def unjudged(context: Context) -> str:
+    """Why a finished verification is not the last word, or nothing: one since then counted and could not be judged."""
+    record, pending = context.run.stage("verify"), _kept_until_judged(context)
+    newer = record is not None and pending is not None and pending.finished > str(record.get("finished", ""))
+    return "measured again since, and not judged yet" if newer else ""
+
+
 def _same_measuring(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     same_engines: bool = before["inputs"] == now["inputs"]
     return same_engines and keys.measuring(before["depends"]) == keys.measuring(now["depends"])

@@ -30,7 +30,7 @@ from madx.verify.measurements import FORMAT
 
 FED = ("input", "output", "reference_input", "reference_output")
 """Of verify: how files from outside are fed."""
-METHOD = 4
+METHOD = 5
 """Counts up whenever the same recipe comes to prune otherwise."""
 
 

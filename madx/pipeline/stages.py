@@ -37,12 +37,19 @@ class Stage:
     """It measures nothing, so the files before it need only be whole, not of this machine and these tools."""
     together: bool = False
     """All processes of a job work on it; the others are process 0's alone."""
+    last_word: str = ""
+    """'module:callable', Context -> why what is finished is not the last that was done, or nothing."""
 
     def work(self, context: Context) -> list[str]:
         """Do the stage's work; its module is imported only now."""
-        module, _, name = self.function.partition(":")
-        outputs: list[str] = getattr(import_module(module), name)(context)
+        outputs: list[str] = _found(self.function)(context)
         return outputs
+
+
+def _found(function: str) -> Callable[[Context], Any]:
+    module, _, name = function.partition(":")
+    found: Callable[[Context], Any] = getattr(import_module(module), name)
+    return found
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,14 @@ STAGES = (
     Stage("train", (), keys.train, "madx.pipeline.training:train", together=True),
     Stage("prune", ("train",), keys.prune, "madx.pipeline.pruning:prune", together=True),
     Stage("export", ("train", "prune"), keys.export, "madx.pipeline.exporting:export"),
-    Stage("verify", ("train", "prune", "export"), keys.verify, "madx.pipeline.verifying:verify", together=True),
+    Stage(
+        "verify",
+        ("train", "prune", "export"),
+        keys.verify,
+        "madx.pipeline.verifying:verify",
+        together=True,
+        last_word="madx.pipeline.keeping:unjudged",
+    ),
     Stage(
         "report", ("train", "prune", "export", "verify"), keys.report, "madx.pipeline.reporting:report", only_shows=True
     ),
@@ -318,6 +332,8 @@ def _remedy(context: Context, stage: Stage) -> str:
 def _bring_up_to_date(context: Context, stage: Stage, *, again: bool = False) -> StageReport:
     context, reason = _bound(context, stage, afresh=again)
     reason = reason or ("asked for again" if again else "")
+    if not reason and stage.last_word:
+        reason = context.world.share(lambda: _found(stage.last_word)(context))
     if not reason:
         context.progress.say(f"{stage.name}: up to date")
         context.world.share(lambda: remove_own(context))  # a kill right after the record leaves them

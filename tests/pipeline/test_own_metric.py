@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -104,6 +105,22 @@ def test_an_error_of_a_metric_loses_nothing_and_its_edits_are_counted(package, o
     assert counts(out) == (1, 2), "the same bound, and another measure"
     warnings = json.loads((out / "verdict.json").read_text())["warnings"]
     assert any("gates were changed 2 times" in warning for warning in warnings)
+
+
+def test_an_earlier_verdict_is_no_way_back_from_what_could_not_be_judged(package, out: Path, cli: Cli) -> None:
+    """Measured again, with a gate that fails to judge; then the old recipe: its old verdict is not the last word."""
+    plain = ("--set", "verify.gates=[{metric: clean_accuracy, at_least: 0.2}]")
+    assert verify(cli, out, *plain).code == 0
+    package(FAILS)
+    sleep(1.1)  # records tell the second
+    assert verify(cli, out, "--again").code == 2
+    assert counts(out)[0] == 2
+    answer = verify(cli, out, *plain)
+    assert "measured again since, and not judged yet" in answer.err
+    assert "and nothing is measured" in answer.err
+    assert counts(out)[0] == 2
+    assert any("measured 2 times" in one for one in json.loads((out / "verdict.json").read_text())["warnings"])
+    assert "verify: up to date" in verify(cli, out, *plain).err
 
 
 def test_what_was_not_judged_is_measured_again_where_somebody_changed_it(package, out: Path, cli: Cli) -> None:
